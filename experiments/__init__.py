@@ -1,0 +1,1 @@
+"""One question, one module, one figure: `python -m experiments.<question>`."""

@@ -1,0 +1,74 @@
+"""What every experiment does around its question: settings, errors, Ctrl-C, progress, tables."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from experiments.errors import UsageError
+from experiments.settings import parse
+
+S = TypeVar("S", bound=BaseModel)
+Advance = Callable[[float], None]
+
+
+def main(model: type[S], run: Callable[[S], None], argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and return the exit status: 0; 2 and one line for bad input; 130 when interrupted."""
+    prog = f"python -m {run.__module__ if run.__module__ != '__main__' else sys.modules['__main__'].__spec__.name}"  # type: ignore[union-attr]
+    try:
+        settings = parse(model, sys.argv[1:] if argv is None else argv, prog)
+        run(settings)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` closed the pipe: what was asked to be read has been read
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+@contextlib.contextmanager
+def progress(total: float, what: str) -> Iterator[Advance]:
+    """A progress bar on stderr where that is a terminal; `advance(work done since)` moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """A table on stdout, as wide as it needs to be where that is not a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+
+
+def start(float_width: int) -> Any:
+    """jax, imported when there is work to do, with floats of that width."""
+    import jax
+
+    jax.config.update("jax_enable_x64", float_width == 64)
+    return jax
+
+
+def number(x: float | None, digits: int = 4) -> str:
+    return "-" if x is None else f"{x:.{digits}g}"

@@ -1,0 +1,40 @@
+"""The picture of `experiments.variance`: log-log variance against N, with intervals and the exact lines."""
+
+from typing import Any
+
+from experiments.plotting import COLOURS, MARKERS, figure_files, grid
+
+MOST = 6  # panels
+
+
+def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
+    """`figure.png` and `figure.svg`: a panel for each parameter coordinate, the first few where there are many."""
+    parameters = list(dict.fromkeys(row["parameter"] for row in rows))
+    estimators = list(dict.fromkeys(row["estimator"] for row in rows))
+    shown = parameters[:MOST]
+    figure, axes = grid(len(shown))
+    for axis, parameter in zip(axes, shown, strict=True):
+        for i, estimator in enumerate(estimators):
+            mine = [r for r in rows if (r["estimator"], r["parameter"]) == (estimator, parameter) and r["variance"] > 0]
+            mine.sort(key=lambda r: r["size"])
+            style = {"color": COLOURS[i % len(COLOURS)]}
+            if not mine:
+                axis.plot([], [], "o", label=f"{estimator} (no variance)", **style)
+                continue
+            sizes, variance = [r["size"] for r in mine], [r["variance"] for r in mine]
+            below = [r["variance"] - r["variance_low"] for r in mine]
+            above = [min(r["variance_high"], 1e3 * r["variance"]) - r["variance"] for r in mine]
+            axis.errorbar(
+                sizes, variance, (below, above), fmt=MARKERS[i % len(MARKERS)], ms=5, capsize=4, label=estimator, **style
+            )
+            truth = [(r["size"], r["exact_variance"]) for r in mine if r["exact_variance"]]
+            if truth:
+                axis.plot(*zip(*truth, strict=True), "-", lw=1, alpha=0.7, **style)
+        axis.set(xscale="log", yscale="log", xlabel="N, samples of one gradient estimate", title=f"d/d {parameter}")
+        axis.set_ylabel("variance of the estimate")
+        axis.grid(which="major", alpha=0.3)
+        axis.plot([], [], "-", color="grey", lw=1, label="exact")
+    axes[0].legend(frameon=False)
+    more = f" (the first {MOST} of {len(parameters)} coordinates)" if len(parameters) > MOST else ""
+    figure.suptitle(f"{problem}: how noisy is the gradient?{more}")
+    return figure_files(figure)

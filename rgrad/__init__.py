@@ -1,0 +1,39 @@
+"""rgrad: differentiate an expectation.
+
+An estimator is a function `(f, q, key, n) -> terms`; the mean of the terms estimates `E_q[f(x)]`, and its gradient is
+the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
+"""
+
+from rgrad.attach import attach, attach_gradient
+from rgrad.baselines import MovingAverage, leave_one_out, moving_average
+from rgrad.estimators import reparameterized, score_function, surrogate
+from rgrad.exact import ExactMoments, exact_moments
+from rgrad.expectation import expect
+from rgrad.moments import Moments, measure
+from rgrad.protocols import Distribution, Estimator, Problem
+
+__all__ = [
+    # differentiate an expectation
+    "expect",
+    # how: the estimators, and the score function for samples that come from elsewhere
+    "reparameterized",
+    "score_function",
+    "surrogate",
+    # with which baseline
+    "leave_one_out",
+    "moving_average",
+    "MovingAverage",
+    # measure
+    "measure",
+    "Moments",
+    # the truth beside it
+    "exact_moments",
+    "ExactMoments",
+    # to write an estimator of one's own
+    "attach",
+    "attach_gradient",
+    # what a distribution, an estimator and a problem must promise
+    "Distribution",
+    "Estimator",
+    "Problem",
+]

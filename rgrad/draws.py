@@ -1,0 +1,74 @@
+"""Drawing from `q` and evaluating `f` on what was drawn: where every estimator begins.
+
+`draw` is the one place where samples come from, and so the one place where another source of noise plugs in.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from rgrad.protocols import Objective, Sample
+
+
+def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
+    """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
+    check_draw(q, n, caller)
+    return jax.tree.map(lax.stop_gradient, q.sample(key, (n,)))
+
+
+def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
+    """`n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
+    check_draw(q, n, caller)
+    if not q.has_rsample:
+        raise TypeError(
+            f"{caller} needs q.rsample, and {name_of(q)} has none; use score_function, which needs q.log_prob alone"
+        )
+    return q.rsample(key, (n,))
+
+
+def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
+    """`f` of each of the `n` samples: shape `(n,)`, as floats (an objective may return a bool or an integer)."""
+    values = jax.vmap(f)(x)
+    if not hasattr(values, "shape"):
+        raise TypeError(
+            f"{caller}: f must return a scalar for one sample, and it returned a {type(values).__name__}; return one "
+            "number"
+        )
+    if values.shape != (n,):
+        raise ValueError(
+            f"{caller}: f must return a scalar for one sample, and it returned shape {values.shape[1:]}; sum it, or "
+            "take the mean"
+        )
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise TypeError(f"{caller}: f must return a real number, and it returned {values.dtype}; take its real part")
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+
+
+def check_draw(q: Any, n: int, caller: str) -> None:
+    """Raises where `n` samples of `q` cannot be asked for; all that an estimator needs to know before it draws."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"{caller}: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced")
+    if n < 1:
+        raise ValueError(f"{caller}: n = {n} samples; ask for at least 1")
+    if isinstance(q, type):
+        raise TypeError(f"{caller}: {q.__name__} is a class; give it its parameters, as in Normal(0.0, 1.0)")
+    missing = [name for name in ("sample", "log_prob", "has_rsample") if not hasattr(q, name)]
+    if missing:
+        raise TypeError(f"{caller}: a {name_of(q)} is no distribution: it lacks {', '.join(missing)}")
+    batch = getattr(q, "batch_shape", ())
+    if batch != ():
+        raise ValueError(
+            f"{caller}: {name_of(q)} has batch_shape {batch}, and q must describe one sample; make the batch one event "
+            f"with .to_event({len(batch)}), or vmap over the parameters and build q inside the mapped function"
+        )
+
+
+def name_of(q: Any) -> str:
+    """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
+    name = type(q).__name__
+    if name in ("Independent", "ExpandedDistribution", "WithKey"):
+        return name_of(q.base_dist)
+    return name.removesuffix("Probs").removesuffix("Logits")

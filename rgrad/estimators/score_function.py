@@ -1,0 +1,128 @@
+"""The score function, or REINFORCE: with the drawing (`score_function`) and without it (`surrogate`)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from rgrad.attach import attach, first_order
+from rgrad.baselines import Baseline, baseline_values, leave_one_out, leave_one_out_of_group
+from rgrad.draws import draw, evaluate
+from rgrad.protocols import Objective
+from rgrad.support import forbid_moving_support
+
+
+def score_function(f: Objective, q: Any, key: Array, n: int, *, baseline: Baseline = 0.0) -> Array:
+    """The gradient moves inside, through the density: `d E_q[f(x)] = E_q[(f(x) - b) d log q(x) + d f(x)]`.
+
+        terms_i = attach(f(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i)
+
+    Needs `q.log_prob`, and a support that does not move with the parameters; of `f` nothing but a finite variance.
+    Unbiased, and so are derivatives of every order (`jax.hessian`), with every baseline.
+
+    Args:
+        baseline: a number (traced or not), `leave_one_out`, a `MovingAverage`, or a function of the `n` values whose
+            i-th output does not use the i-th value. See `rgrad.baselines`.
+
+    Returns:
+        Shape `(n,)`, per sample; the values are those of `f`, whatever the baseline. With a baseline that is a function
+        of the values the terms depend on one another.
+
+    Raises:
+        ValueError: a baseline that uses its own sample, `leave_one_out` with n = 1, `n < 1`, `q` with a batch shape, or
+            f returns a vector.
+        NotImplementedError: the derivative is taken of a parameter on which the support of `q` depends.
+
+    Source: Williams 1992, REINFORCE; Glynn 1990; baselines: Greensmith, Bartlett and Baxter 2004.
+    """
+    x = draw(q, key, n, "score_function")
+    values = evaluate(f, x, n, "score_function")
+    terms = surrogate(values, jax.vmap(q.log_prob)(x), baseline)
+    return forbid_moving_support(terms, q, "score_function")
+
+
+def surrogate(
+    values: ArrayLike,
+    log_prob: ArrayLike,
+    baseline: Baseline | None = None,
+    weights: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    normalized: bool = True,
+) -> Array:
+    """The score function without the drawing, for samples that come from elsewhere: a rollout, MCMC, a replay buffer.
+
+        terms_i = w_i (attach(v_i, log q(x_i)) - (attach(b_i, log q(x_i)) - b_i))
+
+    The mean of the terms estimates `E_q[v]`, and its gradient is the gradient estimate: `surrogate(...).mean()` is what
+    to differentiate. Derivatives of every order are right where `log_prob` is normalised.
+
+    Args:
+        values: shape `(n,)`, what was paid for each sample. Its own derivative is kept.
+        log_prob: shape `(n,)`, the log density of each sample under `q`, differentiable in the parameters. The samples
+            themselves must be constants (`lax.stop_gradient`).
+        baseline: as in `score_function`. None: 0, or `leave_one_out` where `groups` are given.
+        weights: shape `(n,)`, the importance weights `q(x_i)/p(x_i)` of samples from another `p`; taken as constants
+            (the derivative of `q` in them would count twice). `leave_one_out` then is the weighted mean of the others.
+        mask: shape `(n,)`, False for padding. The mean is over the rest: masked terms are 0, and the others are scaled
+            by n / (how many are left), so that `terms.mean()` is their mean. 0 where all are masked.
+        groups: shape `(n,)`, integers: samples of the same group share a `q` (several answers to one question, as in
+            RLOO), and `leave_one_out` centres within it. Each group needs two samples.
+        normalized: False says that `log_prob` lacks its normaliser, which depends on the parameters. That is right only
+            where centring within each group cancels the normaliser, so `leave_one_out` without weights is the one
+            baseline accepted; and only to first order, so a second derivative raises.
+
+    Returns:
+        Shape `(n,)`, per sample. A `log_prob` that is nan gives nan, never a gradient of zero.
+
+    Raises:
+        ValueError: shapes that differ, groups with another baseline or with a single sample, a baseline that uses its
+            own value, or `normalized=False` with anything but centring.
+        NotImplementedError: at trace time, a second derivative where `normalized=False`.
+
+    Source: Schulman et al. 2015, "Gradient estimation using stochastic computation graphs"; groups: Kool et al. 2019,
+    Ahmadian et al. 2024 (RLOO).
+    """
+    v, log_q = jnp.asarray(values), jnp.asarray(log_prob)
+    v = v.astype(jnp.result_type(v, log_q, jnp.float16))  # an integer or bool becomes a float
+    _check_shapes(v, log_prob=log_q, weights=weights, mask=mask, groups=groups)
+    if baseline is None:
+        baseline = leave_one_out if groups is not None else 0.0
+    if groups is not None and baseline is not leave_one_out:
+        raise ValueError("surrogate: groups say where leave_one_out centres, and another baseline ignores them; use "
+                         "baseline=leave_one_out, or leave groups out")  # fmt: skip
+    if not normalized and (baseline is not leave_one_out or weights is not None):
+        raise ValueError("surrogate: an unnormalised log_prob is right only where centring within each group cancels "
+                         "its normaliser; use baseline=leave_one_out without weights, or normalise log_prob")  # fmt: skip
+    keep = jnp.ones(v.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    w = keep.astype(v.dtype) if weights is None else jnp.where(keep, lax.stop_gradient(jnp.asarray(weights)), 0.0)
+    # What is masked is replaced before any arithmetic: padding may hold nan, in the values and in their derivatives.
+    v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
+
+    if baseline is leave_one_out and not (weights is None and mask is None and groups is None):
+        b = leave_one_out_of_group(v, w, keep, groups)
+    else:
+        b = baseline_values(baseline, v)
+    if normalized:
+        terms = attach(v, log_q) - (attach(b, log_q) - b)
+    else:
+        terms = v + first_order(log_q, v - b, "surrogate(normalized=False)")
+    if mask is not None:
+        w = w * (v.size / jnp.maximum(keep.sum(), 1))
+    return w * terms + _nan_where_nan(log_q)
+
+
+def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
+    if values.ndim != 1:
+        raise ValueError(f"surrogate: values has shape {values.shape}; it must be (n,), one value for each sample")
+    for name, x in others.items():
+        if x is not None and jnp.shape(x) != values.shape:
+            raise ValueError(f"surrogate: {name} has shape {jnp.shape(x)}; it must be {values.shape}, as values")
+
+
+def _nan_where_nan(log_q: Array) -> Array:
+    """0, and nan with a derivative of nan where `log_q` is nan (`attach` alone would give a gradient of zero there)."""
+    bad = jnp.isnan(log_q)
+    return jnp.where(bad, log_q, 0.0) * jnp.where(bad, jnp.nan, 0.0)

@@ -1,0 +1,136 @@
+"""The loop under `measure`: replicates made in batches, their power sums kept in constant memory.
+
+Three things make it safe at 1e10 draws in 32 bits: powers are taken of `(x - shift) / scale`, with the mean and the
+spread of the first batch, so that nothing cancels, overflows or underflows; every lane of the batch keeps its sums in
+two words (compensated, Knuth's two-sum); and replicates are counted in two words of 32 bits.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.extend.core import jaxprs_in_params
+
+Words = tuple[Array, Array]  # an unsigned 64-bit number, high and low
+IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
+MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
+
+
+class SUMS(NamedTuple):
+    """For one number of the call: sums over replicates of `z^k`, k = 1..4, `z = (x - shift) / scale`."""
+
+    shift: Any
+    scale: Any
+    high: tuple[Any, Any, Any, Any]
+    low: tuple[Any, Any, Any, Any]
+    nonfinite: Any
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded sum, and what rounding lost of it, exactly (Knuth 1969)."""
+    s = a + b
+    bb = s - a
+    return s, (a - (s - bb)) + (b - bb)
+
+
+@partial(jax.jit, static_argnames=("draw", "batch"))
+def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
+    """`SUMS` of each number that `draw` returns, over the replicates from `start` to before `end`.
+
+    Args:
+        draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
+        batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
+    """
+    result = jax.eval_shape(draw, key)
+    for leaf in jax.tree.leaves(result):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
+    lanes = _batch_for(draw, key) if batch is None else batch
+    lane = jnp.arange(lanes, dtype=jnp.uint32)
+    first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
+
+    def step(state: tuple[Words, Any]) -> tuple[Words, Any]:
+        (high, low), sums = state
+        # `low` is a multiple of the batch, so within one there is no carry into the high word.
+        number = low + lane
+        wanted = ~_before(high, number, start) & _before(high, number, end)
+        prefix = jax.random.fold_in(key, high)
+        x = jax.vmap(lambda r: draw(jax.random.fold_in(prefix, r)))(number)
+        is_first = (high == first[0]) & (low == first[1])
+        sums = jax.tree.map(partial(_add, wanted, is_first), sums, x, is_leaf=_is_sums)
+        low = low + np.uint32(lanes & 0xFFFFFFFF)
+        return (high + (low == 0), low), sums
+
+    zeros = jax.tree.map(lambda leaf: _zeros(lanes, leaf), result)
+    _, sums = lax.while_loop(lambda state: _before(*state[0], end), step, (first, zeros))
+    return jax.tree.map(_across_lanes, sums, is_leaf=_is_sums)
+
+
+def _zeros(lanes: int, leaf: jax.ShapeDtypeStruct) -> SUMS:
+    dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.result_type(float)
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    word = jnp.zeros((lanes, *leaf.shape), dtype)
+    return SUMS(
+        jnp.zeros(leaf.shape, dtype), jnp.ones(leaf.shape, dtype), (word,) * 4, (word,) * 4,
+        jnp.zeros((lanes, *leaf.shape), jnp.uint32),
+    )  # fmt: skip
+
+
+def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
+    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(lanes, ...)`."""
+    x = x.astype(sums.shift.dtype)
+    wanted = wanted.reshape(wanted.shape + (1,) * (x.ndim - 1))
+    use = wanted & jnp.isfinite(x)
+    centre = jnp.where(use, x, 0.0).sum(0) / jnp.maximum(use.sum(0), 1)
+    shift = jnp.where(is_first, centre, sums.shift)
+    spread = jnp.where(use, jnp.abs(x - shift), 0.0).max(0)
+    # A first batch without spread: the size of the mean, or 1.
+    spread = jnp.where(spread > 0, spread, jnp.where(shift != 0, jnp.abs(shift), 1.0))
+    scale = jnp.where(is_first, spread, sums.scale)
+    z = jnp.where(use, (x - shift) / scale, 0.0)
+    pairs = [two_sum(high, power) for high, power in zip(sums.high, (z, z**2, z**3, z**4), strict=True)]
+    low = (low + lost for low, (_, lost) in zip(sums.low, pairs, strict=True))
+    return SUMS(shift, scale, tuple(s for s, _ in pairs), tuple(low), sums.nonfinite + (wanted & ~jnp.isfinite(x)))
+
+
+def _across_lanes(sums: SUMS) -> SUMS:
+    """The lanes added up, with what rounding loses kept in the low words."""
+
+    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        high, lost = two_sum(a[0], b[0])
+        return high, a[1] + b[1] + lost
+
+    zero = np.zeros((), sums.shift.dtype)
+    both = [lax.reduce(words, (zero, zero), add, (0,)) for words in zip(sums.high, sums.low, strict=True)]
+    nonfinite = sums.nonfinite.astype(sums.shift.dtype).sum(0)
+    return sums._replace(high=tuple(h for h, _ in both), low=tuple(lo for _, lo in both), nonfinite=nonfinite)
+
+
+def _before(high: Array, low: Array, other: Words) -> Array:
+    return (high < other[0]) | ((high == other[0]) & (low < other[1]))
+
+
+def _is_sums(x: Any) -> bool:
+    return isinstance(x, SUMS)
+
+
+def _batch_for(draw: Callable[[Array], Any], key: Array) -> int:
+    """How many replicates to make at once: a power of two, at most 65536."""
+    work, largest = _size(jax.make_jaxpr(draw)(key).jaxpr)
+    return 2 ** max(0, round(math.log2(min(2**16, IN_FLIGHT / largest, MOST_WORK / work))))
+
+
+def _size(jaxpr: Any) -> tuple[int, int]:
+    """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
+    work, largest = 1, 1
+    for eqn in jaxpr.eqns:
+        sizes = [int(np.prod(v.aval.shape)) for v in eqn.outvars if hasattr(v.aval, "shape")]
+        inner = [_size(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
+        work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
+        largest = max([largest, *sizes, *(size for _, size in inner)])
+    return work, largest
