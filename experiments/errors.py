@@ -9,7 +9,7 @@ class UsageError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'? (there are: ...)`, to end the message about an unknown name."""
+    """`; did you mean 'x'? (there are: ...)`: the end of a message about an unknown name."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
-    return (f"; did you mean {close[0]!r}?" if close else ";") + f" (there are: {', '.join(known)})"
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {', '.join(known)})"

@@ -69,6 +69,8 @@ def _import(flag: str, name: str, place: str) -> Any:
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
         return module
+    except UsageError:
+        raise
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(error.name + ".")):
             raise UsageError(

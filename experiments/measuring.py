@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from experiments.errors import UsageError
 from experiments.loading import load_estimator, load_problem, where_and_what
 from experiments.runner import Advance
 from experiments.settings import Settings
+from rgrad.draws import check_draw, evaluate, name_of
 from rgrad.problems import Point, gradient, names_to_differentiate, point_of
 
 CHUNK = 2**24  # draws between two moves of the progress bar, and between two chances to interrupt
@@ -105,35 +107,51 @@ def prepare(settings: Settings, estimators: tuple[str, ...], sizes: tuple[int, .
     with _usage("", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
     task = Task(settings.problem, problem, point, wrt, {name: load_estimator(name) for name in estimators})
-    q = _distribution(task)
+    _try_objective(task, _distribution(task), settings.seed)
+    numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
     for name, estimator in task.estimators.items():
         for size in sizes:
             alone = task._replace(estimators={name: estimator})
-            # What rgrad refuses, it refuses when tracing.
-            with _usage(f"{name} with N = {size}", TypeError, ValueError, NotImplementedError):
+            with _usage(f"{name} with N = {size}", Exception):  # what rgrad refuses, it refuses when tracing
                 jax.eval_shape(alone.gradients(size), jax.random.key(0))
-    _try_objective(task, q, settings.seed)
-    numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
     return task
 
 
 def _distribution(task: Task) -> Any:
-    at = f"--problem {task.name}: distribution"
-    with _usage(at, Exception), validation_enabled():
-        q = task.problem.distribution(task.point)
+    """The problem's distribution at its point, whose parameters are allowed."""
+    with _usage(f"--problem {task.name}: distribution", Exception):
+        with validation_enabled(False):
+            q = task.problem.distribution(task.point)
+        _check_arguments(q)
+        with validation_enabled():
+            return task.problem.distribution(task.point)
+
+
+def _check_arguments(q: Any) -> None:
+    """Raises where a parameter of a NumPyro distribution breaks its constraint, and says which that is."""
     for name, constraint in getattr(q, "arg_constraints", {}).items():
-        value = getattr(q, name, None)
-        if value is not None and not jax.tree.leaves(value)[0].size:
-            raise UsageError(f"{at}: its {name} is empty; give it at least one number ({constraint})")
-    return q
+        value = vars(q).get(name)
+        try:
+            allowed = value is None or np.all(constraint(value))
+        except (ValueError, NotImplementedError):  # a constraint that depends on the other parameters, as low < high
+            continue
+        if not allowed:
+            rule = type(constraint).__name__.strip("_")
+            raise UsageError(
+                f"--params: {name_of(q)} got {name} = {np.asarray(value).tolist()}, which is not allowed (it must be: "
+                f"{rule}); give another value"
+            )
+    if hasattr(q, "base_dist"):
+        _check_arguments(q.base_dist)
 
 
 def _try_objective(task: Task, q: Any, seed: int) -> None:
     """Raises where the objective raises, or is nan or infinite for any of the first draws."""
-    with _usage(f"--problem {task.name}: objective", Exception):
+    with _usage(f"--problem {task.name}", Exception):
+        check_draw(q, PILOT, "distribution")
         x = q.sample(jax.random.key(seed), (PILOT,))
-        values = jax.vmap(lambda x: task.problem.objective(task.point, x))(x)
-    bad = np.flatnonzero(~np.isfinite(np.broadcast_to(np.asarray(values, float), (PILOT,))))
+        values = evaluate(partial(task.problem.objective, task.point), x, PILOT, "objective")
+    bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         example = np.array2string(np.asarray(jax.tree.leaves(x)[0][bad[0]]), precision=4)
         raise UsageError(

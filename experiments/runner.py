@@ -29,6 +29,11 @@ def main(model: type[S], run: Callable[[S], None], argv: Sequence[str] | None = 
         return 130
     except BrokenPipeError:  # `| head` closed the pipe: what was asked to be read has been read
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("error: out of memory; ask for smaller --sizes, or for fewer estimators at once", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -4,6 +4,7 @@ Nothing here imports jax, so that `--help` answers at once.
 """
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import json
@@ -12,6 +13,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -53,7 +55,7 @@ NAME_VALUE = tyro.constructors.PrimitiveConstructorSpec(
 class Settings(BaseModel):
     """What every experiment on a problem has in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     config: str | None = None
     """A TOML file with any of these settings; flags win over it."""
@@ -65,7 +67,7 @@ class Settings(BaseModel):
     """The parameters to differentiate. Default: the problem's own choice, or all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Where all randomness comes from."""
-    float_width: Annotated[int, Field(json_schema_extra={"choices": [32, 64]})] = 32
+    float_width: int = 32
     """The bits of a float: 32 or 64."""
     out: str | None = None
     """The folder for the results. Default: results/EXPERIMENT/TIME."""
@@ -102,7 +104,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
     default = validated(model, from_file, path or "defaults")
-    flags = _parse_flags(model, argv, default, prog).model_dump()
+    flags = _parse_flags(model, argv, default, prog)
     other_problem = from_file.get("problem", flags.get("problem")) != flags.get("problem")
     if "params" in flags and not other_problem:
         flags["params"] = {**from_file.get("params", {}), **flags["params"]}
@@ -134,19 +136,29 @@ def validated(model: type[S], values: dict[str, Any], where: str) -> S:
         place = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
         given = "" if "Value error" in first["msg"] else f", not {first['input']!r}"
+        if first["type"] == "too_short":
+            message, given = "nothing is given", "; give at least one"
         name = f"--{place.replace('_', '-')}" if where == "flags" else f"{where}: {place}"
         raise UsageError(f"{name}: {message[:1].lower()}{message[1:]}{given}") from None
 
 
-def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> S:
+def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> dict[str, Any]:
+    """What the command line says, over `default`; the types are tyro's to parse, the rules are left to the model."""
+    fields: list[Any] = []
+    for name, field in model.model_fields.items():
+        words = tyro.conf.arg(help=field.description or "")
+        kind = Annotated[field.annotation, *field.metadata, words]  # type: ignore[valid-type]
+        fields.append((name, kind, dataclasses.field(default_factory=partial(getattr, default, name))))
+    flags = dataclasses.make_dataclass("Flags", fields)
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(model, args=list(argv), default=default, prog=prog, description=inspect.getdoc(model))
+            found = tyro.cli(flags, args=list(argv), prog=prog, description=inspect.getdoc(model))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UsageError(_one_line(shown.getvalue(), model, argv)) from None
+    return {name: getattr(found, name) for name in model.model_fields}
 
 
 def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:

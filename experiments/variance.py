@@ -25,7 +25,7 @@ class Variance(Settings):
         "score_function+leave_one_out",
     )
     """By name, or your own as module:function."""
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 100, 1_000, 10_000, 100_000)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1)] = (10, 100, 1_000, 10_000, 100_000)
     """N: how many samples a gradient estimate is made of."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 10_000
     """How many independent estimates the mean and the variance of each size are measured over."""

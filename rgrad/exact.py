@@ -179,6 +179,7 @@ def _hoeffding(h: np.ndarray, square: np.ndarray, w: np.ndarray) -> tuple[np.nda
     zeta_2 = np.tensordot(w, square, 1) - mean**2
     zero = 1e-10 * (mean**2 + zeta_1 + np.abs(zeta_2))  # what rounding leaves
     per_sample, per_pair = 4 * zeta_1, 2 * (zeta_2 - 2 * zeta_1)
+    mean = np.where(mean**2 <= 1e-20 * np.abs(zeta_2), 0.0, mean)
     return mean, np.where(per_sample <= zero, 0.0, per_sample), np.where(np.abs(per_pair) <= zero, 0.0, per_pair)
 
 
