@@ -87,9 +87,9 @@ class Moments(NamedTuple):
             exact = variance == 0
             freedom = _where(exact, 1.0, freedom)
             quantile = 1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5
-            return _where(exact, 0.0, variance / _where(quantile > 0, quantile, 0.0) ** 3)
+            return _where(exact, 0.0, variance / _where(quantile <= 0, 0.0, quantile) ** 3)
 
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             low = jax.tree.map(partial(bound, z), self.variance, self.variance_freedom)
             high = jax.tree.map(partial(bound, -z), self.variance, self.variance_freedom)
         return low, high

@@ -1,0 +1,41 @@
+"""Tests of what is random, with a stated chance to fail by accident and a stated smallest bias that they would catch."""
+
+import jax
+import numpy as np
+from scipy.special import ndtri
+
+import rgrad
+
+FALSE_FAILURE = 1e-6  # of a whole call, over all its coordinates
+POWER = 0.999  # with which the smallest bias is caught
+
+
+def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, false_failure=FALSE_FAILURE):
+    """The mean of `draw(key)` is `truth`.
+
+    Fails by accident with a probability of at most `false_failure`; a tenth of that is used for the normal quantile,
+    because the mean of so many replicates is only nearly normal. Catches a bias of `smallest_bias` in any coordinate
+    with probability `POWER` or more: where the noise is too large for that, the test fails for want of replicates, so that
+    no tolerance can be wider than the test says.
+
+    Args:
+        truth: the structure of what `draw` returns. From a closed form, enumeration or quadrature.
+        smallest_bias: absolute; a number for all coordinates.
+    """
+    moments = rgrad.measure(draw, jax.random.key(seed), replicates)
+    leaves = [np.ravel(x) for x in jax.tree.leaves((moments.mean, moments.standard_error, moments.variance_freedom))]
+    third = len(leaves) // 3
+    mean, error, freedom = (np.concatenate(leaves[i * third : (i + 1) * third]) for i in range(3))
+    truth = np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(truth)])
+    assert truth.shape == mean.shape, f"truth has {truth.size} numbers, the draw {mean.size}"
+    assert np.all(np.isfinite(mean)), f"the mean is not finite: {mean}"
+    random = error > 0
+    assert np.all(freedom[random] > 300), f"tails too heavy to judge: {freedom.min():.0f} degrees of freedom"
+    z = -ndtri(false_failure / 10 / (2 * mean.size))
+    rounding = 1e-5 * np.maximum(np.abs(truth), np.sqrt(replicates) * error)
+    caught = (z + ndtri(POWER)) * error + rounding
+    assert np.all(caught <= smallest_bias), f"would only catch a bias of {caught.max():.3g}, not {smallest_bias}; add replicates"
+    wrong = np.abs(mean - truth) > z * error + rounding
+    assert not np.any(wrong), (
+        f"biased: mean {mean[wrong]} for {truth[wrong]}, {(mean - truth)[wrong] / np.maximum(error[wrong], 1e-30)} standard errors"
+    )

@@ -1,0 +1,102 @@
+"""The two tricks: right to the order they claim, and raising beyond it, under every transformation."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rgrad
+
+TWICE = {
+    "forward over reverse": lambda f: jax.jacfwd(jax.grad(f)),
+    "reverse over reverse": lambda f: jax.grad(jax.grad(f)),
+    "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "reverse over forward": lambda f: jax.grad(jax.jacfwd(f)),
+}
+# Each evaluates sum_i f(theta * c_i) for c = 1, 2, 3 in its own way.
+C = jnp.array([1.0, 2.0, 3.0])
+UNDER = {
+    "plain": lambda f: lambda t: sum(f(t * c) for c in C),
+    "jit": lambda f: jax.jit(lambda t: sum(jax.jit(f)(t * c) for c in C)),
+    "vmap": lambda f: lambda t: jax.vmap(f)(t * C).sum(),
+    "scan": lambda f: lambda t: jax.lax.scan(lambda carry, c: (carry + f(t * c), None), 0.0, C)[0],
+    "scan carry": lambda f: lambda t: jax.lax.scan(lambda carry, c: ((carry[0] + f(carry[1] * c), carry[1]), None), (0.0, t), C)[0][0],
+    "map": lambda f: lambda t: jax.lax.map(lambda c: f(t * c), C).sum(),
+    "jit of map of jit": lambda f: jax.jit(lambda t: jax.lax.map(jax.jit(lambda c: f(t * c)), C).sum()),
+    "checkpoint": lambda f: lambda t: sum(jax.checkpoint(f)(t * c) for c in C),
+}
+BOTH = list(itertools.product(TWICE, UNDER))
+
+
+@pytest.mark.parametrize(("twice", "under"), BOTH)
+def test_attach_to_second_order(twice, under, x64):
+    """Of v e^(l - l) the second derivative is v (l'^2 + l''): with l = t^2 and v = 5, 5 (4 t^2 + 2), times c^2."""
+    f = lambda t: rgrad.attach(5.0, t**2)
+    truth = sum(c**2 * 5 * (4 * (2.0 * c) ** 2 + 2) for c in np.asarray(C))
+    assert TWICE[twice](UNDER[under](f))(2.0) == pytest.approx(truth, rel=1e-12)
+
+
+def test_attach_to_third_order_and_keeps_the_derivative_of_values(x64):
+    f = lambda t: rgrad.attach(jnp.sin(t), jnp.log(t))  # with l = log t the ratio is t / t0: (sin t * t / t0) at t0
+    derivatives = [f, jax.grad(f), jax.grad(jax.grad(f)), jax.grad(jax.grad(jax.grad(f)))]
+    s, c, t = np.sin(2.0), np.cos(2.0), 2.0
+    for derivative, truth in zip(derivatives, [s, c + s / t, -s + 2 * c / t, -c - 3 * s / t], strict=True):
+        assert derivative(2.0) == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize("density", [-np.inf, np.inf, np.nan])
+def test_attach_leaves_values_where_the_density_is_not_finite(density):
+    terms = lambda t: rgrad.attach(jnp.array([1.0, 2.0]), jnp.array([density, 3.0 * t]))
+    np.testing.assert_array_equal(terms(1.0), [1.0, 2.0])
+    np.testing.assert_array_equal(jax.jacfwd(terms)(1.0), [0.0, 6.0])
+    np.testing.assert_array_equal(jax.jacrev(terms)(1.0), [0.0, 6.0])
+
+
+def by_hand(t):
+    """Value 3; derivative by hand cos(t) in each of three terms, with a gradient that itself depends on t."""
+    return rgrad.attach_gradient(jnp.ones(3), {"loc": t}, {"loc": jnp.full(3, jnp.cos(t))}, "by_hand").sum()
+
+
+def constant_by_hand(t):
+    return rgrad.attach_gradient(jnp.ones(3), {"loc": t}, {"loc": jnp.full(3, 7.0)}, "by_hand").sum()
+
+
+@pytest.mark.parametrize("under", UNDER)
+def test_attach_gradient_to_first_order(under):
+    f = UNDER[under](by_hand)
+    truth = sum(3 * c * np.cos(0.5 * c) for c in np.asarray(C))
+    assert f(0.5) == 9.0
+    assert jax.grad(f)(0.5) == pytest.approx(truth, rel=1e-6)
+    assert jax.jacfwd(f)(0.5) == pytest.approx(truth, rel=1e-6)
+    assert jax.jit(jax.vmap(jax.grad(f)))(jnp.array([0.5, 0.5]))[1] == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize(("twice", "under"), BOTH)
+@pytest.mark.parametrize("f", [by_hand, constant_by_hand])
+def test_attach_gradient_raises_at_second_order(twice, under, f):
+    with pytest.raises(NotImplementedError, match=r"by_hand: .*first order only"):
+        TWICE[twice](UNDER[under](f))(0.5)
+
+
+@pytest.mark.parametrize("under", UNDER)
+def test_a_parameter_without_a_rule_raises_only_where_it_is_differentiated(under):
+    def f(loc, scale):
+        return rgrad.attach_gradient(jnp.ones(2), {"loc": loc, "scale": scale}, {"loc": jnp.ones(2)}, "weak").sum()
+
+    one = lambda loc: UNDER[under](lambda t: f(t, 3.0))(loc)
+    assert jax.grad(one)(1.0) == 12.0
+    assert one(1.0) == 6.0
+    with pytest.raises(NotImplementedError, match="weak has no rule for the parameter 'scale'"):
+        jax.grad(lambda scale: UNDER[under](lambda t: f(2.0, t))(scale))(1.0)
+
+
+def test_attach_gradient_of_vectors_and_its_errors():
+    matrix = jnp.arange(6.0).reshape(2, 3)
+    f = lambda loc: rgrad.attach_gradient(jnp.zeros(2), {"loc": loc}, {"loc": matrix}, "rows").mean()
+    np.testing.assert_allclose(jax.grad(f)(jnp.ones(3)), matrix.mean(0))
+    with pytest.raises(ValueError, match=r"rows: the gradient for 'loc' has shape \(2, 3\)"):
+        rgrad.attach_gradient(jnp.zeros(2), {"loc": jnp.ones(2)}, {"loc": matrix}, "rows")
+    with pytest.raises(ValueError, match="a gradient for 'lok', but the parameters are loc"):
+        rgrad.attach_gradient(jnp.zeros(2), {"loc": 1.0}, {"lok": jnp.zeros(2)}, "rows")

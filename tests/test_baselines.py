@@ -1,0 +1,130 @@
+"""Baselines add no bias, by enumeration of every tuple of samples; those that would are refused."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from enumeration import LOGITS, Given, expectation
+
+import rgrad
+
+KEY = jax.random.key(0)
+
+
+def f(logits, x):
+    """Depends on the parameters too."""
+    return jnp.array([1.0, -2.0, 3.5])[x] + logits[0] ** 2 * x
+
+
+def truth(logits):
+    return jnp.sum(jax.nn.softmax(logits) * jax.vmap(partial(f, logits))(jnp.arange(3)))
+
+
+def loss(logits, samples, baseline):
+    estimator = partial(rgrad.score_function, baseline=baseline)
+    return rgrad.expect(partial(f, logits), Given(logits, samples), KEY, len(samples), estimator)
+
+
+def next_ones(values):
+    return jnp.roll(values, 1) ** 2
+
+
+BASELINES = {
+    "none": lambda logits: 0.0,
+    "number": lambda logits: 1.7,
+    "traced number": lambda logits: jnp.sum(logits),
+    "leave one out": lambda logits: rgrad.leave_one_out,
+    "function": lambda logits: next_ones,
+    "function that closes over what is traced": lambda logits: lambda v: rgrad.leave_one_out(v) * logits[1],
+    "moving average": lambda logits: rgrad.moving_average(0.5).update(jnp.array([1.0, 2.0])),
+}
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_no_bias_by_enumeration(baseline, n, x64):
+    """Exact to 1e-10, so that any bias at all is caught (the plain mean's would be 1/n of the gradient)."""
+    logits = jnp.asarray(LOGITS)
+    for derivative in (jax.grad, jax.hessian):
+        estimate = derivative(lambda p, s: loss(p, s, BASELINES[baseline](p)))
+        found = expectation(lambda samples: estimate(logits, samples), n)
+        np.testing.assert_allclose(found, derivative(truth)(logits), atol=1e-10)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
+def test_moving_average_over_three_calls_by_enumeration(decay, x64):
+    """Three calls of two samples, the state carried along: 729 sequences; each call's gradient is unbiased to 1e-10."""
+    logits = jnp.asarray(LOGITS)
+
+    def calls(samples):
+        average, gradients = rgrad.moving_average(decay), []
+        for two in samples.reshape(3, 2):
+            value, gradient = jax.value_and_grad(loss)(logits, two, average)
+            gradients.append(gradient)
+            average = average.update(value)
+        return jnp.stack(gradients)
+
+    np.testing.assert_allclose(expectation(calls, 6), jnp.stack([jax.grad(truth)(logits)] * 3), atol=1e-10)
+
+
+def test_planted_an_average_updated_before_it_is_read_is_biased(x64):
+    logits = jnp.asarray(LOGITS)
+
+    def call(samples):
+        average = rgrad.moving_average(0.5).update(jax.vmap(partial(f, logits))(samples))
+        return jax.grad(loss)(logits, samples, average)
+
+    assert np.abs(expectation(call, 2) - jax.grad(truth)(logits)).max() > 0.1
+
+
+def test_moving_average_reads_the_weighted_mean_of_what_it_saw():
+    average = rgrad.moving_average(0.9)
+    assert average.value == 0.0
+    seen = [4.0, -1.0, 2.5]
+    for value in seen:
+        average = average.update(value)
+    weights = 0.9 ** np.arange(3)[::-1]
+    assert average.value == pytest.approx(np.average(seen, weights=weights), rel=1e-6)
+    with pytest.raises(ValueError, match="decay = 1"):
+        rgrad.moving_average(1.0)
+
+
+def test_moving_average_has_no_gradient_and_goes_through_scan():
+    def step(average, key):
+        return average.update(jax.random.normal(key) + 5.0), average.value
+
+    last, seen = jax.lax.scan(step, rgrad.moving_average(0.9), jax.random.split(KEY, 200))
+    assert seen[0] == 0.0
+    assert 4.0 < last.value < 6.0
+    assert jax.grad(lambda t: rgrad.moving_average().update(t).value)(3.0) == 0.0
+
+
+REFUSED = {
+    "the mean": jnp.mean,
+    "the maximum": lambda v: jnp.full_like(v, v.max()),
+    "the median": jnp.median,
+    "itself": lambda v: v,
+    "partly": lambda v: jnp.roll(v, 1) + 0.001 * v,
+    "only the last": lambda v: rgrad.leave_one_out(v).at[-1].add(v[-1]),
+}
+
+
+@pytest.mark.parametrize("n", [2, 5, 1000])
+@pytest.mark.parametrize("baseline", REFUSED)
+def test_a_baseline_that_uses_its_own_sample_is_refused(baseline, n):
+    if n == 1000 and baseline in ("the maximum", "the median"):
+        pytest.skip("one sample in a thousand matters there, and 64 are looked at")
+    values = jnp.arange(float(n))
+    for wrap in (lambda g: g, jax.jit):
+        with pytest.raises(ValueError, match=r"uses value \d+ itself .* rgrad.leave_one_out"):
+            wrap(lambda v: rgrad.surrogate(v, v, REFUSED[baseline]))(values)
+
+
+def test_leave_one_out():
+    np.testing.assert_allclose(rgrad.leave_one_out(jnp.array([1.0, 2.0, 6.0])), [4.0, 3.5, 1.5])
+    with pytest.raises(ValueError, match="n = 1 leaves no other sample"):
+        rgrad.leave_one_out(jnp.ones(1))
+    with pytest.raises(ValueError, match=r"shape \(2,\); it must be \(\) or \(3,\)"):
+        rgrad.surrogate(jnp.ones(3), jnp.ones(3), jnp.ones(2))
