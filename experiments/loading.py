@@ -24,7 +24,9 @@ def load_estimator(name: str) -> rgrad.Estimator:
     """The estimator of that name, or the user's own `module:function`."""
     found = _load("--estimators", name, ESTIMATORS)
     if not callable(found):
-        raise UsageError(f"--estimators {name}: it is a {type(found).__name__}; name a function (f, q, key, n) -> terms")
+        raise UsageError(
+            f"--estimators {name}: it is a {type(found).__name__}; name a function (f, q, key, n) -> terms"
+        )
     return found
 
 

@@ -103,7 +103,7 @@ def prepare(settings: Settings, estimators: tuple[str, ...], sizes: tuple[int, .
     """
     problem = load_problem(settings.problem)
     with _usage("--params", ValueError):
-        point = point_of(problem, settings.params)
+        point = point_of(problem, dict(settings.params))
     with _usage("", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
     task = Task(settings.problem, problem, point, wrt, {name: load_estimator(name) for name in estimators})

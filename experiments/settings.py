@@ -105,7 +105,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     from_file = read_toml(path, model) if path is not None else {}
     default = validated(model, from_file, path or "defaults")
     flags = _parse_flags(model, argv, default, prog)
-    other_problem = from_file.get("problem", flags.get("problem")) != flags.get("problem")
+    other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
     if "params" in flags and not other_problem:
         flags["params"] = {**from_file.get("params", {}), **flags["params"]}
     if other_problem:
@@ -147,13 +147,13 @@ def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> 
     fields: list[Any] = []
     for name, field in model.model_fields.items():
         words = tyro.conf.arg(help=field.description or "")
-        kind = Annotated[field.annotation, *field.metadata, words]  # type: ignore[valid-type]
+        kind: Any = Annotated[(field.annotation, *field.metadata, words)]
         fields.append((name, kind, dataclasses.field(default_factory=partial(getattr, default, name))))
     flags = dataclasses.make_dataclass("Flags", fields)
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
-            found = tyro.cli(flags, args=list(argv), prog=prog, description=inspect.getdoc(model))
+            found: Any = tyro.cli(flags, args=list(argv), prog=prog, description=inspect.getdoc(model))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -168,9 +168,16 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in {*flags, "--help"}:
             return f"unknown flag {flag}{nearest(flag, flags)}"
-    lines = [line.strip(" │|") for line in box.splitlines() if line.startswith(("│", "|"))]
-    end = next((i for i, line in enumerate(lines) if re.fullmatch(r"[─-]*", line)), len(lines))
-    message = " ".join(lines[:end]) or box.strip()
+    # The message stands above the first rule. The title is part of the frame, or, where there is only ASCII, a line with a
+    # rule of its own.
+    lines = box.strip().splitlines()
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if re.search(r"─────|-----", line):
+            blocks.append([])
+        else:
+            blocks[-1].append(line.strip(" │|"))
+    message = " ".join(blocks[1]) if len(blocks) > 1 else box.strip()
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
 
 

@@ -25,7 +25,13 @@ class Variance(Settings):
         "score_function+leave_one_out",
     )
     """By name, or your own as module:function."""
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1)] = (10, 100, 1_000, 10_000, 100_000)
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1)] = (
+        10,
+        100,
+        1_000,
+        10_000,
+        100_000,
+    )
     """N: how many samples a gradient estimate is made of."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 10_000
     """How many independent estimates the mean and the variance of each size are measured over."""
@@ -77,7 +83,9 @@ def report(rows: list[dict[str, Any]], measured: list[Any], settings: Variance) 
             number(r["exact_variance"]), number(ratio, 3),
         ])  # fmt: skip
     header = ["estimator", "d/d", "N", "mean", "exact", "variance", "95 % interval", "exact", "/ reparam."]
-    print_table(header, lines, f"{settings.problem}: gradient estimates from N samples, {settings.replicates:,} of each")
+    print_table(
+        header, lines, f"{settings.problem}: gradient estimates from N samples, {settings.replicates:,} of each"
+    )
     if weak:
         print(
             "~ heavy tails for so few replicates: the interval covers less than 95 % (about 90 % at 60 degrees of freedom "

@@ -25,7 +25,14 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
             below = [r["variance"] - r["variance_low"] for r in mine]
             above = [min(r["variance_high"], 1e3 * r["variance"]) - r["variance"] for r in mine]
             axis.errorbar(
-                sizes, variance, (below, above), fmt=MARKERS[i % len(MARKERS)], ms=5, capsize=4, label=estimator, **style
+                sizes,
+                variance,
+                (below, above),
+                fmt=MARKERS[i % len(MARKERS)],
+                ms=5,
+                capsize=4,
+                label=estimator,
+                **style,
             )
             truth = [(r["size"], r["exact_variance"]) for r in mine if r["exact_variance"]]
             if truth:

@@ -39,7 +39,7 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
     log_density = jnp.asarray(log_density)
     # Both branches must be finite: `-inf - -inf` is nan, and a nan in the branch not taken still reaches the gradient.
     log_density = jnp.where(jnp.isfinite(log_density), log_density, 0.0)
-    return values * jnp.exp(log_density - lax.stop_gradient(log_density))
+    return jnp.asarray(values) * jnp.exp(log_density - lax.stop_gradient(log_density))
 
 
 def attach_gradient(
@@ -112,7 +112,7 @@ def _attached_jvp(primals, tangents, *, caller):  # type: ignore[no-untyped-def]
     dx, _ = tangents
     zeros = _attached.bind(x, gradient, caller=caller)
     if type(dx) is ad.Zero:
-        return zeros, ad.Zero.from_primal_value(zeros)
+        return zeros, ad.Zero.from_primal_value(zeros)  # type: ignore[attr-defined]
     # `x` goes along so that a second differentiation meets _opaque even where the gradient itself is a constant.
     return zeros, _opaque.bind(gradient, x, caller=caller) * dx
 

@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def leave_one_out_of_group(values: Array, weights: Array, keep: Array, groups: A
     """
     n = values.size
     ids = jnp.zeros(n, int) if groups is None else jnp.unique(jnp.asarray(groups), return_inverse=True, size=n)[1]
-    others = lambda x: jax.ops.segment_sum(x, ids, n)[ids] - x  # noqa: E731
+    others = lambda x: jax.ops.segment_sum(x, ids, n)[ids] - x
     alone = (others(keep.astype(int)) == 0) & keep
     if not isinstance(alone, jax.core.Tracer) and alone.any():
         i = int(jnp.argmax(alone))
@@ -132,15 +132,17 @@ def _check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Arra
     outer function is being traced. Up to `PROBES` columns are looked at.
     """
     (n,) = values.shape
-    spread = lambda v: jnp.broadcast_to(jnp.asarray(baseline(v), v.dtype), v.shape)  # noqa: E731
+    spread = lambda v: jnp.broadcast_to(jnp.asarray(baseline(v), v.dtype), v.shape)
     traced = jax.make_jaxpr(spread)(jax.ShapeDtypeStruct(values.shape, values.dtype))
     traced = traced.replace(consts=[np.ones(np.shape(c), c.dtype) for c in traced.consts])
     columns = np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(int))
     with jax.ensure_compile_time_eval():
         point = np.random.default_rng(0).normal(size=n).astype(values.dtype)
 
-        def column(i: Array) -> tuple[Array, Array]:
-            (d,) = jax.jvp(lambda v: jaxpr_as_fun(traced)(v)[0], (point,), (jax.nn.one_hot(i, n, dtype=point.dtype),))[1:]
+        def column(i: Any) -> tuple[Array, Array]:
+            (d,) = jax.jvp(lambda v: jaxpr_as_fun(traced)(v)[0], (point,), (jax.nn.one_hot(i, n, dtype=point.dtype),))[
+                1:
+            ]
             return d[i], jnp.abs(d).max()
 
         own, largest = (np.asarray(x) for x in jax.vmap(column)(columns))

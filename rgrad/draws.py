@@ -31,7 +31,7 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
     """`f` of each of the `n` samples: shape `(n,)`, as floats (an objective may return a bool or an integer)."""
-    values = jax.vmap(f)(x)
+    values: Any = jax.vmap(f)(x)
     if not hasattr(values, "shape"):
         raise TypeError(
             f"{caller}: f must return a scalar for one sample, and it returned a {type(values).__name__}; return one "

@@ -28,7 +28,7 @@ class ExactMoments(NamedTuple):
 
     def variance(self, n: int) -> dict[str, np.ndarray]:
         """The variance of one call of n samples: `per_sample / n + per_pair / (n (n - 1))`; inf where n = 1 has none."""
-        pair = lambda x: x / (n * (n - 1)) if n > 1 else np.where(x == 0, 0.0, np.inf)  # noqa: E731
+        pair = lambda x: x / (n * (n - 1)) if n > 1 else np.where(x == 0, 0.0, np.inf)
         return {name: self.per_sample[name] / n + pair(self.per_pair[name]) for name in self.mean}
 
 
@@ -73,7 +73,12 @@ def exact_moments(
 
         try:
             return _moments(estimate, rule)
-        except (AttributeError, NotImplementedError, TypeError, ValueError):  # this estimator cannot be asked for such a `q`, or for n = 3
+        except (
+            AttributeError,
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ):  # this estimator cannot be asked for such a `q`, or for n = 3
             return None
 
 
@@ -106,7 +111,9 @@ class AtNodes:
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         if shape != (len(self._nodes),):
-            raise ValueError(f"exact_moments: samples of shape {shape} were asked for, and there are {len(self._nodes)}")
+            raise ValueError(
+                f"exact_moments: samples of shape {shape} were asked for, and there are {len(self._nodes)}"
+            )
         return jax.vmap(partial(self._place, self.base_dist))(self._nodes)
 
     rsample = sample
@@ -196,7 +203,9 @@ def _is_pairwise(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule)
     @jax.vmap
     def compare(x: Array, number: Array) -> tuple[Any, Any]:
         whole = estimate(x, jax.random.key(number))
-        two = jax.vmap(lambda pair: estimate(x[pair], jax.random.key(number + 100)))(jnp.array([[0, 1], [0, 2], [2, 1]]))
+        two = jax.vmap(lambda pair: estimate(x[pair], jax.random.key(number + 100)))(
+            jnp.array([[0, 1], [0, 2], [2, 1]])
+        )
         gap = jax.tree.map(lambda a, b: jnp.abs(a - b.mean(0)).max(), whole, two)
         return gap, jax.tree.map(lambda b: jnp.abs(b).max(), two)
 

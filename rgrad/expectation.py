@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from rgrad.draws import check_draw
@@ -42,7 +43,7 @@ def expect(
     if not hasattr(key, "dtype"):
         raise TypeError(f"expect: key = {key!r} is no PRNG key; make one with jax.random.key(0)")
     # A legacy key is two words of uint32; a new-style one has no shape.
-    if key.shape != (() if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
+    if key.shape != (() if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
         raise ValueError(f"expect: key has shape {key.shape}; give one key, and vmap over several")
     terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
     if getattr(terms, "shape", None) != (n,):

@@ -49,7 +49,9 @@ class Moments(NamedTuple):
     @property
     def kurtosis(self) -> Tree:
         """`m4 / m2^2`: 3 for a normal, never under 1; nan where the variance is zero, or where 32 bits underflowed."""
-        return _map(lambda n, m2, m4: _nan_unless(m4 >= 0.999 * m2**2, m4 / _positive(m2) ** 2), self.count, self.m2, self.m4)
+        return _map(
+            lambda n, m2, m4: _nan_unless(m4 >= 0.999 * m2**2, m4 / _positive(m2) ** 2), self.count, self.m2, self.m4
+        )
 
     @property
     def variance_freedom(self) -> Tree:
@@ -118,8 +120,8 @@ class Moments(NamedTuple):
 
         leaves = [jax.tree.leaves(x) for x in (a.mean, b.mean, a.m2, b.m2, a.m3, b.m3, a.m4, b.m4)]
         merged = zip(*(central(*columns) for columns in zip(*leaves, strict=True)), strict=True)
-        trees = (jax.tree.unflatten(jax.tree.structure(self.mean), column) for column in merged)
-        return Moments(n, *trees, jax.tree.map(lambda x, y: x + y, a.nonfinite, b.nonfinite))
+        mean, m2, m3, m4 = (jax.tree.unflatten(jax.tree.structure(self.mean), column) for column in merged)
+        return Moments(n, mean, m2, m3, m4, jax.tree.map(lambda x, y: x + y, a.nonfinite, b.nonfinite))
 
 
 def measure(
@@ -155,7 +157,9 @@ def measure(
     """
     for name, value in (("replicates", replicates), ("start", start)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"measure: {name} = {value!r} is not an int; give a Python int, not a float or a traced one")
+            raise TypeError(
+                f"measure: {name} = {value!r} is not an int; give a Python int, not a float or a traced one"
+            )
     if replicates < 1 or start < 0 or start + replicates > 2**63:
         raise ValueError(f"measure: replicates {start} to {start} + {replicates}; ask for at least 1, from 0 on")
     if batch is not None and (batch < 1 or batch & (batch - 1)):
@@ -175,7 +179,7 @@ def _moments_of(sums: Tree, count: int) -> Moments:
     n = jnp.asarray(float(count)) if traced else np.int64(count)
 
     def central(s: SUMS) -> tuple[Any, ...]:
-        s = s if traced else SUMS(*(np.asarray(x, np.float64) for x in s))
+        s = s if traced else jax.tree.map(lambda x: np.asarray(x, np.float64), s)
         a1, a2, a3, a4 = ((hi + lo) / n for hi, lo in zip(s.high, s.low, strict=True))
         c2 = a2 - a1**2
         c3 = a3 - 3 * a1 * a2 + 2 * a1**3
@@ -198,7 +202,7 @@ def host(moments: Moments) -> Moments:
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(moments)):
         return moments._replace(count=moments.count * 1.0)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), moments)
-    whole = lambda x: np.rint(x).astype(np.int64)  # noqa: E731
+    whole = lambda x: np.rint(x).astype(np.int64)
     return wide._replace(count=whole(wide.count), nonfinite=jax.tree.map(whole, wide.nonfinite))
 
 

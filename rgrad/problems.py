@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from rgrad.expectation import expect
 from rgrad.protocols import Estimator, Problem
@@ -28,7 +28,7 @@ def gradient(
     return jax.grad(lambda chosen: expect_objective(problem, {**point, **chosen}, key, n, estimator))(chosen)
 
 
-def point_of(problem: Problem, params: Mapping[str, ArrayLike] | None = None) -> Point:
+def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point:
     """The problem's parameters as arrays, those in `params` instead of its own.
 
     A number for a parameter that is a float becomes a float; one that is an integer by default (a count) stays one.

@@ -52,8 +52,9 @@ class Problem(Protocol):
     (absent: every one).
     """
 
-    params: Mapping[str, ArrayLike]
-    """The default parameters: names to numbers or arrays."""
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The default parameters: names to numbers or arrays."""
 
     def distribution(self, params: Mapping[str, Array], /) -> Any:
         """The `Distribution` that these parameters give."""

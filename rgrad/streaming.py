@@ -26,8 +26,8 @@ class SUMS(NamedTuple):
 
     shift: Any
     scale: Any
-    high: tuple[Any, Any, Any, Any]
-    low: tuple[Any, Any, Any, Any]
+    high: tuple[Any, ...]
+    low: tuple[Any, ...]
     nonfinite: Any
 
 
@@ -48,7 +48,7 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
     """
     result = jax.eval_shape(draw, key)
     for leaf in jax.tree.leaves(result):
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
     lanes = _batch_for(draw, key) if batch is None else batch
     lane = jnp.arange(lanes, dtype=jnp.uint32)

@@ -34,7 +34,9 @@ def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, fa
     z = -ndtri(false_failure / 10 / (2 * mean.size))
     rounding = 1e-5 * np.maximum(np.abs(truth), np.sqrt(replicates) * error)
     caught = (z + ndtri(POWER)) * error + rounding
-    assert np.all(caught <= smallest_bias), f"would only catch a bias of {caught.max():.3g}, not {smallest_bias}; add replicates"
+    assert np.all(caught <= smallest_bias), (
+        f"would only catch a bias of {caught.max():.3g}, not {smallest_bias}; add replicates"
+    )
     wrong = np.abs(mean - truth) > z * error + rounding
     assert not np.any(wrong), (
         f"biased: mean {mean[wrong]} for {truth[wrong]}, {(mean - truth)[wrong] / np.maximum(error[wrong], 1e-30)} standard errors"

@@ -22,7 +22,9 @@ UNDER = {
     "jit": lambda f: jax.jit(lambda t: sum(jax.jit(f)(t * c) for c in C)),
     "vmap": lambda f: lambda t: jax.vmap(f)(t * C).sum(),
     "scan": lambda f: lambda t: jax.lax.scan(lambda carry, c: (carry + f(t * c), None), 0.0, C)[0],
-    "scan carry": lambda f: lambda t: jax.lax.scan(lambda carry, c: ((carry[0] + f(carry[1] * c), carry[1]), None), (0.0, t), C)[0][0],
+    "scan carry": lambda f: (
+        lambda t: jax.lax.scan(lambda carry, c: ((carry[0] + f(carry[1] * c), carry[1]), None), (0.0, t), C)[0][0]
+    ),
     "map": lambda f: lambda t: jax.lax.map(lambda c: f(t * c), C).sum(),
     "jit of map of jit": lambda f: jax.jit(lambda t: jax.lax.map(jax.jit(lambda c: f(t * c)), C).sum()),
     "checkpoint": lambda f: lambda t: sum(jax.checkpoint(f)(t * c) for c in C),

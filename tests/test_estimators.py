@@ -72,7 +72,11 @@ CONTINUOUS = [name for name in PROBLEMS if name not in ("Bernoulli", "vector of 
 CASES = [("score_function+leave_one_out", name) for name in PROBLEMS]
 CASES += [("reparameterized", name) for name in CONTINUOUS]
 CASES += [(estimator, "x^2, loc and scale") for estimator in ESTIMATORS if estimator not in dict(CASES)]
-CASES += [(estimator, "theta x^2, theta in f too") for estimator in ESTIMATORS if "+" in estimator and "leave" not in estimator]
+CASES += [
+    (estimator, "theta x^2, theta in f too")
+    for estimator in ESTIMATORS
+    if "+" in estimator and "leave" not in estimator
+]
 
 
 def loss_of(name, estimator, n):

@@ -81,7 +81,7 @@ def test_two_dimensions(full):
     """|x|^2/2 at N(mu, I): score in loc_i, with f = (mu . e) + ...: against an independent tensor Gauss-Hermite rule."""
     loc = jnp.array([1.0, -0.5])
     problem = SimpleNamespace(
-        distribution=lambda p: dist.MultivariateNormal(p["loc"], jnp.eye(2)) if full else dist.Normal(p["loc"], 1.0).to_event(1),
+        distribution=lambda p: dist.MultivariateNormal(p["loc"], scale_tril=jnp.eye(2)) if full else dist.Normal(p["loc"], 1.0).to_event(1),
         objective=lambda p, x: 0.5 * jnp.sum(x**2), params={"loc": loc},
     )  # fmt: skip
     exact = rgrad.exact_moments(problem, rgrad.score_function)

@@ -23,7 +23,10 @@ def cubed(key):
 def draws(draw, start, count, key=KEY):
     """The draws that `measure` is to make, by the definition of their keys, as 64-bit floats."""
     numbers = np.arange(start, start + count, dtype=np.uint64)
-    high, low = jnp.asarray(numbers >> np.uint64(32), jnp.uint32), jnp.asarray(numbers & np.uint64(0xFFFFFFFF), jnp.uint32)
+    high, low = (
+        jnp.asarray(numbers >> np.uint64(32), jnp.uint32),
+        jnp.asarray(numbers & np.uint64(0xFFFFFFFF), jnp.uint32),
+    )
     keys = jax.vmap(lambda h, lo: jax.random.fold_in(jax.random.fold_in(key, h), lo))(high, low)
     return np.asarray(jax.jit(jax.vmap(draw))(keys), np.float64)
 
@@ -104,7 +107,10 @@ def test_constants_have_no_variance():
 
 
 def test_pytrees_vmap_and_jit():
-    draw = lambda t, key: {"a": t * jax.random.normal(key), "b": (jax.random.normal(key, (3,)), jax.random.bernoulli(key))}
+    draw = lambda t, key: {
+        "a": t * jax.random.normal(key),
+        "b": (jax.random.normal(key, (3,)), jax.random.bernoulli(key)),
+    }
     thetas = jnp.array([1.0, 2.0, 4.0])
     mapped = jax.jit(jax.vmap(lambda t: rgrad.measure(partial(draw, t), KEY, 500)))(thetas)
     alone = [rgrad.measure(partial(draw, t), KEY, 500) for t in thetas]
@@ -156,7 +162,9 @@ def test_intervals_are_the_textbook_ones_for_a_normal():
     freedom = float(moments.variance_freedom)
     assert freedom == pytest.approx(999, rel=0.01)
     s2 = 2.0 * 1000 / 999
-    assert (low, high) == pytest.approx((freedom * s2 / stats.chi2.ppf(0.975, freedom), freedom * s2 / stats.chi2.ppf(0.025, freedom)), rel=1e-3)
+    assert (low, high) == pytest.approx(
+        (freedom * s2 / stats.chi2.ppf(0.975, freedom), freedom * s2 / stats.chi2.ppf(0.025, freedom)), rel=1e-3
+    )
 
 
 def test_few_replicates():
@@ -205,7 +213,11 @@ def check_coverage(repetitions):
     """95 +- 1 %, and beyond that only what chance explains: 4.9 standard errors of so many repetitions (1e-6)."""
     leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
     slack = 0.01 + 4.9 * (0.95 * 0.05 / repetitions) ** 0.5
-    for estimator, variance in ((rgrad.score_function, 8.7), (leave_one_out, 4.2 + 34 / 90), (rgrad.reparameterized, 0.4)):
+    for estimator, variance in (
+        (rgrad.score_function, 8.7),
+        (leave_one_out, 4.2 + 34 / 90),
+        (rgrad.reparameterized, 0.4),
+    ):
         covered = coverage(repetitions, estimator, 10, 10_000, 4.0, variance)
         print(f"{estimator}: mean {covered[0]:.4f}, variance {covered[1]:.4f} of {repetitions} (slack {slack:.4f})")
         assert np.all(np.abs(covered - 0.95) <= slack), covered
@@ -236,7 +248,11 @@ def test_a_billion_replicates_in_constant_memory():
     assert after - before < 20_000, "kilobytes"
     assert moments.count == count
 
-    make = jax.jit(lambda base: jax.vmap(lambda r: draw(jax.random.fold_in(jax.random.fold_in(KEY, 0), r)))(base + jnp.arange(2**22, dtype=jnp.uint32)))
+    make = jax.jit(
+        lambda base: jax.vmap(lambda r: draw(jax.random.fold_in(jax.random.fold_in(KEY, 0), r)))(
+            base + jnp.arange(2**22, dtype=jnp.uint32)
+        )
+    )
     sums = np.zeros(4)
     for base in range(0, count, 2**22):
         z = np.asarray(make(jnp.uint32(base)), np.float64)[: count - base] - 5.0
@@ -245,4 +261,8 @@ def test_a_billion_replicates_in_constant_memory():
     a1, a2, a3, a4 = sums / count
     truth = (5 + a1, a2 - a1**2, a3 - 3 * a1 * a2 + 2 * a1**3, a4 - 4 * a1 * a3 + 6 * a1**2 * a2 - 3 * a1**4)
     assert_same(moments, dict(zip(FIELDS, truth, strict=True)))
-    print({field: getattr(moments, field) / t - 1 for field, t in zip(FIELDS, truth, strict=True)}, (after - before) / 1e3, "MB")
+    print(
+        {field: getattr(moments, field) / t - 1 for field, t in zip(FIELDS, truth, strict=True)},
+        (after - before) / 1e3,
+        "MB",
+    )

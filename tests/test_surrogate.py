@@ -48,7 +48,9 @@ def test_masked_samples_do_not_count_whatever_they_hold(baseline):
         return rgrad.surrogate(values[mask], log_q(p, x[mask]), baseline).mean()
 
     for derivative in (lambda g: g, jax.grad, jax.hessian):
-        np.testing.assert_allclose(derivative(padded)(jnp.asarray(LOGITS)), derivative(plain)(jnp.asarray(LOGITS)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            derivative(padded)(jnp.asarray(LOGITS)), derivative(plain)(jnp.asarray(LOGITS)), rtol=1e-5, atol=1e-6
+        )
     nothing = rgrad.surrogate(values, jnp.zeros(5), 0.0, mask=jnp.zeros(5, bool))
     np.testing.assert_array_equal(nothing, 0.0)
 
@@ -61,7 +63,12 @@ def test_groups_are_centred_each_on_its_own(wrap):
     apart = lambda p: sum(
         rgrad.surrogate(values[groups == g], log_q(p, x[groups == g]), rgrad.leave_one_out).sum() for g in (7, -3)
     )
-    np.testing.assert_allclose(wrap(jax.grad(together))(jnp.asarray(LOGITS), groups), jax.grad(apart)(jnp.asarray(LOGITS)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        wrap(jax.grad(together))(jnp.asarray(LOGITS), groups),
+        jax.grad(apart)(jnp.asarray(LOGITS)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("groups", [None, jnp.array([0, 0, 1, 1])], ids=["one group", "two groups"])

@@ -1,0 +1,305 @@
+"""Every experiment on its small config; the files it writes; and each bad input, which is one line and exit status 2."""
+
+import csv
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpyro
+import pytest
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments.runner import main
+from experiments.settings import read_toml
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = {"variance": "Variance"}
+ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
+       "variance_high", "exact_mean", "exact_variance")  # fmt: skip
+
+MINE = """
+import jax, jax.numpy as jnp, numpyro.distributions as dist
+
+class problem:
+    params = {"loc": jnp.array([1.0, 2.0]), "scale": 0.5}
+    def distribution(p): return dist.Normal(p["loc"], p["scale"]).to_event(1)
+    def objective(p, x): return jnp.sum(x**2)
+
+class vector(problem):
+    def objective(p, x): return x**2
+
+class logarithm(problem):
+    def objective(p, x): return jnp.log(x[0])
+
+class root(problem):
+    def objective(p, x): return jnp.sqrt(jnp.maximum(x[0] - 1, 0.0))
+
+class batch(problem):
+    def distribution(p): return dist.Normal(p["loc"], p["scale"])
+
+class integer(problem):
+    params = {"loc": 2, "scale": 1.0}
+    def distribution(p): return dist.Normal(p["loc"], p["scale"])
+
+class uniform:
+    params = {"high": 2.0}
+    def distribution(p): return dist.Uniform(0.0, p["high"])
+    def objective(p, x): return x
+
+class typo(problem):
+    def objective(p, x): return p["lok"] * x[0]
+
+class incomplete:
+    params = {"loc": 1.0}
+
+def estimator(f, q, key, n): return jax.vmap(f)(q.rsample(key, (n,)))
+def no_estimator(f, q, key, n): return 1.0
+"""
+
+
+def load(name):
+    module = importlib.import_module(f"experiments.{name}")
+    return getattr(module, EXPERIMENTS[name]), module.run
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run("variance", *flags) -> (status, stdout, stderr)`, in an empty folder that holds mine.py."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
+
+    def call(name, *flags):
+        status = main(*load(name), [str(flag) for flag in flags])
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    yield call
+    numpyro.enable_validation(validation)
+    jax.config.update("jax_enable_x64", wide)
+
+
+def test_validation_is_a_context():
+    with validation_enabled():  # what `experiments.measuring` relies on
+        pass
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_small_config(name, run, tmp_path):
+    status, out, err = run(name, "--config", ROOT / "configs" / f"{name}_small.toml", "--out", "here")
+    assert (status, err) == (0, "")
+    assert sorted(p.name for p in Path("here").iterdir()) == ["figure.png", "figure.svg", "result.json", "table.csv"]
+    result = json.loads(Path("here/result.json").read_text())
+    assert list(result) == ["experiment", "config", "provenance", "rows"]
+    assert result["experiment"] == name
+    assert {"command", "seed", "versions", "device", "float_width", "commit", "dirty"} <= set(result["provenance"])
+    rows = list(csv.DictReader(Path("here/table.csv").open()))
+    assert [list(row) for row in rows] == [list(row) for row in result["rows"]]
+    assert Path("here/figure.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("here/figure.svg").read_bytes().startswith(b"<?xml")
+    assert "written to here/" in out
+
+
+def test_variance_rows_agree_with_the_truth(run):
+    """All twelve measured means and variances within 6 standard errors (of a normal; the tails of the score function
+    at N = 10 stretch that to about 1e-6 together): catches a variance off by 15 % (reparameterized) to 50 % (score function, N = 10)."""
+    assert run("variance", "--config", ROOT / "configs" / "variance_small.toml", "--out", "a")[0] == 0
+    rows = json.loads(Path("a/result.json").read_text())["rows"]
+    assert len(rows) == 2 * 2 * 3
+    assert all(tuple(row) == ROW for row in rows)
+    for row in rows:
+        half = (row["variance_high"] - row["variance_low"]) / 2 / 1.96
+        assert abs(row["mean"] - row["exact_mean"]) <= 6 * row["standard_error"]
+        assert abs(row["variance"] - row["exact_variance"]) <= 6 * half
+        assert half < 0.08 * row["variance"]
+    exact = {(r["estimator"], r["parameter"]): r["exact_variance"] for r in rows if r["size"] == 100}
+    assert exact["score_function", "loc"] == pytest.approx(0.87)
+    assert exact["reparameterized", "loc"] == pytest.approx(0.04)
+
+
+def test_the_default_config_file_says_the_defaults():
+    for name in EXPERIMENTS:
+        model, _ = load(name)
+        said = read_toml(str(ROOT / "configs" / f"{name}.toml"), model)
+        assert model(**said) == model()
+        assert set(said) == set(model.model_fields) - {"config", "out"}
+
+
+def test_a_users_problem_and_estimator(run):
+    flags = ("--sizes", 10, "--replicates", 2000, "--seed", 3)
+    status, _, _ = run("variance", "--problem", "mine:problem", "--estimators", "mine.py:estimator", "score_function",
+                         "--params", "loc=1,-1e-3", "--wrt", "loc", *flags, "--out", "a")  # fmt: skip
+    assert status == 0
+    result = json.loads(Path("a/result.json").read_text())
+    assert [r["parameter"] for r in result["rows"]] == ["loc[0]", "loc[0]", "loc[1]", "loc[1]"]
+    assert result["config"]["params"] == {"loc": [1.0, -0.001]}
+    for row in result["rows"]:
+        assert row["exact_variance"] is not None
+        assert abs(row["mean"] - row["exact_mean"]) < 6 * row["standard_error"]
+
+
+def test_flags_win_over_the_file_name_by_name(run):
+    Path("my.toml").write_text('wrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n')
+    assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--sizes", 20, "--out", "a")[0] == 0
+    config = json.loads(Path("a/result.json").read_text())["config"]
+    assert config["params"] == {"loc": 3.0, "scale": 0.5}
+    assert (config["sizes"], config["replicates"]) == ([20], 100)
+    # Another problem takes neither the file's parameters nor its names.
+    assert run("variance", "--config=my.toml", "--problem", "sine", "--out", "b")[0] == 0
+    assert json.loads(Path("b/result.json").read_text())["config"]["params"] == {}
+
+
+def test_the_same_seed_gives_the_same_table(run):
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        flags = ("--sizes", 10, "--replicates", 500, "--float-width", 64, "--seed", seed, "--out", folder)
+        assert run("variance", *flags)[0] == 0
+    assert Path("a/table.csv").read_bytes() == Path("b/table.csv").read_bytes() != Path("c/table.csv").read_bytes()
+    assert Path("a/figure.svg").read_bytes() == Path("b/figure.svg").read_bytes()
+
+
+def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
+    status, out, _ = run("variance", "--problem", "bernoulli", "--estimators", "score_function", "--sizes", 2,
+                         "--replicates", 20, "--out", "a")  # fmt: skip
+    assert status == 0
+    assert "~[" in out
+    assert "covers less than 95 %" in out
+    status, out, _ = run("variance", "--problem", "mine:uniform", "--estimators", "reparameterized", "--sizes", 5,
+                         "--replicates", 1000, "--out", "b")  # fmt: skip
+    assert json.loads(Path("b/result.json").read_text())["rows"][0]["exact_variance"] is None
+    assert "not known" in out
+
+
+BAD = [
+    (["--config", "bad.toml"], "unknown key 'sises'; did you mean 'sizes'?"),
+    (["--config", "no.toml"], "No such file or directory"),
+    (["--config"], "a value is missing"),
+    (["--config", "broken.toml"], "not TOML"),
+    (["--size", "3"], "unknown flag --size; did you mean '--sizes'?"),
+    (["--sizes", "0"], "--sizes: input should be greater than or equal to 1, not 0"),
+    (["--sizes"], "--sizes: nothing is given"),
+    (["--sizes", "10", "10"], "names one twice"),
+    (["--sizes", "1"], "leave_one_out: n = 1 leaves no other sample"),
+    (["--replicates", "1"], "--replicates: input should be greater than or equal to 2"),
+    (["--replicates", "x"], "invalid literal"),
+    (["--float-width", "16"], "write 32 or 64"),
+    (["--params", "scale=0"], "Normal got scale = 0.0, which is not allowed (it must be: Positive)"),
+    (["--params", "scale=-1"], "not allowed"),
+    (["--params", "scale=nan"], "scale = nan is not finite"),
+    (["--params", "scale=1e99999"], "scale = inf is not finite"),
+    (["--params", "scal=1"], "unknown parameter 'scal'; this problem has loc, scale"),
+    (["--params", "loc"], "write loc=3"),
+    (["--params", "loc=a"], "'a' is not a number"),
+    (["--params", "loc=1,2"], "to_event"),
+    (["--wrt", "scal"], "unknown parameter 'scal'; this problem has loc, scale"),
+    (["--problem", "squar"], "did you mean 'square'?"),
+    (["--problem", "nowhere:problem"], "there is no module 'nowhere'"),
+    (["--problem", "nowhere.py:problem"], "there is no file nowhere.py"),
+    (["--problem", "mine:problen"], "did you mean 'problem'?"),
+    (["--problem", "broken:problem"], "importing it raised SyntaxError"),
+    (["--problem", "mine:incomplete"], "it has no 'distribution'"),
+    (["--problem", "mine:vector"], "f must return a scalar for one sample, and it returned shape (2,)"),
+    (["--problem", "mine:logarithm"], "objective is nan or infinite for 228 of 10,000 draws"),
+    (["--problem", "mine:root"], "nan or infinite in "),
+    (["--problem", "mine:batch"], ".to_event(1)"),
+    (["--problem", "mine:integer"], "parameter loc = 2 is an integer and has no derivative"),
+    (["--problem", "mine:typo"], "KeyError: 'lok' (mine.py, line 31)"),
+    (["--problem", "mine:uniform", "--estimators", "score_function"], "the support of Uniform depends"),
+    (["--problem", "bernoulli"], "reparameterized needs q.rsample, and Bernoulli has none; use score_function"),
+    (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),
+    (["--estimators", "mine:no_estimator"], "must return terms of shape (10,)"),
+    (["--estimators", "mine:MISSING"], "mine has no 'MISSING'"),
+    (["--out", "mine.py/x"], "--out mine.py/x: Not a directory"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_bad_input(flags, message, run, tmp_path):
+    Path("bad.toml").write_text("sises = [10]\n")
+    Path("broken.toml").write_text("sizes = [10\n")
+    Path("broken.py").write_text("problem = (\n")
+    before = sorted(tmp_path.iterdir())
+    defaults = ["--sizes", "10", "--replicates", "1000", "--out", "new/deep"]
+    kept = [a for i in range(0, 6, 2) if defaults[i] not in flags for a in defaults[i : i + 2]]
+    status, out, err = run("variance", *kept, *flags)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(p for p in tmp_path.iterdir() if p.name != "__pycache__") == before
+
+
+def start_command(*flags, **options):
+    return subprocess.Popen([sys.executable, "-m", "experiments.variance", *flags], cwd=options.pop("cwd"), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+
+
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
+    process = start_command("--sizes", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "new" / "deep").exists():
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_jax(tmp_path):
+    code = "import sys; sys.argv = ['x', '--help']\ntry:\n    import runpy; runpy.run_module('experiments.variance', run_name='__main__', alter_sys=True)\nexcept SystemExit as e:\n    assert e.code == 0\nassert not {'jax', 'numpyro', 'matplotlib', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("--params NAME=VALUE", "--estimators", "--config", "--wrt"):
+        assert name in done.stdout
+
+
+def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monkeypatch):
+    from experiments import record
+    from experiments.errors import UsageError
+
+    (tmp_path / "result.json").write_text("old")
+    calls = []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UsageError, match="No space left on device; make room"):
+        record.write(tmp_path, {"result.json": b"new", "table.csv": b"new"})
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
+    """Counts the compilations of the measuring program in a fresh process, whatever the replicates."""
+    code = (
+        "import sys, jax, collections\n"
+        "seen = collections.Counter()\n"
+        "from rgrad import streaming\n"
+        "import logging\n"
+        "class Count(logging.Handler):\n"
+        "    def emit(self, record):\n"
+        "        text = record.getMessage()\n"
+        "        if 'Finished XLA compilation of jit(power_sums)' in text: seen['compiled'] += 1\n"
+        "jax.config.update('jax_log_compiles', True)\n"
+        "logging.getLogger('jax').addHandler(Count()); logging.getLogger('jax').propagate = False\n"
+        "from experiments.variance import Variance, run\n"
+        "from experiments.runner import main\n"
+        "assert main(Variance, run, ['--sizes', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
+        "assert seen['compiled'] == 2, seen\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
