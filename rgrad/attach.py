@@ -10,7 +10,7 @@ Both leave a value as it is and change only what its derivative says:
 dropped by jax 0.10 when reverse mode passes through `scan` or `map`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,8 @@ def attach_gradient(
         caller: who asks, for the error messages.
 
     Raises:
-        NotImplementedError: at trace time, when a parameter without a rule is differentiated, or when the result is
-            differentiated twice (the derivative of a gradient worked out by hand is not known).
+        NotImplementedError: at trace time, when a parameter without a rule is differentiated, or when any derivative of
+            the result is differentiated with respect to a parameter.
         ValueError: a gradient of the wrong shape, or for a parameter that is not there.
     """
     terms = jnp.asarray(values)
@@ -66,93 +66,108 @@ def attach_gradient(
             raise ValueError(
                 f"{caller}: a gradient for {name!r}, but the parameters are {', '.join(parameters)}; name one of them"
             )
-    for name, parameter in parameters.items():
-        parameter = jnp.asarray(parameter)
-        if name not in gradients:
-            message = (
-                f"{caller} has no rule for the parameter {name!r}, which is being differentiated (rules: "
-                f"{', '.join(gradients) or 'none'}); stop its gradient, or use score_function"
-            )
-            terms = forbid(terms, parameter, message)
-            continue
-        gradient = jnp.asarray(gradients[name], terms.dtype)
+    spread, by_hand = [], []
+    for name, gradient in gradients.items():
+        parameter, gradient = jnp.asarray(parameters[name]), jnp.asarray(gradient, terms.dtype)
         if gradient.shape != terms.shape + parameter.shape:
             raise ValueError(
                 f"{caller}: the gradient for {name!r} has shape {gradient.shape}; it must be the shape of the values "
                 f"and of the parameter, {terms.shape + parameter.shape}"
             )
-        terms = terms + _first_order_sum(gradient, parameter, caller)
+        spread.append(jnp.broadcast_to(parameter, gradient.shape).astype(gradient.dtype))
+        by_hand.append(gradient)
+    if by_hand:
+        terms = first_order(terms, spread, by_hand, caller)
+    for name in parameters:
+        if name not in gradients:
+            message = (
+                f"{caller} has no rule for the parameter {name!r}, which is being differentiated (rules: "
+                f"{', '.join(gradients) or 'none'}); stop its gradient, or use score_function"
+            )
+            terms = forbid(terms, parameters[name], message)
     return terms
 
 
-def first_order(x: Array, gradient: Array, caller: str) -> Array:
-    """Zeros of `x`'s shape with derivative `gradient * dx`, elementwise; differentiating twice raises."""
-    return _attached.bind(x, jnp.broadcast_to(jnp.asarray(gradient, x.dtype), x.shape), caller=caller)
+def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[Array], caller: str) -> Array:
+    """`values`, whose derivative gains `sum_j gradients[j] * d parameters[j]`; differentiating that again raises.
 
-
-def forbid(values: Array, forbidden: Array, message: str) -> Array:
-    """`values` as they are; differentiating with respect to `forbidden` raises `NotImplementedError(message)`."""
-    return _forbidden.bind(values, jnp.asarray(forbidden), message=message)
-
-
-def _first_order_sum(gradient: Array, parameter: Array, caller: str) -> Array:
-    spread = jnp.broadcast_to(parameter, gradient.shape).astype(gradient.dtype)
-    attached = first_order(spread, gradient, caller)
-    return attached.sum(tuple(range(gradient.ndim - parameter.ndim, gradient.ndim)))
-
-
-# The three primitives. Each is the identity of one operand, or zeros; only the rules for derivatives differ.
-_attached = Primitive("rgrad_attached")  # (x, gradient) -> 0, derivative gradient * dx
-_opaque = Primitive("rgrad_opaque")  # (gradient, x) -> gradient, no derivative
-_forbidden = Primitive("rgrad_forbidden")  # (values, forbidden) -> values, derivative in the first alone
-
-
-def _attached_jvp(primals, tangents, *, caller):  # type: ignore[no-untyped-def]
-    x, gradient = primals
-    dx, _ = tangents
-    zeros = _attached.bind(x, gradient, caller=caller)
-    if type(dx) is ad.Zero:
-        return zeros, ad.Zero.from_primal_value(zeros)  # type: ignore[attr-defined]
-    # `x` goes along so that a second differentiation meets _opaque even where the gradient itself is a constant.
-    return zeros, _opaque.bind(gradient, x, caller=caller) * dx
-
-
-def _opaque_jvp(primals, tangents, *, caller):  # type: ignore[no-untyped-def]
-    raise NotImplementedError(
+    Each gradient and its parameter have the shape of `values`, or further axes, which are summed over. What raises is a
+    derivative with respect to any of the parameters, of any of the first derivatives, that of `values` included: the
+    samples are constants here, so that how *they* move with the parameters is known to first order only.
+    """
+    message = (
         f"{caller}: its gradient is right to first order only, and a derivative of the gradient was asked for "
         "(jax.hessian, or grad of grad); use score_function, whose derivatives are right to every order"
     )
+    return _attached.bind(values, *gradients, *parameters, message=message)
 
 
-def _forbidden_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
-    if type(tangents[1]) is not ad.Zero:
+def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
+    """`values` as they are; differentiating with respect to `forbidden` raises `NotImplementedError(message)`."""
+    return _sealed.bind(values, jnp.asarray(forbidden), message=message)
+
+
+# The two primitives are the identity of their first operand; the others are there for the rules of differentiation.
+_attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
+_sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises where a witness is differentiated
+
+
+def _attached_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
+    values, *rest = primals
+    gradients, parameters = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    seal = lambda x: _sealed.bind(x, *parameters, message=message)
+    total = ad.Zero(jax.typeof(values).to_tangent_aval())
+    if type(tangents[0]) is not ad.Zero:
+        total = seal(tangents[0])
+    for gradient, tangent in zip(gradients, tangents[1 + len(gradients) :], strict=True):
+        if type(tangent) is not ad.Zero:
+            trailing = tuple(range(values.ndim, gradient.ndim))
+            part = (seal(gradient) * tangent).sum(trailing)
+            total = part if type(total) is ad.Zero else total + part
+    return _attached.bind(*primals, message=message), total
+
+
+def _sealed_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
+    if any(type(tangent) is not ad.Zero for tangent in tangents[1:]):
         raise NotImplementedError(message)
-    return _forbidden.bind(*primals, message=message), tangents[0]
+    tangent = tangents[0]  # linear, so its tangent is sealed in the same way
+    if type(tangent) is not ad.Zero:
+        tangent = _sealed.bind(tangent, *primals[1:], message=message)
+    return _sealed.bind(*primals, message=message), tangent
 
 
-def _register(primitive, function, jvp, elementwise):  # type: ignore[no-untyped-def]
-    """Give `primitive` all that a transformation may ask for, `function` being what it computes.
+def _sealed_transpose(cotangent, values, *witnesses, message):  # type: ignore[no-untyped-def]
+    if type(cotangent) is not ad.Zero:
+        cotangent = _sealed.bind(cotangent, *witnesses, message=message)
+    return [cotangent, *(None for _ in witnesses)]
 
-    `elementwise`: under vmap both operands get the batch axis. Otherwise the second may have any shape and goes along
-    as it is.
-    """
-    primitive.def_impl(lambda *args, **params: function(*args))
-    primitive.def_abstract_eval(lambda first, second, **params: jax.core.ShapedArray(first.shape, first.dtype))
+
+def _like_the_first(first, *others, **params):  # type: ignore[no-untyped-def]
+    """The type of the first operand; under shard_map it varies over the devices as soon as any operand does."""
+    varying = frozenset().union(*(getattr(x, "vma", frozenset()) for x in (first, *others)))
+    return first.update(vma=varying, weak_type=False) if varying else first.update(weak_type=False)
+
+
+def _register(primitive, jvp):  # type: ignore[no-untyped-def]
+    """Give `primitive` all that a transformation may ask for."""
+    identity = lambda first, *others, **params: first
+    primitive.def_impl(identity)
+    primitive.def_abstract_eval(_like_the_first)
     ad.primitive_jvps[primitive] = jvp
-    mlir.register_lowering(primitive, mlir.lower_fun(lambda *args, **params: function(*args), multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(identity, multiple_results=False))
 
     def batch(args, axes, **params):  # type: ignore[no-untyped-def]
+        """Every operand gets the batch axis, in front."""
         size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
-        first, second = (x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(args, axes, strict=True))
-        if axes[0] is None:
-            first = jnp.broadcast_to(first, (size, *first.shape))
-        if axes[1] is None and elementwise:
-            second = jnp.broadcast_to(second, (size, *second.shape))
-        return primitive.bind(first, second, **params), 0
+        front = (
+            jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+            for x, axis in zip(args, axes, strict=True)
+        )  # fmt: skip
+        return primitive.bind(*front, **params), 0
 
     batching.primitive_batchers[primitive] = batch
 
 
-_register(_attached, lambda x, gradient: jnp.zeros_like(x), _attached_jvp, elementwise=True)
-_register(_opaque, lambda gradient, x: gradient, _opaque_jvp, elementwise=True)
-_register(_forbidden, lambda values, forbidden: values, _forbidden_jvp, elementwise=False)
+_register(_attached, _attached_jvp)
+_register(_sealed, _sealed_jvp)
+ad.primitive_transposes[_sealed] = _sealed_transpose

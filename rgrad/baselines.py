@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
 from jax.typing import ArrayLike
 
-PROBES = 64  # columns of the Jacobian that are looked at: all of them up to this n
+COLUMNS = 64  # how many places a user's baseline is looked at: all of them up to this n
 
 
 def leave_one_out(values: Array) -> Array:
@@ -42,25 +42,39 @@ def leave_one_out(values: Array) -> Array:
     return (values.sum() - values) / (n - 1)
 
 
-def leave_one_out_of_group(values: Array, weights: Array, keep: Array, groups: ArrayLike | None) -> Array:
+def leave_one_out_of_group(
+    values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None
+) -> Array:
     """The weighted mean of the *other* samples that are kept and of the same group, shape `(n,)`, as all arguments are.
 
-    A sample that is alone in its group has no others. Where the groups are known when tracing that raises; where they
-    are traced, its baseline is nan, so that nothing silent comes of it.
+    A sample that is alone in its group has no others. Where groups and mask are known when tracing that raises; where
+    they are traced, its baseline is nan, so that nothing silent comes of it.
+
+    Args:
+        mask: which samples are kept; None for all.
+        groups: any integers; None for one group.
     """
     n = values.size
+    if not isinstance(mask, jax.core.Tracer) and not isinstance(groups, jax.core.Tracer):
+        _check_none_alone(np.ones(n, bool) if mask is None else np.asarray(mask, bool), groups)
+    keep = jnp.ones(n, bool) if mask is None else jnp.asarray(mask, bool)
     ids = jnp.zeros(n, int) if groups is None else jnp.unique(jnp.asarray(groups), return_inverse=True, size=n)[1]
     others = lambda x: jax.ops.segment_sum(x, ids, n)[ids] - x
     alone = (others(keep.astype(int)) == 0) & keep
-    if not isinstance(alone, jax.core.Tracer) and alone.any():
-        i = int(jnp.argmax(alone))
-        where = "" if groups is None else f" in group {np.asarray(groups)[i]}"
-        raise ValueError(
-            f"leave_one_out: sample {i} is alone{where} and leaves no other to take a mean of; add samples, or mask it"
-        )
     weight = others(weights)
     mean = others(weights * values) / jnp.where(weight == 0, 1.0, weight)
     return jnp.where(alone, jnp.nan, mean)
+
+
+def _check_none_alone(keep: np.ndarray, groups: ArrayLike | None) -> None:
+    labels = np.zeros(keep.size, int) if groups is None else np.asarray(groups)
+    names, counts = np.unique(labels[keep], return_counts=True)
+    if names.size and counts.min() < 2:
+        i = int(np.flatnonzero(keep & (labels == names[counts.argmin()]))[0])
+        where = "" if groups is None else f" in group {labels[i]}"
+        raise ValueError(
+            f"leave_one_out: sample {i} is alone{where} and leaves no other to take a mean of; add samples, or mask it"
+        )
 
 
 class MovingAverage(NamedTuple):
@@ -126,31 +140,66 @@ def baseline_values(baseline: Baseline, values: Array) -> Array:
 
 
 def _check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array, name: str) -> None:
-    """Raises where the diagonal of the Jacobian of `baseline` is not zero, at random values.
+    """Raises where output i moves with value i, at known points, whatever is being traced outside.
 
-    The Jacobian is taken of the traced function, with ones for what it closes over, so that it can be computed while an
-    outer function is being traced. Up to `PROBES` columns are looked at.
+    Finite moves, small and large, see what the diagonal of the Jacobian sees and also what has no derivative: a
+    `stop_gradient`, a rank, a threshold. At up to `COLUMNS` places i; where there are more values than that, a call of
+    eight is looked at too, if the function takes it.
     """
     (n,) = values.shape
-    spread = lambda v: jnp.broadcast_to(jnp.asarray(baseline(v), v.dtype), v.shape)
-    traced = jax.make_jaxpr(spread)(jax.ShapeDtypeStruct(values.shape, values.dtype))
-    traced = traced.replace(consts=[np.ones(np.shape(c), c.dtype) for c in traced.consts])
-    columns = np.unique(np.linspace(0, n - 1, min(n, PROBES)).round().astype(int))
-    with jax.ensure_compile_time_eval():
-        point = np.random.default_rng(0).normal(size=n).astype(values.dtype)
+    for size in {n, min(n, 8)}:
+        try:
+            found = _own_value_used(baseline, size)
+        except Exception:
+            if size == n:
+                raise
+            continue  # a function made for n values alone
+        if found is not None:
+            i, before, after = found
+            raise ValueError(
+                f"baseline: output {i} of {name} uses value {i} itself (it moves from {before:.3g} to {after:.3g} with it), so "
+                "it is not independent of its own sample and biases the gradient (the plain mean shrinks it by 1 - 1/n); "
+                "use rgrad.leave_one_out, or leave the i-th value out of the i-th output"
+            )
 
-        def column(i: Any) -> tuple[Array, Array]:
-            (d,) = jax.jvp(lambda v: jaxpr_as_fun(traced)(v)[0], (point,), (jax.nn.one_hot(i, n, dtype=point.dtype),))[
-                1:
-            ]
-            return d[i], jnp.abs(d).max()
 
-        own, largest = (np.asarray(x) for x in jax.vmap(column)(columns))
-    wrong = np.flatnonzero(~(np.abs(own) <= 1e-4 * largest))
-    if wrong.size:
-        i = int(columns[wrong[0]])
-        raise ValueError(
-            f"baseline: output {i} of {name} uses value {i} itself (derivative {own[wrong[0]]:.3g}), so it is not "
-            "independent of its own sample and biases the gradient (the plain mean shrinks it by 1 - 1/n); use "
-            "rgrad.leave_one_out, or leave the i-th value out of the i-th output"
-        )
+def _own_value_used(baseline: Callable[[Array], ArrayLike], n: int) -> tuple[int, float, float] | None:
+    """The first place i whose output moves with value i, the output before and after; None where there is none."""
+    rng = np.random.default_rng(0)
+    places = np.unique(np.linspace(0, n - 1, min(n, max(4, min(COLUMNS, 2**18 // n)))).round().astype(int))
+    normal = rng.normal(size=n)
+    # In 64 bits, so that what moves can be told from what is rounded.
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        spread = lambda v: jnp.broadcast_to(jnp.asarray(baseline(v), float), v.shape)
+        known = _with_known_constants(spread, n, rng)
+        for point, moves in ((normal, (-1e3, -1.0, 0.3, 2.0, 1e3)), (np.abs(normal) + 0.1, (0.01, 0.7, 3.0, 1e3))):
+            before = np.asarray(known(jnp.asarray(point)))
+            moved = np.tile(point, (len(places), len(moves), 1))
+            moved[np.arange(len(places)), :, places] = moves
+            after = np.asarray(jax.lax.map(known, jnp.asarray(moved.reshape(-1, n)))).reshape(moved.shape)
+            own = after[np.arange(len(places)), :, places]
+            scale = np.nanmax(np.abs(before), initial=0.0, where=np.isfinite(before)) + 1e-3
+            # What is nan there says nothing: a logarithm of a negative value, an overflow.
+            with np.errstate(invalid="ignore"):
+                used = np.abs(own - before[places][:, None]) > 1e-6 * scale
+            if used.any():
+                row, move = np.argwhere(used)[0]
+                return int(places[row]), float(before[places[row]]), float(own[row, move])
+    return None
+
+
+def _with_known_constants(function: Callable[[Array], Array], n: int, rng: np.random.Generator) -> Callable[[Array], Array]:
+    """`function`, with random numbers for what it closes over that is being traced, so that it can be computed now."""
+    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), float))
+
+    def stand_in(constant: Any) -> Any:
+        if not isinstance(constant, jax.core.Tracer):
+            return constant
+        if jnp.issubdtype(constant.dtype, jnp.floating):
+            return jnp.asarray(rng.normal(size=constant.shape), constant.dtype)
+        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), constant.shape)
+        return jnp.ones(constant.shape, constant.dtype)
+
+    known = traced.replace(consts=[stand_in(c) for c in traced.consts])
+    return lambda v: jaxpr_as_fun(known)(v)[0]

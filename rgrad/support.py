@@ -28,20 +28,37 @@ def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
 
 def edges(q: Any) -> list[Any]:
     """The numbers that bound the support of `q`, as far as they can be differentiated."""
-    found = jax.tree.leaves(getattr(q, "support", ()))
-    base, transforms = getattr(q, "base_dist", None), getattr(q, "transforms", ())
-    if base is not None and not transforms:
-        found += edges(base)
-    # NumPyro gives an affine image the support `real`, whatever it is the image of: an Exponential moved by loc has an
-    # edge at loc. A scale moves an edge only where there is one off zero.
-    bounds = _bounds(getattr(base, "support", None))
-    for transform in transforms if bounds else ():
-        if hasattr(transform, "loc") and hasattr(transform, "scale"):
-            at_zero = all(isinstance(b, int | float) and b == 0 for b in bounds)
-            found += [transform.loc] if at_zero else [transform.loc, transform.scale]
-    return [x for x in found if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
+    return [x for x in _edges(q) if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
+
+
+def _edges(q: Any) -> list[Any]:
+    base, transforms = getattr(q, "base_dist", None), getattr(q, "transforms", None)
+    if base is not None and transforms:
+        # Not q.support: NumPyro gives an affine image the support `real`, whatever it is the image of.
+        return [moved for edge in _edges(base) for moved in _image(edge, transforms)]
+    parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None) or base
+    inner = [edge for part in (parts if isinstance(parts, list | tuple) else [parts]) if part is not None for edge in _edges(part)]
+    atom = [q.v] if type(q).__name__ == "Delta" else []
+    return [*_bounds(getattr(q, "support", None)), *inner, *atom]
 
 
 def _bounds(support: Any) -> list[Any]:
+    """The bounds of one of NumPyro's constraints, constants included; or the leaves of any other pytree."""
     inner = getattr(support, "base_constraint", support)
-    return [getattr(inner, name) for name in ("lower_bound", "upper_bound") if hasattr(inner, name)]
+    named = [getattr(inner, name) for name in ("lower_bound", "upper_bound") if hasattr(inner, name)]
+    return named or jax.tree.leaves(support)
+
+
+def _image(edge: Any, transforms: Any) -> list[Any]:
+    """Where the transforms take an edge. An edge at 0 is moved by a loc and not by a scale."""
+    for transform in transforms:
+        if hasattr(transform, "parts"):
+            (edge,) = _image(edge, transform.parts)
+        elif hasattr(transform, "loc") and isinstance(edge, int | float) and edge == 0:
+            edge = transform.loc
+        else:
+            try:
+                edge = transform(edge)
+            except (TypeError, ValueError, IndexError):  # a transform of vectors: hold all that it has
+                return [edge, *jax.tree.leaves(transforms)]
+    return [edge]

@@ -102,3 +102,36 @@ def test_attach_gradient_of_vectors_and_its_errors():
         rgrad.attach_gradient(jnp.zeros(2), {"loc": jnp.ones(2)}, {"loc": matrix}, "rows")
     with pytest.raises(ValueError, match="a gradient for 'lok', but the parameters are loc"):
         rgrad.attach_gradient(jnp.zeros(2), {"loc": 1.0}, {"lok": jnp.zeros(2)}, "rows")
+
+
+def two_parameters(loc, scale, phi):
+    """Both gradients by hand of a constant sample z: phi (loc + scale z)^3, as a measure-valued estimator would have."""
+    z = jnp.array([-1.0, 0.5, 2.0])
+    x = jax.lax.stop_gradient(loc + scale * z)
+    slope = 3 * phi * x**2
+    return rgrad.attach_gradient(phi * x**3, {"loc": loc, "scale": scale}, {"loc": slope, "scale": slope * z}, "two").sum()
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])
+@pytest.mark.parametrize(("first", "then"), [(0, 1), (1, 0), (2, 0), (2, 1), (0, 0), (1, 1)])
+def test_mixed_second_derivatives_raise_too(first, then, wrap):
+    """The sample is a constant, so the derivative of d/d scale with respect to loc would be 0 for 6 scale."""
+    for one, two in itertools.product((jax.grad, jax.jacfwd), repeat=2):
+        with pytest.raises(NotImplementedError, match="first order only"):
+            wrap(two(wrap(one(two_parameters, first)), then))(1.0, 2.0, 1.0)
+
+
+def test_a_parameter_of_f_alone_is_differentiated_as_ever():
+    z = np.array([-1.0, 0.5, 2.0])
+    assert jax.grad(two_parameters, 2)(1.0, 2.0, 1.0) == pytest.approx(np.sum((1 + 2 * z) ** 3))
+    assert jax.grad(jax.grad(two_parameters, 2), 2)(1.0, 2.0, 1.0) == 0.0
+    # The gradient by hand, as a function of phi: right in this order.
+    assert jax.grad(jax.grad(two_parameters, 0), 2)(1.0, 2.0, 1.0) == pytest.approx(np.sum(3 * (1 + 2 * z) ** 2))
+
+
+def test_under_shard_map():
+    mesh = jax.sharding.Mesh(jax.devices(), ("d",))
+    spec = jax.sharding.PartitionSpec("d")
+    local = lambda loc: jax.grad(lambda t: two_parameters(t[0], 2.0, 1.0))(loc)
+    sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(1))
+    np.testing.assert_allclose(sharded, local(jnp.ones(1)))

@@ -30,6 +30,27 @@ MOVING = {
     "shifted exponential": lambda t: affine(dist.Exponential(1.0), t, 1.0),
     "scaled beta": lambda t: affine(dist.Beta(2.0, 2.0), 0.0, t),
 }
+def transformed(base, *parts):
+    return dist.TransformedDistribution(base, list(parts))
+
+
+MOVING |= {
+    "exponential of a uniform": lambda t: transformed(dist.Uniform(0.0, t), transforms.ExpTransform()),
+    "a pareto by hand": lambda t: transformed(
+        dist.Exponential(3.0), transforms.ExpTransform(), transforms.AffineTransform(0.0, t)
+    ),
+    "composed": lambda t: transformed(
+        dist.Exponential(1.0), transforms.ComposeTransform([transforms.AffineTransform(t, 1.0)])
+    ),
+    "power": lambda t: transformed(dist.Uniform(1.0, 2.0), transforms.PowerTransform(t)),
+    "folded": lambda t: dist.FoldedDistribution(dist.Uniform(0.0, t)),
+    "delta": lambda t: dist.Delta(t),
+    "mixture": lambda t: dist.MixtureGeneral(
+        dist.Categorical(jnp.ones(2) / 2),
+        [dist.Uniform(0.0, 1.0), dist.Uniform(0.0, t)],
+        support=dist.constraints.real,
+    ),
+}
 FIXED = {
     "normal": lambda t: dist.Normal(t, t),
     "uniform with constant bounds": lambda t: dist.Uniform(0.0, 1.0),
@@ -39,6 +60,14 @@ FIXED = {
     "beta": lambda t: dist.Beta(t, 1.0),
     "dirichlet": lambda t: dist.Dirichlet(t * jnp.ones(3)),
     "log-normal": lambda t: dist.LogNormal(t, t),
+    "mixture of normals": lambda t: dist.MixtureSameFamily(
+        dist.Categorical(jnp.ones(2) / 2), dist.Normal(t * jnp.arange(2.0), 1.0)
+    ),
+    "weibull": lambda t: dist.Weibull(t, t),
+    "kumaraswamy": lambda t: dist.Kumaraswamy(t, t),
+    "shifted log-normal's scale": lambda t: affine(dist.LogNormal(0.0, t), 1.0, 2.0),
+    "von Mises": lambda t: dist.VonMises(t, t),
+    "folded normal": lambda t: dist.FoldedDistribution(dist.Normal(t, 1.0)),
     "half-normal": lambda t: dist.HalfNormal(t),
     "scaled exponential": lambda t: affine(dist.Exponential(1.0), 0.0, t),
     "affine normal": lambda t: affine(dist.Normal(0.0, 1.0), t, t),

@@ -128,6 +128,8 @@ def test_bad_input():
         rgrad.surrogate(one, one, 0.0, groups=jnp.array([0, 0, 1]))
     with pytest.raises(ValueError, match="sample 2 is alone in group 9"):
         rgrad.surrogate(one, one, groups=jnp.array([0, 0, 9]))
+    with pytest.raises(ValueError, match="sample 2 is alone in group 9"):
+        jax.jit(lambda v: rgrad.surrogate(v, v, groups=np.array([0, 0, 9])))(one)
     assert np.isnan(jax.jit(lambda g: rgrad.surrogate(one, one, groups=g))(jnp.array([0, 0, 9]))[2])
 
 

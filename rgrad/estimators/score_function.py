@@ -62,12 +62,14 @@ def surrogate(
     Args:
         values: shape `(n,)`, what was paid for each sample. Its own derivative is kept.
         log_prob: shape `(n,)`, the log density of each sample under `q`, differentiable in the parameters. The samples
-            themselves must be constants (`lax.stop_gradient`).
+            themselves must be constants (`lax.stop_gradient`). Where it is infinite nothing is attached (`rgrad.attach`).
         baseline: as in `score_function`. None: 0, or `leave_one_out` where `groups` are given.
         weights: shape `(n,)`, the importance weights `q(x_i)/p(x_i)` of samples from another `p`; taken as constants
             (the derivative of `q` in them would count twice). `leave_one_out` then is the weighted mean of the others.
         mask: shape `(n,)`, False for padding. The mean is over the rest: masked terms are 0, and the others are scaled
-            by n / (how many are left), so that `terms.mean()` is their mean. 0 where all are masked.
+            by n / (how many are left), so that `terms.mean()` is their mean. 0 where all are masked. Values and log
+            densities of padding may be nan; but make what they are *computed* from finite, or the chain rule beyond this
+            function gives 0 * nan.
         groups: shape `(n,)`, integers: samples of the same group share a `q` (several answers to one question, as in
             RLOO), and `leave_one_out` centres within it. Each group needs two samples.
         normalized: False says that `log_prob` lacks its normaliser, which depends on the parameters. That is right only
@@ -102,13 +104,13 @@ def surrogate(
     v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
 
     if baseline is leave_one_out and not (weights is None and mask is None and groups is None):
-        b = leave_one_out_of_group(v, w, keep, groups)
+        b = leave_one_out_of_group(v, w, mask, groups)
     else:
         b = baseline_values(baseline, v)
     if normalized:
         terms = attach(v, log_q) - (attach(b, log_q) - b)
     else:
-        terms = v + first_order(log_q, v - b, "surrogate(normalized=False)")
+        terms = first_order(v, [log_q], [v - b], "surrogate(normalized=False)")
     if mask is not None:
         w = w * (v.size / jnp.maximum(keep.sum(), 1))
     return w * terms + _nan_where_nan(log_q)
