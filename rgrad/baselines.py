@@ -42,9 +42,7 @@ def leave_one_out(values: Array) -> Array:
     return (values.sum() - values) / (n - 1)
 
 
-def leave_one_out_of_group(
-    values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None
-) -> Array:
+def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None) -> Array:
     """The weighted mean of the *other* samples that are kept and of the same group, shape `(n,)`, as all arguments are.
 
     A sample that is alone in its group has no others. Where groups and mask are known when tracing that raises; where
@@ -188,7 +186,9 @@ def _own_value_used(baseline: Callable[[Array], ArrayLike], n: int) -> tuple[int
     return None
 
 
-def _with_known_constants(function: Callable[[Array], Array], n: int, rng: np.random.Generator) -> Callable[[Array], Array]:
+def _with_known_constants(
+    function: Callable[[Array], Array], n: int, rng: np.random.Generator
+) -> Callable[[Array], Array]:
     """`function`, with random numbers for what it closes over that is being traced, so that it can be computed now."""
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), float))
 

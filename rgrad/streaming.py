@@ -47,6 +47,8 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
     result = jax.eval_shape(draw, key)
+    if not jax.tree.leaves(result):
+        raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
     for leaf in jax.tree.leaves(result):
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
@@ -74,11 +76,8 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
 def _zeros(lanes: int, leaf: jax.ShapeDtypeStruct) -> SUMS:
     dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.result_type(float)
     dtype = jnp.promote_types(dtype, jnp.float32)
-    word = jnp.zeros((lanes, *leaf.shape), dtype)
-    return SUMS(
-        jnp.zeros(leaf.shape, dtype), jnp.ones(leaf.shape, dtype), (word,) * 4, (word,) * 4,
-        jnp.zeros((lanes, *leaf.shape), jnp.uint32),
-    )  # fmt: skip
+    one, word = jnp.zeros(leaf.shape, dtype), jnp.zeros((lanes, *leaf.shape), dtype)
+    return SUMS(one, one, (word,) * 4, (word,) * 4, jnp.zeros((lanes, *leaf.shape), jnp.uint32))
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
@@ -86,16 +85,29 @@ def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
     x = x.astype(sums.shift.dtype)
     wanted = wanted.reshape(wanted.shape + (1,) * (x.ndim - 1))
     use = wanted & jnp.isfinite(x)
-    centre = jnp.where(use, x, 0.0).sum(0) / jnp.maximum(use.sum(0), 1)
-    shift = jnp.where(is_first, centre, sums.shift)
-    spread = jnp.where(use, jnp.abs(x - shift), 0.0).max(0)
-    # A first batch without spread: the size of the mean, or 1.
-    spread = jnp.where(spread > 0, spread, jnp.where(shift != 0, jnp.abs(shift), 1.0))
-    scale = jnp.where(is_first, spread, sums.scale)
-    z = jnp.where(use, (x - shift) / scale, 0.0)
-    pairs = [two_sum(high, power) for high, power in zip(sums.high, (z, z**2, z**3, z**4), strict=True)]
-    low = (low + lost for low, (_, lost) in zip(sums.low, pairs, strict=True))
-    return SUMS(shift, scale, tuple(s for s, _ in pairs), tuple(low), sums.nonfinite + (wanted & ~jnp.isfinite(x)))
+    mean = jnp.where(use, x / jnp.maximum(use.sum(0), 1), 0.0).sum(0)  # divided first: the sum may overflow
+    shift = jnp.where(is_first, mean, sums.shift)
+    distance = jnp.where(use, x - shift, 0.0)
+    scale = _scale_for(jnp.abs(distance).max(0), sums.scale)
+    z = distance / jnp.where(scale > 0, scale, 1.0)
+    # A larger scale than before, by a power of two: the sums so far are scaled without rounding.
+    shrink = jnp.where(scale > 0, sums.scale / jnp.where(scale > 0, scale, 1.0), 1.0)
+    high, low = [], []
+    for k in range(4):
+        total, lost = two_sum(sums.high[k] * shrink ** (k + 1), z ** (k + 1))
+        high.append(total)
+        low.append(sums.low[k] * shrink ** (k + 1) + lost)
+    return SUMS(shift, scale, tuple(high), tuple(low), sums.nonfinite + (wanted & ~jnp.isfinite(x)))
+
+
+def _scale_for(spread: Array, scale: Array) -> Array:
+    """The scale to go on with, a power of two: what it was, unless it was not set, or the new spread is far beyond it.
+
+    It is 0 until there is a spread; with |z| up to 2^16, sums of 1e10 fourth powers stay under 1e30.
+    """
+    _, exponent = jnp.frexp(spread)
+    power = jnp.ldexp(jnp.ones_like(spread), exponent - 1)
+    return jnp.where((spread > 0) & ((scale == 0) | (spread > 2**16 * scale)), power, scale)
 
 
 def _across_lanes(sums: SUMS) -> SUMS:

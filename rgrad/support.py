@@ -37,7 +37,12 @@ def _edges(q: Any) -> list[Any]:
         # Not q.support: NumPyro gives an affine image the support `real`, whatever it is the image of.
         return [moved for edge in _edges(base) for moved in _image(edge, transforms)]
     parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None) or base
-    inner = [edge for part in (parts if isinstance(parts, list | tuple) else [parts]) if part is not None for edge in _edges(part)]
+    inner = [
+        edge
+        for part in (parts if isinstance(parts, list | tuple) else [parts])
+        if part is not None
+        for edge in _edges(part)
+    ]
     atom = [q.v] if type(q).__name__ == "Delta" else []
     return [*_bounds(getattr(q, "support", None)), *inner, *atom]
 

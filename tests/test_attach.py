@@ -109,7 +109,9 @@ def two_parameters(loc, scale, phi):
     z = jnp.array([-1.0, 0.5, 2.0])
     x = jax.lax.stop_gradient(loc + scale * z)
     slope = 3 * phi * x**2
-    return rgrad.attach_gradient(phi * x**3, {"loc": loc, "scale": scale}, {"loc": slope, "scale": slope * z}, "two").sum()
+    return rgrad.attach_gradient(
+        phi * x**3, {"loc": loc, "scale": scale}, {"loc": slope, "scale": slope * z}, "two"
+    ).sum()
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])

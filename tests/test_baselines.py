@@ -118,12 +118,12 @@ REFUSED = {
 DERANGED = np.roll(np.arange(1000), 7)
 HONEST = {
     "a matrix without a diagonal": lambda v: jnp.asarray(1 - np.eye(len(v))) @ v,
-    "a permutation without a fixed point": lambda v: v[DERANGED[: len(v)] % len(v)] if len(v) == 1000 else jnp.roll(v, 3),
+    "a permutation without a fixed point": lambda v: (
+        v[DERANGED[: len(v)] % len(v)] if len(v) == 1000 else jnp.roll(v, 3)
+    ),
     "the geometric mean of the others": lambda v: jnp.exp((jnp.log(v).sum() - jnp.log(v)) / (len(v) - 1)),
     "the largest of the others": lambda v: jnp.where(jnp.eye(len(v), dtype=bool), -jnp.inf, v).max(1),
-    "their variance": lambda v: (
-        ((v**2).sum() - v**2) / (len(v) - 1) - ((v.sum() - v) / (len(v) - 1)) ** 2
-    ),
+    "their variance": lambda v: ((v**2).sum() - v**2) / (len(v) - 1) - ((v.sum() - v) / (len(v) - 1)) ** 2,
     "noise of its own": lambda v: jax.random.normal(KEY, v.shape),
 }
 

@@ -94,6 +94,29 @@ def test_two_dimensions(full):
     np.testing.assert_allclose(exact.per_sample["loc"], np.einsum("ij,ijk->k", w, (g - mean) ** 2), rtol=1e-9)
 
 
+def median_of_the_others(values):
+    n = len(values)
+    return jnp.nanmedian(jnp.where(jnp.eye(n, dtype=bool), jnp.nan, values), axis=1)
+
+
+def fresh_baseline(f, q, key, n):
+    """Unbiased, but it draws twice, and the nodes of the second draw would be those of the first."""
+    other = jax.vmap(f)(q.sample(jax.random.fold_in(key, 1), (n,)))
+    return rgrad.score_function(f, q, key, n, baseline=jax.lax.stop_gradient(other))
+
+
+class Doubled(dist.Normal):
+    def rsample(self, key, shape=()):
+        return 2 * super().rsample(key, shape)
+
+
+def test_a_small_variance_beside_a_large_mean():
+    narrow = rgrad.exact_moments(normal(lambda x: x**2, scale=1e-6), rgrad.reparameterized, wrt=["loc"])
+    assert narrow.per_sample["loc"] == pytest.approx(4e-12, rel=1e-6)
+    steep = rgrad.exact_moments(normal(lambda x: 1e6 * x + x**2 / 2), rgrad.reparameterized, wrt=["loc"])
+    assert steep.per_sample["loc"] == pytest.approx(1.0, rel=1e-6)
+
+
 def keyed_noise(f, q, key, n):
     return rgrad.score_function(f, q, key, n) + jax.random.normal(key, (n,)) * q.loc
 
@@ -106,11 +129,16 @@ def keyed_noise(f, q, key, n):
         (normal(lambda x: x**2), partial(rgrad.score_function, baseline=lambda v: jnp.roll(v, 1))),  # not exchangeable
         (normal(lambda x: x**2), lambda f, q, k, n: rgrad.surrogate(jax.vmap(f)(q.sample(k, (n,))), jnp.zeros(n)) * n),
         (normal(lambda x: x**2), keyed_noise),  # noise of its own
+        (normal(lambda x: x**2), partial(rgrad.score_function, baseline=median_of_the_others)),
+        (normal(lambda x: x**2), fresh_baseline),
+        (normal(lambda x: jnp.abs(x - 2.03)), rgrad.reparameterized),
+        (normal(lambda x: jnp.cos(2 * jnp.pi * x / 0.075)), rgrad.reparameterized),  # in step with the nodes
+        (SimpleNamespace(distribution=lambda p: Doubled(p["m"], 1.0), objective=lambda p, x: x**2, params={"m": 1.0}), rgrad.reparameterized),
         (SimpleNamespace(distribution=lambda p: dist.Gamma(p["a"], 1.0), objective=lambda p, x: x, params={"a": 2.0}), rgrad.reparameterized),
         (SimpleNamespace(distribution=lambda p: dist.Poisson(p["a"]), objective=lambda p, x: x, params={"a": 2.0}), rgrad.score_function),
         (SimpleNamespace(distribution=lambda p: dist.Normal(p["m"], 1.0).to_event(1), objective=lambda p, x: x.sum(), params={"m": jnp.zeros(3)}), rgrad.reparameterized),
     ],
-    ids=["step", "heavy", "rolled", "no U-statistic", "own noise", "gamma", "poisson", "three dimensions"],
+    ids=["step", "heavy", "rolled", "no U-statistic", "own noise", "median", "second draw", "kink", "in step", "subclass", "gamma", "poisson", "three dimensions"],
 )  # fmt: skip
 def test_not_known_is_none(problem, estimator):
     assert rgrad.exact_moments(problem, estimator) is None
@@ -122,3 +150,5 @@ def test_bad_input():
         rgrad.exact_moments(problem, rgrad.score_function, {"lok": 1.0})
     with pytest.raises(ValueError, match="wrt: unknown parameter 'x'"):
         rgrad.exact_moments(problem, rgrad.score_function, wrt=["x"])
+    with pytest.raises(ValueError, match=r"exact_moments: Normal has batch_shape \(2,\)"):
+        rgrad.exact_moments(problem, rgrad.score_function, {"loc": jnp.zeros(2)})

@@ -30,6 +30,8 @@ MOVING = {
     "shifted exponential": lambda t: affine(dist.Exponential(1.0), t, 1.0),
     "scaled beta": lambda t: affine(dist.Beta(2.0, 2.0), 0.0, t),
 }
+
+
 def transformed(base, *parts):
     return dist.TransformedDistribution(base, list(parts))
 
