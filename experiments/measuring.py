@@ -95,31 +95,31 @@ class Task(NamedTuple):
         }
 
 
-def prepare(settings: Settings, estimators: tuple[str, ...], sizes: tuple[int, ...]) -> Task:
+def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: tuple[int, ...]) -> Task:
     """The task that the settings describe, tried out before anything is written or measured.
 
     Raises:
         UsageError: whatever is wrong with the problem, its parameters, or an estimator for it.
     """
-    problem = load_problem(settings.problem)
-    with _usage("--params", ValueError):
+    problem = load_problem(name)
+    with usage("--params", ValueError):
         point = point_of(problem, dict(settings.params))
-    with _usage("", ValueError):
+    with usage("", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
-    task = Task(settings.problem, problem, point, wrt, {name: load_estimator(name) for name in estimators})
+    task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in estimators})
     _try_objective(task, _distribution(task), settings.seed)
     numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
     for name, estimator in task.estimators.items():
         for size in sizes:
             alone = task._replace(estimators={name: estimator})
-            with _usage(f"{name} with N = {size}", Exception):  # what rgrad refuses, it refuses when tracing
+            with usage(f"{name} with N = {size}", Exception):  # what rgrad refuses, it refuses when tracing
                 jax.eval_shape(alone.gradients(size), jax.random.key(0))
     return task
 
 
 def _distribution(task: Task) -> Any:
     """The problem's distribution at its point, whose parameters are allowed."""
-    with _usage(f"--problem {task.name}: distribution", Exception):
+    with usage(f"--problem {task.name}: distribution", Exception):
         with validation_enabled(False):
             q = task.problem.distribution(task.point)
         _check_arguments(q)
@@ -147,7 +147,7 @@ def _check_arguments(q: Any) -> None:
 
 def _try_objective(task: Task, q: Any, seed: int) -> None:
     """Raises where the objective raises, or is nan or infinite for any of the first draws."""
-    with _usage(f"--problem {task.name}", Exception):
+    with usage(f"--problem {task.name}", Exception):
         check_draw(q, PILOT, "distribution")
         x = q.sample(jax.random.key(seed), (PILOT,))
         values = evaluate(partial(task.problem.objective, task.point), x, PILOT, "objective")
@@ -194,7 +194,7 @@ def labels(name: str, value: Any) -> list[str]:
 
 
 @contextmanager
-def _usage(where: str, *kinds: type[Exception]) -> Iterator[None]:
+def usage(where: str, *kinds: type[Exception]) -> Iterator[None]:
     """An exception of these kinds as a UsageError: one line, with the place where a user's own code raised it."""
     try:
         yield

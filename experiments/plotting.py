@@ -11,15 +11,19 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def grid(panels: int) -> tuple[Figure, list[Any]]:
-    """A figure of so many panels, at most three in a row; made without pyplot, which would look for a display."""
-    columns = min(3, panels)
-    rows = math.ceil(panels / columns)
-    figure = Figure(figsize=(max(6.0, 4.6 * columns), 4.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for axis in axes[panels:]:
+def panels(rows: int, columns: int) -> tuple[Figure, Any]:
+    """A figure and its axes, shape (rows, columns); made without pyplot, which would look for a display."""
+    figure = Figure(figsize=(max(6.0, 4.6 * columns), max(4.2, 3.2 * rows)), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def grid(count: int) -> tuple[Figure, list[Any]]:
+    """A figure of so many panels, at most three in a row."""
+    columns = min(3, count)
+    figure, axes = panels(math.ceil(count / columns), columns)
+    for axis in axes.ravel()[count:]:
         axis.set_axis_off()
-    return figure, axes[:panels]
+    return figure, axes.ravel()[:count].tolist()
 
 
 def figure_files(figure: Figure) -> dict[str, bytes]:

@@ -59,8 +59,6 @@ class Settings(BaseModel):
 
     config: str | None = None
     """A TOML file with any of these settings; flags win over it."""
-    problem: str = "square"
-    """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
     params: Annotated[dict[str, Number], NAME_VALUE] = {}
     """Parameters that differ from the problem's own, as loc=3 scale=0.5 mean=1,2,3."""
     wrt: tuple[str, ...] = ()

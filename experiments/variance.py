@@ -19,6 +19,8 @@ class Variance(Settings):
     With no flags: the two gradients of E[x^2], x ~ N(loc, 1), at loc = 2.
     """
 
+    problem: str = "square"
+    """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "reparameterized",
         "score_function",
@@ -51,7 +53,7 @@ def run(settings: Variance) -> None:
     from experiments.variance_figure import draw_figure
 
     began = time.monotonic()
-    task = prepare(settings, settings.estimators, settings.sizes)
+    task = prepare(settings, settings.problem, settings.estimators, settings.sizes)
     with output_folder(settings.out, "variance") as folder:
         work = float(sum(settings.sizes)) * settings.replicates
         measured: list[Measured] = []

@@ -9,6 +9,7 @@ from rgrad.baselines import MovingAverage, leave_one_out, moving_average
 from rgrad.estimators import reparameterized, score_function, surrogate
 from rgrad.exact import ExactMoments, exact_moments
 from rgrad.expectation import expect
+from rgrad.fit import Fit, fit, initial_fit
 from rgrad.moments import Moments, measure
 from rgrad.protocols import Distribution, Estimator, Problem
 
@@ -29,6 +30,10 @@ __all__ = [
     # the truth beside it
     "exact_moments",
     "ExactMoments",
+    # minimise
+    "fit",
+    "initial_fit",
+    "Fit",
     # to write an estimator of one's own
     "attach",
     "attach_gradient",

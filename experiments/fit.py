@@ -1,0 +1,114 @@
+"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fit mu and sigma by SGD, and see.
+
+python -m experiments.fit
+"""
+
+import sys
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from experiments.runner import main, progress, start
+from experiments.settings import Settings
+
+OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabelief"]
+
+
+class Fit(Settings):
+    """Fit a normal to data by stochastic gradient descent, under several objectives and gradient estimators.
+
+    With no flags: a measured column that scikit-learn bundles. With --problem: minimise that problem instead, as
+    --problem square, which drives loc from 2 to 0.
+    """
+
+    problem: str | None = None
+    """Minimise this in place of the fit to data: a shipped problem, or your own as module:attribute or file.py:attribute."""
+    data: str | None = None
+    """A .csv or .npy file of your own."""
+    column: str | None = None
+    """Its column, by name (by number, from 0, where there are no names)."""
+    synthetic: tuple[float, float, int] | None = None
+    """Made data: MU SIGMA COUNT, as 3.0 2.0 500."""
+    standardise: bool = False
+    """Take the mean from the data and divide by the standard deviation, first."""
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "squared_error",
+        "energy_score",
+        "kl",
+        "negative_log_likelihood",
+    )
+    """Of squared_error, energy_score, kl and negative_log_likelihood."""
+    parametrisation: Literal["sigma", "log_sigma", "variance"] = "log_sigma"
+    """What is fitted besides mu."""
+    estimators: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "reparameterized",
+        "score_function",
+        "score_function+leave_one_out",
+        "score_function+moving_average",
+    )
+    """By name, or your own as module:function."""
+    optimizer: OptimizerName = "adam"
+    """One of optax's."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    """For parameters in units of the data's standard deviation, and an objective in its own unit: the same for all data."""
+    decay: bool = True
+    """Let the learning rate fall to 0 over the steps, as half a cosine."""
+    steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000
+    """Of each fit."""
+    samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
+    """Of one gradient estimate."""
+    fits: Annotated[int, Field(ge=2)] = 200
+    """How many fits of each kind, from the same start with other random numbers."""
+    replicates: Annotated[int, Field(ge=2)] = 10_000
+    """How many gradient estimates the table of gradients is measured over."""
+    begin: tuple[float, float] | None = None
+    """MU SIGMA to begin from. Default: two standard deviations above the data's mean, twice as wide as the data."""
+
+    @field_validator("objectives", "estimators", "wrt")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
+        return values
+
+
+def run(settings: Fit) -> None:
+    jax = start(settings.float_width)
+    from experiments.fit_figure import draw_figure
+    from experiments.fit_report import make_rows, report, trace_csv, warnings
+    from experiments.fit_task import prepare
+    from experiments.fitting import run_fits
+    from experiments.record import output_folder, result_files, write
+
+    began = time.monotonic()
+    task = prepare(settings)
+    with output_folder(settings.out, "fit") as folder:
+        fitted, measured = {}, {}
+        with progress(float(sum(len(part.estimators) for part in task.parts)) * settings.steps, "fitting") as advance:
+            for i, part in enumerate(task.parts):
+                key, for_table = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), i))
+                fitted[part.target.name] = run_fits(
+                    part.target,
+                    part.estimators,
+                    task.optimizer,
+                    key,
+                    settings.steps,
+                    settings.samples,
+                    settings.fits,
+                    advance,
+                )
+                measured[part.target.name] = part.measure(for_table, settings.samples, settings.replicates)
+        rows = make_rows(task, fitted, measured)
+        files = result_files("fit", settings, rows, time.monotonic() - began)
+        files["trace.csv"] = trace_csv(fitted)
+        files |= draw_figure(task, fitted)
+        report(task, settings, rows, measured)
+        problems = warnings(task, settings, fitted)
+        write(folder, files)
+        print(f"written to {folder}/: {', '.join(files)}")
+    problems.raise_divergence()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Fit, run))

@@ -1,0 +1,147 @@
+"""`rgrad.fit`: the steps that optax would take, in pieces or at once, one by one or many; and what stops it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import optax
+import pytest
+
+import rgrad
+
+KEY = jax.random.key(0)
+START = {"loc": 2.0, "scale": 1.5}
+
+
+def loss(params, key, estimator=rgrad.reparameterized):
+    q = dist.Normal(params["loc"], jnp.abs(params["scale"]))
+    return rgrad.expect(lambda x: (x - 3) ** 2, q, key, 10, estimator)
+
+
+def with_average(params, average, key):
+    value = loss(params, key, partial(rgrad.score_function, baseline=average))
+    return value, average.update(value)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.05), optax.adam(optax.exponential_decay(0.1, 10, 0.9))])
+def test_the_steps_are_those_of_a_loop(optimizer):
+    params, state = jax.tree.map(jnp.asarray, START), optimizer.init(START)
+    fitted = rgrad.fit(loss, START, optimizer, KEY, 30)
+    for t in range(30):
+        value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(KEY, t))
+        np.testing.assert_allclose(fitted.trace.loss[t], value, rtol=1e-4)
+        np.testing.assert_allclose(fitted.trace.params["loc"][t], params["loc"], rtol=1e-4)
+        np.testing.assert_allclose(fitted.trace.gradient_norm[t], optax.tree.norm(gradient), rtol=1e-4)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(fitted.params["scale"], params["scale"], rtol=1e-4)
+    assert (int(fitted.step), int(fitted.stopped_at), bool(fitted.diverged)) == (30, -1, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "state"), [(loss, None), (with_average, rgrad.moving_average())], ids=["plain", "state"]
+)
+@pytest.mark.parametrize("pieces", [(100, 100), (1, 199), (70, 60, 70)])
+def test_pieces_give_the_same_result(function, state, pieces):
+    optimizer = optax.adam(0.02)
+    whole = rgrad.fit(function, START, optimizer, KEY, 200, state)
+    piece, losses = rgrad.initial_fit(START, optimizer, state), []
+    for count in pieces:
+        piece = rgrad.fit(function, piece, optimizer, KEY, count)
+        losses.append(piece.trace.loss)
+    for mine, theirs in zip(
+        jax.tree.leaves(piece._replace(trace=0)), jax.tree.leaves(whole._replace(trace=0)), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+    np.testing.assert_allclose(jnp.concatenate(losses), whole.trace.loss, rtol=1e-6)
+
+
+def test_many_fits_in_one_program():
+    keys, traces = jax.random.split(KEY, 50), []
+
+    def counted(params, key):
+        traces.append(1)
+        return loss(params, key)
+
+    many = jax.jit(jax.vmap(lambda key: rgrad.fit(counted, START, optax.sgd(0.02), key, 300)))(keys)
+    before = len(traces)
+    one = rgrad.fit(loss, START, optax.sgd(0.02), keys[7], 300)
+    np.testing.assert_allclose(many.params["loc"][7], one.params["loc"], rtol=1e-4)
+    assert many.trace.loss.shape == (50, 300)
+    assert before <= 6  # for the shape, the gradient and the loop; not for each step or fit
+    # loc goes to 3 and scale to 0: of 50 fits the mean is within 0.1 (over 6 standard errors of 0.12/sqrt(50)).
+    assert abs(many.params["loc"].mean() - 3) < 0.1
+
+
+def test_a_state_lowers_the_noise():
+    """The same fits with and without a moving average: the spread of the end is at least 1.5 times smaller."""
+    keys = jax.random.split(KEY, 200)
+    far = lambda params, key, estimator: rgrad.expect(
+        lambda x: x + 10.0, dist.Normal(params["loc"], 1.0), key, 10, estimator
+    )
+
+    def averaged(params, average, key):
+        value = far(params, key, partial(rgrad.score_function, baseline=average))
+        return value, average.update(value)
+
+    plain = lambda params, key: far(params, key, rgrad.score_function)
+    without = jax.vmap(lambda key: rgrad.fit(plain, {"loc": 0.0}, optax.sgd(0.01), key, 100))(keys)
+    average = jax.vmap(
+        lambda key: rgrad.fit(averaged, {"loc": 0.0}, optax.sgd(0.01), key, 100, rgrad.moving_average())
+    )(keys)
+    assert without.params["loc"].std() > 1.5 * average.params["loc"].std()
+    assert average.state.weight[0] == pytest.approx(1, abs=1e-3)
+
+
+def test_divergence_stops_with_the_step_and_keeps_the_trace():
+    steep = lambda params, key: params["loc"] ** 4
+    fitted = rgrad.fit(steep, {"loc": 2.0}, optax.sgd(10.0), KEY, 50)
+    assert fitted.diverged
+    assert 0 < fitted.stopped_at < 10
+    trace = jax.tree.map(np.asarray, fitted.trace)
+    assert np.isfinite(trace.loss).all()
+    assert np.isfinite(trace.params["loc"]).all()
+    assert np.isfinite(trace.gradient_norm).all()
+    assert trace.params["loc"][0] == 2.0
+    assert np.all(trace.params["loc"][fitted.stopped_at :] == fitted.params["loc"])
+
+
+def test_a_step_out_of_the_feasible_set_is_refused():
+    down = lambda params, key: params["scale"]
+    keys = jax.random.split(KEY, 3)
+    positive = lambda params: params["scale"] > 0
+    many = jax.vmap(lambda start, key: rgrad.fit(down, {"scale": start}, optax.sgd(0.1), key, 20, feasible=positive))(
+        jnp.array([0.25, 1.05, 100.0]), keys
+    )
+    np.testing.assert_array_equal(many.stopped_at, [2, 10, -1])
+    assert not many.diverged.any()
+    assert (many.params["scale"] > 0).all()
+    # It stays stopped in later pieces.
+    later = rgrad.fit(down, jax.tree.map(lambda x: x[0], many), optax.sgd(0.1), KEY, 5, feasible=positive)
+    assert (int(later.stopped_at), int(later.step)) == (2, 25)
+    assert later.params["scale"] == many.params["scale"][0]
+
+
+def test_record_and_64_bit(x64):
+    fitted = rgrad.fit(loss, START, optax.sgd(0.05), KEY, 5, record=lambda params: params["scale"] ** 2)
+    assert fitted.trace.params.shape == (5,)
+    assert fitted.params["loc"].dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda o: rgrad.fit(loss, {"loc": 2, "scale": 1.0}, o, KEY, 5), TypeError, r"\['loc'\] = 2 is not a float .* write it as 2.0"),
+        (lambda o: rgrad.fit(loss, START, o, KEY, 0), ValueError, "steps = 0"),
+        (lambda o: rgrad.fit(loss, START, o, KEY, 1e3), TypeError, "steps = 1000.0 is not an int"),
+        (lambda o: rgrad.fit(lambda p, k: jnp.ones(2), START, o, KEY, 5), TypeError, "must return a float scalar"),
+        (lambda o: rgrad.fit(with_average, START, o, KEY, 5), TypeError, "key"),
+        (lambda o: rgrad.fit(lambda p, s, k: p["loc"], START, o, KEY, 5, 1.0), TypeError, r"must return \(value, state\)"),
+        (lambda o: rgrad.fit(lambda p, s, k: (p["loc"], (s, s)), START, o, KEY, 5, 1.0), ValueError, "returned a state like"),
+    ],
+)  # fmt: skip
+def test_bad_input(call, error, match):
+    with pytest.raises(error, match=match):
+        call(optax.sgd(0.1))
