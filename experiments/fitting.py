@@ -133,7 +133,7 @@ def _loss(target: Target, name: str, estimator: rgrad.Estimator, samples: int) -
         seen = []
 
         def value(params: Values) -> Array:
-            seen.append(sampled(params, key, samples, partial(estimator, baseline=average)))
+            seen.append(sampled(params, key, samples, partial(rgrad.score_function, baseline=average)))
             return seen[0]
 
         return total(u, value), average.update(seen[0])  # read in the value, updated after
@@ -162,7 +162,7 @@ def gradients(
         if name == AVERAGE:  # a state that has seen one earlier call
             before, key = jax.random.split(key)
             seen = sampled(next(iter(ways.values())), before, samples, rgrad.score_function)
-            estimator = partial(estimator, baseline=rgrad.moving_average().update(seen))
+            estimator = partial(rgrad.score_function, baseline=rgrad.moving_average().update(seen))
         loss = lambda params: sampled(params, key, samples, estimator) + target.rest(params)
         return {way: jax.grad(loss)(params) for way, params in ways.items()}
 

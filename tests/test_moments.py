@@ -267,12 +267,14 @@ def test_intervals_cover():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_intervals_cover_within_one_percent():
     """The same with 20,000 repetitions of 10,000 replicates: catches a coverage outside 95 +- 2.2 %."""
     check_coverage(20_000)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_billion_replicates_in_constant_memory():
     """Within 1e-6 of 64-bit moments of the same draws, and no more memory than for a million."""
     import resource
