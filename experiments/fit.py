@@ -5,12 +5,12 @@ python -m experiments.fit
 
 import sys
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from experiments.runner import main, progress, start
-from experiments.settings import Settings
+from experiments.settings import ONCE, Settings
 
 OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabelief"]
 
@@ -32,7 +32,7 @@ class Fit(Settings):
     """Made data: MU SIGMA COUNT, as 3.0 2.0 500."""
     standardise: bool = False
     """Take the mean from the data and divide by the standard deviation, first."""
-    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    objectives: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "squared_error",
         "energy_score",
         "kl",
@@ -41,7 +41,7 @@ class Fit(Settings):
     """Of squared_error, energy_score, kl and negative_log_likelihood."""
     parametrisation: Literal["sigma", "log_sigma", "variance"] = "log_sigma"
     """What is fitted besides mu."""
-    estimators: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "score_function",
         "score_function+leave_one_out",
@@ -64,13 +64,6 @@ class Fit(Settings):
     """How many gradient estimates the table of gradients is measured over."""
     begin: tuple[float, float] | None = None
     """MU SIGMA to begin from. Default: two standard deviations above the data's mean, twice as wide as the data."""
-
-    @field_validator("objectives", "estimators", "wrt")
-    @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
-        return values
 
 
 def run(settings: Fit) -> None:

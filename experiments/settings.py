@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from experiments.errors import UsageError, nearest
 
@@ -52,6 +52,15 @@ NAME_VALUE = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
+    return values
+
+
+ONCE = AfterValidator(_once)  # for names and sizes whose rows could not be told apart
+
+
 class Settings(BaseModel):
     """What every experiment on a problem has in common."""
 
@@ -61,7 +70,7 @@ class Settings(BaseModel):
     """A TOML file with any of these settings; flags win over it."""
     params: Annotated[dict[str, Number], NAME_VALUE] = {}
     """Parameters that differ from the problem's own, as loc=3 scale=0.5 mean=1,2,3."""
-    wrt: tuple[str, ...] = ()
+    wrt: Annotated[tuple[str, ...], ONCE] = ()
     """The parameters to differentiate. Default: the problem's own choice, or all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Where all randomness comes from."""

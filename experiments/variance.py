@@ -7,10 +7,10 @@ import sys
 import time
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from experiments.runner import main, number, print_table, progress, start
-from experiments.settings import Settings
+from experiments.settings import ONCE, Settings
 
 
 class Variance(Settings):
@@ -21,13 +21,13 @@ class Variance(Settings):
 
     problem: str = "square"
     """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
-    estimators: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "score_function",
         "score_function+leave_one_out",
     )
     """By name, or your own as module:function."""
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1)] = (
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
         10,
         100,
         1_000,
@@ -37,13 +37,6 @@ class Variance(Settings):
     """N: how many samples a gradient estimate is made of."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 10_000
     """How many independent estimates the mean and the variance of each size are measured over."""
-
-    @field_validator("estimators", "sizes", "wrt")
-    @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) < len(values):
-            raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
-        return values
 
 
 def run(settings: Variance) -> None:
