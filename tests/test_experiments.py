@@ -239,9 +239,13 @@ def test_bad_input(flags, message, run, tmp_path):
     assert sorted(p for p in tmp_path.iterdir() if p.name != "__pycache__") == before
 
 
-def start_command(*flags, **options):
-    return subprocess.Popen([sys.executable, "-m", "experiments.variance", *flags], cwd=options.pop("cwd"), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+def start_command(*flags, cwd):
+    # Without the tests' compilation cache: reading it may print warnings of its own.
+    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    command = [sys.executable, "-m", "experiments.variance", *flags]
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
