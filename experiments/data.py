@@ -67,6 +67,8 @@ def load_data(
 
 
 def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
+    if Path(path).is_dir():
+        raise UsageError(f"--data {path}: it is a folder; give the path of a .csv or .npy file")
     if not Path(path).is_file():
         raise UsageError(f"--data {path}: there is no such file; give the path of a .csv or .npy file")
     try:
@@ -98,9 +100,13 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
 
 def _read_csv(path: str) -> tuple[list[str], list[Any]]:
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+        first = file.readline()
+        file.seek(0)
+        # A comma, or what a spreadsheet may write in its place.
+        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+        rows = [row for row in csv.reader(file, delimiter=delimiter) if any(cell.strip() for cell in row)]
     if not rows:
-        return ["0"], []
+        raise ValueError("it is empty")
     try:
         [float(cell) for cell in rows[0]]
     except ValueError:

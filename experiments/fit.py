@@ -3,13 +3,12 @@
 python -m experiments.fit
 """
 
-import sys
 import time
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.runner import main, progress, start
+from experiments.runner import command, progress, start
 from experiments.settings import ONCE, Settings
 
 OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabelief"]
@@ -104,4 +103,4 @@ def run(settings: Fit) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Fit, run))
+    command(Fit, run)

@@ -165,6 +165,11 @@ def _problem_part(settings: Any) -> Part:
         raise UsageError(
             "--problem: it is minimised in place of a fit to data; leave --data, --column and --synthetic out"
         )
+    for flag in ("objectives", "parametrisation", "begin", "standardise"):
+        if getattr(settings, flag) != type(settings).model_fields[flag].default:
+            raise UsageError(
+                f"--{flag}: it belongs to a fit to data, and --problem is minimised in its place; leave it out"
+            )
     plain = tuple(name for name in settings.estimators if name != AVERAGE)
     given: ProblemTask = prepare_problem(settings, settings.problem, plain, (settings.samples,))
     named = {name: _estimator(name) for name in settings.estimators}

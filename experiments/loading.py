@@ -17,6 +17,9 @@ ESTIMATORS: Mapping[str, Callable[..., Any]] = {
     "reparameterized": rgrad.reparameterized,
     "score_function": rgrad.score_function,
     "score_function+leave_one_out": partial(rgrad.score_function, baseline=rgrad.leave_one_out),
+    "generalized": rgrad.generalized,
+    "rejection": rgrad.rejection,
+    "measure_valued": rgrad.measure_valued,
 }
 
 
@@ -38,6 +41,7 @@ def load_problem(name: str) -> rgrad.Problem:
             raise UsageError(
                 f"--problem {name}: it has no {part!r}; a problem has distribution(params), objective(params, x) and "
                 "params, a dict of names to numbers or arrays"
+                + (" (where __init__ sets it, name an instance, not the class)" if isinstance(found, type) else "")
             )
     if not isinstance(found.params, Mapping) or not found.params:
         raise UsageError(f"--problem {name}: params must be a dict of names to numbers or arrays, with at least one")
@@ -48,6 +52,8 @@ def _load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
     if ":" not in name:
         if name in shipped:
             return shipped[name]
+        if name.endswith(".py"):
+            raise UsageError(f"{flag} {name}: it is a file; write {name}:NAME, with the name of what is in it")
         raise UsageError(f"{flag} {name}: unknown name{nearest(name, shipped)}, or your own as module:attribute")
     place, _, attribute = name.rpartition(":")
     module = _import(flag, name, place)

@@ -102,9 +102,9 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
         UsageError: whatever is wrong with the problem, its parameters, or an estimator for it.
     """
     problem = load_problem(name)
-    with usage("--params", ValueError):
+    with usage("--params" if settings.params else f"--problem {name}", ValueError):
         point = point_of(problem, dict(settings.params))
-    with usage("", ValueError):
+    with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
     task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in estimators})
     _try_objective(task, _distribution(task), settings.seed)
@@ -119,12 +119,20 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
 
 def _distribution(task: Task) -> Any:
     """The problem's distribution at its point, whose parameters are allowed."""
-    with usage(f"--problem {task.name}: distribution", Exception):
+    with usage(f"--problem {task.name}: distribution{_hint(task)}", Exception):
         with validation_enabled(False):
             q = task.problem.distribution(task.point)
         _check_arguments(q)
         with validation_enabled():
             return task.problem.distribution(task.point)
+
+
+def _hint(task: Task) -> str:
+    """What is likely wrong where a problem's own functions fail."""
+    if isinstance(task.problem, type):
+        return " (a class: its functions take no self; or name an instance)"
+    changed = [n for n, value in task.problem.params.items() if jnp.shape(value) != task.point[n].shape]
+    return f" (--params {', '.join(changed)} has another shape than the default)" if changed else ""
 
 
 def _check_arguments(q: Any) -> None:
@@ -147,7 +155,7 @@ def _check_arguments(q: Any) -> None:
 
 def _try_objective(task: Task, q: Any, seed: int) -> None:
     """Raises where the objective raises, or is nan or infinite for any of the first draws."""
-    with usage(f"--problem {task.name}", Exception):
+    with usage(f"--problem {task.name}{_hint(task)}", Exception):
         check_draw(q, PILOT, "distribution")
         x = q.sample(jax.random.key(seed), (PILOT,))
         values = evaluate(partial(task.problem.objective, task.point), x, PILOT, "objective")

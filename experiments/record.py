@@ -37,6 +37,8 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
             probe = folder / f".{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
+        except FileExistsError:
+            raise UsageError(f"--out {folder}: there is a file of that name; give a folder") from None
         except OSError as error:
             raise UsageError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
         yield folder

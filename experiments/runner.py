@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -37,6 +37,17 @@ def main(model: type[S], run: Callable[[S], None], argv: Sequence[str] | None = 
     return 0
 
 
+def command(model: type[S], run: Callable[[S], None]) -> NoReturn:
+    """`main` on the command line, and then the end of the process with its status."""
+    status = main(model, run)
+    if status == 130:
+        # At once: a computation that goes on in a thread of its own while the interpreter is torn down may crash it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 @contextlib.contextmanager
 def progress(total: float, what: str) -> Iterator[Advance]:
     """A progress bar on stderr where that is a terminal; `advance(work done since)` moves it."""
@@ -57,7 +68,7 @@ def progress(total: float, what: str) -> Iterator[Advance]:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    """A table on stdout, as wide as it needs to be where that is not a terminal."""
+    """A table on stdout."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -67,10 +78,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
-    console.print(table)
+    # As wide as it needs to be: a terminal that is narrower wraps the lines, and no number is cut.
+    Console(width=250).print(table)
 
 
 def start(float_width: int) -> Any:

@@ -73,11 +73,11 @@ class Settings(BaseModel):
     wrt: Annotated[tuple[str, ...], ONCE] = ()
     """The parameters to differentiate. Default: the problem's own choice, or all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Where all randomness comes from."""
+    """Where all randomness comes from, an integer."""
     float_width: int = 32
     """The bits of a float: 32 or 64."""
     out: str | None = None
-    """The folder for the results. Default: results/EXPERIMENT/TIME."""
+    """The folder for the results; files of the same names there are replaced. Default: results/EXPERIMENT/TIME."""
 
     @field_validator("float_width")
     @classmethod
@@ -110,7 +110,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     """
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
-    default = validated(model, from_file, path or "defaults")
+    default = validated(model, from_file, f"--config {path}")
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
     if "params" in flags and not other_problem:
@@ -175,6 +175,15 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in {*flags, "--help"}:
             return f"unknown flag {flag}{nearest(flag, flags)}"
+        if argument == argv[0] and not flag.startswith("-"):
+            return f"unknown argument {argument!r}; flags begin with --, as --seed 1"
+    unread = re.search(r"no type matching|valid parse|invalid literal|could not convert", box)
+    if unread and (named := re.search(r"--[\w-]+", box)) and named[0] in flags:
+        at = next((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), len(argv))
+        given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
+        return (
+            f"{named[0]}: {given!r} cannot be read; what is wanted: {model.model_fields[flags[named[0]]].description}"
+        )
     # The message stands above the first rule. The title is part of the frame, or, where there is only ASCII, a line with a
     # rule of its own.
     lines = box.strip().splitlines()

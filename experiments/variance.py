@@ -3,13 +3,12 @@
 python -m experiments.variance
 """
 
-import sys
 import time
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from experiments.runner import main, number, print_table, progress, start
+from experiments.runner import command, number, print_table, progress, start
 from experiments.settings import ONCE, Settings
 
 
@@ -34,9 +33,9 @@ class Variance(Settings):
         10_000,
         100_000,
     )
-    """N: how many samples a gradient estimate is made of."""
+    """N: how many samples a gradient estimate is made of, integers."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 10_000
-    """How many independent estimates the mean and the variance of each size are measured over."""
+    """How many independent estimates the mean and the variance of each size are measured over, an integer."""
 
 
 def run(settings: Variance) -> None:
@@ -87,8 +86,8 @@ def report(rows: list[dict[str, Any]], measured: list[Any], settings: Variance) 
             "of the variance); ask for more --replicates"
         )
     if any(r["exact_variance"] is None for r in rows):
-        print("- not known: quadrature covers smooth objectives of a normal in one or two dimensions")
+        print("- not known: quadrature did not converge, or there is none for this distribution or estimator")
 
 
 if __name__ == "__main__":
-    sys.exit(main(Variance, run))
+    command(Variance, run)

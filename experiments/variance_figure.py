@@ -40,8 +40,11 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
         axis.set(xscale="log", yscale="log", xlabel="N, samples of one gradient estimate", title=f"d/d {parameter}")
         axis.set_ylabel("variance of the estimate")
         axis.grid(which="major", alpha=0.3)
-        axis.plot([], [], "-", color="grey", lw=1, label="exact")
-    axes[0].legend(frameon=False)
+    if any(row["exact_variance"] for row in rows):
+        axes[0].plot([], [], "-", color="grey", lw=1, label="exact")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False) if len(axes) == 1 else figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
     more = f" (the first {MOST} of {len(parameters)} coordinates)" if len(parameters) > MOST else ""
     figure.suptitle(f"{problem}: how noisy is the gradient?{more}")
     return figure_files(figure)

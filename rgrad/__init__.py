@@ -6,7 +6,8 @@ the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 
 from rgrad.attach import attach, attach_gradient
 from rgrad.baselines import MovingAverage, leave_one_out, moving_average
-from rgrad.estimators import reparameterized, score_function, surrogate
+from rgrad.detach import detach
+from rgrad.estimators import generalized, measure_valued, rejection, reparameterized, score_function, surrogate
 from rgrad.exact import ExactMoments, exact_moments
 from rgrad.expectation import expect
 from rgrad.fit import Fit, fit, initial_fit
@@ -20,6 +21,11 @@ __all__ = [
     "reparameterized",
     "score_function",
     "surrogate",
+    "generalized",
+    "rejection",
+    "measure_valued",
+    # with constant parameters (sticking the landing)
+    "detach",
     # with which baseline
     "leave_one_out",
     "moving_average",

@@ -131,6 +131,8 @@ def baseline_values(baseline: Baseline, values: Array) -> Array:
         baseline = baseline(values)
     else:
         name = "the number"
+    if isinstance(baseline, str):
+        raise TypeError(f"baseline: {baseline!r} is a name; give a number or a function, as rgrad.leave_one_out")
     b = jnp.asarray(baseline)
     if b.shape not in ((), values.shape):
         raise ValueError(f"baseline: {name} has shape {b.shape}; it must be () or {values.shape}, one for each value")

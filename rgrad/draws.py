@@ -3,14 +3,14 @@
 `draw` is the one place where samples come from, and so the one place where another source of noise plugs in.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rgrad.protocols import Objective, Sample
+from rgrad.protocols import Distribution, Objective, Sample
 
 
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
@@ -72,3 +72,35 @@ def name_of(q: Any) -> str:
     if name in ("Independent", "ExpandedDistribution", "WithKey"):
         return name_of(q.base_dist)
     return name.removesuffix("Probs").removesuffix("Logits")
+
+
+class WithKey(NamedTuple):
+    """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
+
+    So every estimator is keyed as it is, a user's own included.
+    """
+
+    base: Distribution
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> Any:
+        return getattr(self.base, "support", ())
+
+    @property
+    def base_dist(self) -> Distribution:
+        return self.base
+
+    def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
+        for_x, for_f = jax.random.split(key)
+        return self.base.sample(for_x, shape), jax.random.split(for_f, shape)
+
+    def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
+        for_x, for_f = jax.random.split(key)
+        return self.base.rsample(for_x, shape), jax.random.split(for_f, shape)
+
+    def log_prob(self, value: tuple[Sample, Array]) -> Array:
+        return self.base.log_prob(value[0])

@@ -51,7 +51,7 @@ def exact_moments(
     which converges exponentially for analytic functions (Trefethen and Weideman 2014); and scalar discrete `q` of
     finite support, by enumeration. None is returned for another `q`; where two rules disagree (a step function, tails
     that are too heavy); and where the estimator is none of the above. What is narrower than the nodes are apart (0.075
-    standard deviations, in two dimensions 0.4) both rules may miss.
+    standard deviations, in two dimensions 0.6) both rules may miss.
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`.
@@ -142,7 +142,7 @@ def _rules_for(q: Any) -> list[Rule]:
         return []
     # With step h the error falls as exp(-(2 pi / h)^2 / 2): the coarser rule still does cos(30 x) in one dimension, and
     # degree 12 in two. The steps have no common multiple, so that nothing repeats in step with both.
-    settings = {1: ((12.0, 0.075), (12.0, 0.1236)), 2: ((7.6, 0.4), (7.6, 0.5236))}
+    settings = {1: ((12.0, 0.075), (12.0, 0.1236)), 2: ((7.6, 0.6), (7.6, 0.7416))}
     return [_trapezoid(q.event_shape, place, *how) for how in settings.get(int(np.prod(q.event_shape)), ())]
 
 

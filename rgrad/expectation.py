@@ -1,14 +1,14 @@
 """`expect`: an expectation that `jax.grad` can differentiate."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rgrad.draws import check_draw
+from rgrad.draws import WithKey, check_draw
 from rgrad.estimators import reparameterized
-from rgrad.protocols import Distribution, Estimator, Objective, Sample
+from rgrad.protocols import Estimator, Objective
 
 
 def expect(
@@ -40,6 +40,11 @@ def expect(
         TypeError, ValueError: what the estimator raises, and for terms that are not of shape `(n,)`.
     """
     check_draw(q, n, "expect")
+    for name, given in (("f", f), ("estimator", estimator)):
+        if not callable(given):
+            raise TypeError(
+                f"expect: {name} = {given!r} is no function; give one, as rgrad.score_function for the estimator"
+            )
     if not hasattr(key, "dtype"):
         raise TypeError(f"expect: key = {key!r} is no PRNG key; make one with jax.random.key(0)")
     # A legacy key is two words of uint32; a new-style one has no shape.
@@ -52,38 +57,6 @@ def expect(
             f"shape ({n},), one for each sample"
         )
     return terms.mean()
-
-
-class WithKey(NamedTuple):
-    """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
-
-    So every estimator is keyed as it is, a user's own included.
-    """
-
-    base: Distribution
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.base.has_rsample
-
-    @property
-    def support(self) -> Any:
-        return getattr(self.base, "support", ())
-
-    @property
-    def base_dist(self) -> Distribution:
-        return self.base
-
-    def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return self.base.sample(for_x, shape), jax.random.split(for_f, shape)
-
-    def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return self.base.rsample(for_x, shape), jax.random.split(for_f, shape)
-
-    def log_prob(self, value: tuple[Sample, Array]) -> Array:
-        return self.base.log_prob(value[0])
 
 
 def _on_pairs(f: Objective) -> Objective:

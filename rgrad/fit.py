@@ -88,6 +88,8 @@ def fit(
         raise TypeError(f"fit: steps = {steps!r} is not an int; it is the length of a loop, so give a Python int")
     if steps < 1:
         raise ValueError(f"fit: steps = {steps}; ask for at least 1")
+    if not hasattr(optimizer, "init"):
+        raise TypeError(f"fit: optimizer = {optimizer!r} is no optax transformation; call it, as optax.adam(0.01)")
     start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
     _check_loss(loss, start, key)
     return _fit(loss, start._replace(trace=NOTHING), optimizer, key, int(steps), feasible, record)
@@ -121,7 +123,9 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> None:
         if kind(state) != kind(start.state):
             raise ValueError(f"fit: the loss returned a state like {kind(state)}; it must be like {kind(start.state)}")
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"fit: the loss must return a float scalar, and it returned {value}; take a mean or a sum")
+        raise TypeError(
+            f"fit: the loss must return a float scalar, and it returned shape {getattr(value, 'shape', value)}; take a mean or a sum"
+        )
 
 
 @partial(jax.jit, static_argnames=("loss", "optimizer", "steps", "feasible", "record"))

@@ -44,7 +44,7 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point
     for name, default in own.items():
         value = np.asarray((params or {}).get(name, default))
         if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
-            raise ValueError(f"parameter {name} = {value.tolist()} is not finite; give a finite number")
+            raise ValueError(f"parameter {name} = {value.tolist()} is no finite number; give one")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
             raise ValueError(f"parameter {name} = {value.tolist()} must be an integer, as its default {default} is")
@@ -61,13 +61,13 @@ def names_to_differentiate(problem: Problem, point: Point, wrt: Sequence[str] | 
     names = tuple(wrt or getattr(problem, "wrt", ()) or point)
     for name in names:
         if name not in point:
-            raise ValueError(f"wrt: unknown parameter {name!r}; this problem has {', '.join(point)}")
+            raise ValueError(f"unknown parameter {name!r}; this problem has {', '.join(point)}")
         if not jnp.issubdtype(point[name].dtype, jnp.floating):
             others = ", ".join(other for other in point if jnp.issubdtype(point[other].dtype, jnp.floating)) or "none"
             raise ValueError(
-                f"wrt: parameter {name} = {point[name]} is an integer and has no derivative; write it with a decimal "
+                f"parameter {name} = {point[name]} is an integer and has no derivative; write it with a decimal "
                 f"point where the problem defines it, or choose another (floats: {others})"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"wrt: {' '.join(names)} names a parameter twice; name each once")
+        raise ValueError(f"{' '.join(names)} names a parameter twice; name each once")
     return names

@@ -1,0 +1,61 @@
+"""The generalised reparameterization: noise whose law depends on the parameters, if only weakly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from rgrad.attach import attach
+from rgrad.draws import WithKey, draw, evaluate
+from rgrad.protocols import Objective
+from rgrad.standardised import Standardised, by_moments
+from rgrad.support import forbid_moving_support
+
+Transform = tuple[Callable[[Array], Array], Callable[[Array], Array]]
+
+
+def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transform | None = None) -> Array:
+    """Both ways at once: through the sample, at constant noise, and through the density of that noise.
+
+    With `eps = h(z; theta)`, `z = h^-1(eps; theta)` and `pi(eps; theta) = q(z; theta) |dz/deps|`:
+
+        terms_i = attach(f(h^-1(eps_i; theta)), log pi(eps_i; theta))
+
+    `h = identity` is the score function; `pi` free of theta, the reparameterization trick; and between them the less `pi`
+    depends on theta, the less noise its score adds. Ready maps for Gamma, InverseGamma, Beta, Dirichlet, LogNormal and
+    Normal, which standardise the noise to mean 0 and variance 1. Any event shape, elementwise.
+
+    Needs an `f` that is continuous, and differentiable almost everywhere, and a support that does not move with the
+    parameters. Unbiased then; so are derivatives of every order, where `f` has them. In 32 bits concentrations under
+    about 0.03 give samples that round to 0, and nan.
+
+    Args:
+        transform: `(forward, inverse)`, elementwise, with the parameters in the closure: `z = forward(eps)`,
+            `eps = inverse(z)`. None: that of `q`.
+
+    Returns:
+        Shape `(n,)`, per sample.
+
+    Raises:
+        NotImplementedError: `q` has no map and `transform` is not given, or its support moves with the parameters.
+
+    Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8).
+    """
+    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    how = Standardised(base, *transform) if transform is not None else by_moments(base)
+    terms = through_noise(f, how, key, n, "generalized", keyed)
+    return forbid_moving_support(terms, how.source, "generalized")
+
+
+def through_noise(f: Objective, how: Standardised, key: Array, n: int, caller: str, keyed: bool) -> Array:
+    """`attach(f(z(eps)), log pi(eps))` for samples of `how.source`; eps is a constant."""
+    if keyed:
+        key, for_f = jax.random.split(key)
+    z = draw(how.source, key, n, caller)
+    eps = lax.stop_gradient(how.inverse(z))
+    live, slope = jax.jvp(how.forward, (eps,), (jnp.ones_like(eps),))  # elementwise, so ones give the diagonal
+    log_pi = jax.vmap(how.source.log_prob)(live) + jnp.log(jnp.abs(slope)).reshape(n, -1).sum(1)
+    x = how.finish(live)
+    return attach(evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, caller), log_pi)
