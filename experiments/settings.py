@@ -175,11 +175,9 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in {*flags, "--help"}:
             return f"unknown flag {flag}{nearest(flag, flags)}"
-        if argument == argv[0] and not flag.startswith("-"):
-            return f"unknown argument {argument!r}; flags begin with --, as --seed 1"
     unread = re.search(r"no type matching|valid parse|invalid literal|could not convert", box)
-    if unread and (named := re.search(r"--[\w-]+", box)) and named[0] in flags:
-        at = next((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), len(argv))
+    if unread and (named := re.search(r"--[a-z][\w-]*", box)) and named[0] in flags:
+        at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=len(argv))
         given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
         return (
             f"{named[0]}: {given!r} cannot be read; what is wanted: {model.model_fields[flags[named[0]]].description}"
@@ -194,6 +192,8 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         else:
             blocks[-1].append(line.strip(" │|"))
     message = " ".join(blocks[1]) if len(blocks) > 1 else box.strip()
+    if stray := re.match(r"Unrecognized options: (.*)", message):
+        return f"unknown argument {stray[1]!r}; flags begin with --, as --seed 1"
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
 
 

@@ -56,6 +56,9 @@ class uniform:
 class typo(problem):
     def objective(p, x): return p["lok"] * x[0]
 
+class selfish(problem):
+    def distribution(self, p): return None
+
 class incomplete:
     params = {"loc": 1.0}
 
@@ -190,7 +193,11 @@ BAD = [
     (["--sizes", "10", "10"], "names one twice"),
     (["--sizes", "1"], "leave_one_out: n = 1 leaves no other sample"),
     (["--replicates", "1"], "--replicates: input should be greater than or equal to 2"),
-    (["--replicates", "x"], "invalid literal"),
+    (["--replicates", "x"], "--replicates: 'x' cannot be read; what is wanted: How many independent estimates"),
+    (["--sizes", "10", "ten"], "--sizes: '10 ten' cannot be read"),
+    (["--config", "typed.toml"], "--config typed.toml: sizes: "),
+    (["--problem", "mine.py"], "write mine.py:NAME"),
+    (["--problem", "mine:selfish"], "its functions take no self"),
     (["--float-width", "16"], "write 32 or 64"),
     (["--params", "scale=0"], "Normal got scale = 0.0, which is not allowed (it must be: Positive)"),
     (["--params", "scale=-1"], "not allowed"),
@@ -199,7 +206,7 @@ BAD = [
     (["--params", "scal=1"], "unknown parameter 'scal'; this problem has loc, scale"),
     (["--params", "loc"], "write loc=3"),
     (["--params", "loc=a"], "'a' is not a number"),
-    (["--params", "loc=1,2"], "to_event"),
+    (["--params", "loc=1,2"], "(--params loc has another shape than the default)"),
     (["--wrt", "scal"], "unknown parameter 'scal'; this problem has loc, scale"),
     (["--problem", "squar"], "did you mean 'square'?"),
     (["--problem", "nowhere:problem"], "there is no module 'nowhere'"),
@@ -225,6 +232,7 @@ BAD = [
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_bad_input(flags, message, run, tmp_path):
     Path("bad.toml").write_text("sises = [10]\n")
+    Path("typed.toml").write_text('sizes = "ten"\n')
     Path("broken.toml").write_text("sizes = [10\n")
     Path("broken.py").write_text("problem = (\n")
     before = sorted(tmp_path.iterdir())
