@@ -34,7 +34,7 @@ class Variance(Settings):
         100_000,
     )
     """N: how many samples a gradient estimate is made of, integers."""
-    replicates: Annotated[int, Field(ge=2, le=2**62)] = 10_000
+    replicates: Annotated[int, Field(ge=2, le=2**62)] = 5_000
     """How many independent estimates the mean and the variance of each size are measured over, an integer."""
 
 

@@ -98,22 +98,29 @@ def surrogate(
     if not normalized and (baseline is not leave_one_out or weights is not None):
         raise ValueError("surrogate: an unnormalised log_prob is right only where centring within each group cancels "
                          "its normaliser; use baseline=leave_one_out without weights, or normalise log_prob")  # fmt: skip
-    keep = jnp.ones(v.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    w = keep.astype(v.dtype) if weights is None else jnp.where(keep, lax.stop_gradient(jnp.asarray(weights)), 0.0)
-    # What is masked is replaced before any arithmetic: padding may hold nan, in the values and in their derivatives.
-    v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
-
-    if baseline is leave_one_out and not (weights is None and mask is None and groups is None):
-        b = leave_one_out_of_group(v, w, mask, groups)
-    else:
-        b = baseline_values(baseline, v)
-    if normalized:
-        terms = attach(v, log_q) - (attach(b, log_q) - b)
-    else:
-        terms = first_order(v, [log_q], [v - b], "surrogate(normalized=False)")
+    w = None if weights is None else lax.stop_gradient(jnp.asarray(weights))
     if mask is not None:
-        w = w * (v.size / jnp.maximum(keep.sum(), 1))
-    return w * terms + _nan_where_nan(log_q)
+        keep = jnp.asarray(mask, bool)
+        # What is masked is replaced before any arithmetic: padding may hold nan, in the values and in their derivatives.
+        v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
+        w = jnp.where(keep, 1.0 if w is None else w, 0.0)
+    b: Array | None = None
+    if baseline is leave_one_out and not (w is None and groups is None):
+        b = leave_one_out_of_group(v, jnp.ones_like(v) if w is None else w, mask, groups)
+    elif not (isinstance(baseline, int | float) and baseline == 0):
+        b = baseline_values(baseline, v)
+
+    if b is None:
+        terms = attach(v, log_q)
+    elif not normalized:
+        terms = first_order(v, [log_q], [v - b], "surrogate(normalized=False)")
+    else:
+        terms = attach(v, log_q) - (attach(b, log_q) - b)
+    if w is not None:
+        terms = w * terms
+    if mask is not None:
+        terms = terms * (v.size / jnp.maximum(keep.sum(), 1))
+    return terms + _nan_where_nan(log_q)
 
 
 def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
