@@ -76,7 +76,8 @@ def test_many_fits_in_one_program():
 
 
 def test_a_state_lowers_the_noise():
-    """The same fits with and without a moving average: the spread of the end is at least 1.5 times smaller."""
+    """The same fits with and without a moving average: the spread of the end is at least 1.5 times smaller.
+    It is about 7 times smaller (noise of 10 + x against x), so that false failures are far under 1e-6."""
     keys = jax.random.split(KEY, 200)
     far = lambda params, key, estimator: rgrad.expect(
         lambda x: x + 10.0, dist.Normal(params["loc"], 1.0), key, 10, estimator

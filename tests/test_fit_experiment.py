@@ -109,7 +109,7 @@ def test_squared_error_crosses_zero_and_is_frozen(run, parametrisation):  # noqa
 
 
 def test_the_posts_own_minimisation(run):  # noqa: F811
-    """theta goes from 2 to 0 under both estimators."""
+    """theta goes from 2 to 0 under both estimators: the means of 50 fits, whose standard errors are under 0.005."""
     flags = ("--estimators", "reparameterized", "score_function", "--fits", 50, "--steps", 1000, "--replicates", 1000)
     assert run("fit", "--problem", "square", *flags, "--out", "a")[0] == 0
     rows = rows_of("a")
