@@ -14,6 +14,8 @@ from rgrad.draws import check_draw
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 
+# What an estimator raises that cannot be asked for nodes in place of its own samples, or for five of them.
+CANNOT = (AttributeError, NotImplementedError, TypeError, ValueError)
 TOLERANCE = 1e-6  # how far two rules may differ, relative to the variance
 
 
@@ -79,12 +81,7 @@ def exact_moments(
 
         try:
             return _moments(estimate, rules)
-        except (
-            AttributeError,
-            NotImplementedError,
-            TypeError,
-            ValueError,
-        ):  # this estimator cannot be asked for such a `q`, or for n = 5
+        except CANNOT:
             return None
 
 

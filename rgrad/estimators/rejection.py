@@ -70,7 +70,7 @@ def _as_gammas(q: Any) -> Any:
 
 @_as_gammas.register
 def _(q: dist.Gamma) -> Any:
-    return jnp.asarray(q.concentration), q.rate, lambda z: z
+    return jnp.asarray(q.concentration) * 1.0, q.rate, lambda z: z  # a float, also where it was given as 2
 
 
 @_as_gammas.register
