@@ -5,7 +5,9 @@ the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 """
 
 from rgrad.attach import attach, attach_gradient
-from rgrad.baselines import MovingAverage, leave_one_out, moving_average
+from rgrad.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
+from rgrad.control_variates import delta, optimal
+from rgrad.dependent import antithetic, quasi, stratified
 from rgrad.detach import detach
 from rgrad.estimators import generalized, measure_valued, rejection, reparameterized, score_function, surrogate
 from rgrad.exact import ExactMoments, exact_moments
@@ -26,10 +28,17 @@ __all__ = [
     "measure_valued",
     # with constant parameters (sticking the landing)
     "detach",
-    # with which baseline
+    # with which baseline or control variate
     "leave_one_out",
+    "leave_pair_out",
     "moving_average",
     "MovingAverage",
+    "optimal",
+    "delta",
+    # with which draws
+    "antithetic",
+    "stratified",
+    "quasi",
     # measure
     "measure",
     "Moments",

@@ -42,6 +42,25 @@ def leave_one_out(values: Array) -> Array:
     return (values.sum() - values) / (n - 1)
 
 
+def leave_pair_out(values: Array) -> Array:
+    """`b_i`: the mean of the values of all the *other pairs* (0, 1), (2, 3), ...: leave-one-out for antithetic draws.
+
+    Args:
+        values: shape `(n,)`, n even and at least 4.
+
+    Returns:
+        Shape `(n,)`, the same for both of a pair.
+
+    Raises:
+        ValueError: n is odd, or 2.
+    """
+    (n,) = values.shape
+    if n < 4 or n % 2:
+        raise ValueError(f"leave_pair_out: n = {n} has no pair beside the sample's own, or an odd one out; ask for an even "
+                         "n >= 4, or use a number")  # fmt: skip
+    return jnp.repeat((values.sum() - values.reshape(-1, 2).sum(1)) / (n - 2), 2)
+
+
 def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None) -> Array:
     """The weighted mean of the *other* samples that are kept and of the same group, shape `(n,)`, as all arguments are.
 
@@ -139,6 +158,23 @@ def baseline_values(baseline: Baseline, values: Array) -> Array:
     return jnp.broadcast_to(b, values.shape)
 
 
+def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) -> None:
+    """Raises where a baseline of the values is biased because the samples are drawn together (`rgrad.dependent`).
+
+    Raises:
+        ValueError: a function of the values, save one that leaves out both of a pair where `pairs`.
+    """
+    if not callable(baseline) or isinstance(baseline, MovingAverage):
+        return
+    name = getattr(baseline, "__name__", type(baseline).__name__)
+    if not pairs:
+        raise ValueError(f"baseline: {name} is made of the values of a call whose samples all depend on one another ({kind} "
+                         "draws), and so biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
+    if baseline is not leave_pair_out and _own_value_used(baseline, n, lambda i: i ^ 1):
+        raise ValueError(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "
+                         "biases the gradient; use rgrad.leave_pair_out, or leave the whole pair out")  # fmt: skip
+
+
 def _check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array, name: str) -> None:
     """Raises where output i moves with value i, at known points, whatever is being traced outside.
 
@@ -163,8 +199,10 @@ def _check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Arra
             )
 
 
-def _own_value_used(baseline: Callable[[Array], ArrayLike], n: int) -> tuple[int, float, float] | None:
-    """The first place i whose output moves with value i, the output before and after; None where there is none."""
+def _own_value_used(
+    baseline: Callable[[Array], ArrayLike], n: int, partner: Callable[[np.ndarray], np.ndarray] = lambda i: i
+) -> tuple[int, float, float] | None:
+    """The first place i whose output moves with value `partner(i)`, the output before and after; None where none does."""
     rng = np.random.default_rng(0)
     places = np.unique(np.linspace(0, n - 1, min(n, max(4, min(COLUMNS, 2**18 // n)))).round().astype(int))
     normal = rng.normal(size=n)
@@ -175,7 +213,7 @@ def _own_value_used(baseline: Callable[[Array], ArrayLike], n: int) -> tuple[int
         for point, moves in ((normal, (-1e3, -1.0, 0.3, 2.0, 1e3)), (np.abs(normal) + 0.1, (0.01, 0.7, 3.0, 1e3))):
             before = np.asarray(known(jnp.asarray(point)))
             moved = np.tile(point, (len(places), len(moves), 1))
-            moved[np.arange(len(places)), :, places] = moves
+            moved[np.arange(len(places)), :, partner(places)] = moves
             after = np.asarray(jax.lax.map(known, jnp.asarray(moved.reshape(-1, n)))).reshape(moved.shape)
             own = after[np.arange(len(places)), :, places]
             scale = np.nanmax(np.abs(before), initial=0.0, where=np.isfinite(before)) + 1e-3

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from rgrad.implicit import has_rsample, rsample
 from rgrad.protocols import Distribution, Objective, Sample
 
 
@@ -22,11 +23,11 @@ def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
-    if not q.has_rsample:
-        raise TypeError(
-            f"{caller} needs q.rsample, and {name_of(q)} has none; use score_function, which needs q.log_prob alone"
-        )
-    return q.rsample(key, (n,))
+    if not has_rsample(q):
+        from rgrad.estimators.which import those_for
+
+        raise TypeError(f"{caller} needs q.rsample, and {name_of(q)} has none; use {those_for(q)}")
+    return rsample(q, key, (n,))
 
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
@@ -69,7 +70,7 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 def name_of(q: Any) -> str:
     """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
     name = type(q).__name__
-    if name in ("Independent", "ExpandedDistribution", "WithKey"):
+    if name in ("Independent", "ExpandedDistribution", "WithKey", "Antithetic", "Stratified", "Quasi"):
         return name_of(q.base_dist)
     return name.removesuffix("Probs").removesuffix("Logits")
 
@@ -84,7 +85,7 @@ class WithKey(NamedTuple):
 
     @property
     def has_rsample(self) -> bool:
-        return self.base.has_rsample
+        return has_rsample(self.base)
 
     @property
     def support(self) -> Any:
@@ -100,7 +101,7 @@ class WithKey(NamedTuple):
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
         for_x, for_f = jax.random.split(key)
-        return self.base.rsample(for_x, shape), jax.random.split(for_f, shape)
+        return rsample(self.base, for_x, shape), jax.random.split(for_f, shape)
 
     def log_prob(self, value: tuple[Sample, Array]) -> Array:
         return self.base.log_prob(value[0])

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.special import digamma, logit, polygamma
+from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
+from rgrad.dependent import DependentDraws
 from rgrad.draws import name_of
 
 
@@ -26,12 +27,32 @@ class Standardised(NamedTuple):
     finish: Callable[[Array], Array] = lambda z: z
 
 
+class Logarithm(NamedTuple):
+    """The law of log z or logit z, where z itself would round to 0 or 1: what small concentrations need.
+
+    `sampler(key, shape)` and `density(y)`; independent over the shape of an event.
+    """
+
+    sampler: Callable[[Array, tuple[int, ...]], Array]
+    density: Callable[[Array], Array]
+    event_shape: tuple[int, ...]
+    has_rsample: bool = False
+
+    def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
+        return self.sampler(key, shape + self.event_shape)
+
+    def log_prob(self, value: Array) -> Array:
+        return self.density(value).sum()
+
+
 @singledispatch
 def by_moments(q: Any) -> Standardised:
     """The maps of Ruiz, Titsias and Blei 2016 (section 3.3): noise of mean 0 and variance 1, whatever the parameters."""
+    from rgrad.estimators.which import those_for
+
     raise NotImplementedError(
         f"generalized has no map for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, Normal); give "
-        "transform=(forward, inverse), or use score_function"
+        f"transform=(forward, inverse), or use {those_for(q)}"
     )
 
 
@@ -48,27 +69,57 @@ def _(q: dist.LogNormal) -> Standardised:
 
 @by_moments.register
 def _(q: dist.Gamma) -> Standardised:
-    mean, sd = digamma(q.concentration) - jnp.log(q.rate), jnp.sqrt(polygamma(1, q.concentration))  # of log z
-    return Standardised(q, lambda e: jnp.exp(mean + sd * e), lambda z: (jnp.log(z) - mean) / sd)
+    return _log_gammas(q.concentration, q.rate, jnp.exp)
 
 
 @by_moments.register
 def _(q: dist.InverseGamma) -> Standardised:
-    inner = by_moments(dist.Gamma(q.concentration, q.rate))
-    return inner._replace(finish=lambda z: 1 / z)
-
-
-@by_moments.register
-def _(q: dist.Beta) -> Standardised:
-    a, b = q.concentration1, q.concentration0
-    mean, sd = digamma(a) - digamma(b), jnp.sqrt(polygamma(1, a) + polygamma(1, b))  # of logit z
-    return Standardised(q, lambda e: jax.nn.sigmoid(mean + sd * e), lambda z: (logit(z) - mean) / sd)
+    return _log_gammas(q.concentration, q.rate, lambda y: jnp.exp(-y))
 
 
 @by_moments.register
 def _(q: dist.Dirichlet) -> Standardised:
-    gammas = dist.Gamma(q.concentration, jnp.ones_like(q.concentration))
-    return by_moments(gammas)._replace(source=gammas.to_event(1), finish=to_simplex)
+    return _log_gammas(q.concentration, jnp.ones_like(q.concentration), jax.nn.softmax)
+
+
+@by_moments.register
+def _(q: dist.Beta) -> Standardised:
+    a, b = jnp.asarray(q.concentration1) * 1.0, jnp.asarray(q.concentration0) * 1.0
+    logits = Logarithm(
+        lambda key, shape: (
+            jax.random.loggamma(key, a, shape) - jax.random.loggamma(jax.random.fold_in(key, 1), b, shape)
+        ),
+        lambda y: a * jax.nn.log_sigmoid(y) + b * jax.nn.log_sigmoid(-y) - betaln(a, b),
+        jnp.shape(a),
+    )
+    mean, sd = digamma(a) - digamma(b), jnp.sqrt(polygamma(1, a) + polygamma(1, b))
+    return _affine(logits, mean, sd, jax.nn.sigmoid)
+
+
+@by_moments.register
+def _(q: DependentDraws) -> Standardised:
+    how = by_moments(q.base)
+    if how.source is not q.base:
+        raise NotImplementedError(
+            f"generalized draws the noise of a {name_of(q)} by itself, and takes no {type(q).__name__.lower()} draws of it; "
+            "give the distribution itself"
+        )
+    return how._replace(source=q)
+
+
+def _log_gammas(shape: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
+    """Independent y = log z, z ~ Gamma(shape, rate), of mean digamma(a) - log b and variance trigamma(a)."""
+    a = jnp.asarray(shape) * 1.0  # a float, also where it was given as 2
+    logs = Logarithm(
+        lambda key, shape: jax.random.loggamma(key, a, shape) - jnp.log(rate),
+        lambda y: a * (y + jnp.log(rate)) - rate * jnp.exp(y) - gammaln(a),
+        jnp.shape(a),
+    )
+    return _affine(logs, digamma(a) - jnp.log(rate), jnp.sqrt(polygamma(1, a)), finish)
+
+
+def _affine(source: Any, mean: Array, sd: Array, finish: Callable[[Array], Array]) -> Standardised:
+    return Standardised(source, lambda e: mean + sd * e, lambda y: (y - mean) / sd, finish)
 
 
 def to_simplex(z: Array) -> Array:

@@ -73,9 +73,11 @@ def _one_coordinate_at_a_time(values_at: Callable[[Array], Array], x: Array, plu
 @singledispatch
 def weak_derivatives(q: Any) -> dict[str, Rule]:
     """The rules for a distribution's parameters, by name (Mohamed et al. 2020, table 1)."""
+    from rgrad.estimators.which import those_for
+
     raise NotImplementedError(
         f"measure_valued has no rule for {name_of(q)} (there are: Normal, LogNormal, Exponential, Gamma, Poisson, Bernoulli); "
-        "use score_function"
+        f"use {those_for(q)}"
     )
 
 

@@ -46,7 +46,7 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
         raise ValueError(f"rejection: augmentation = {augmentation}; it is how often the shape is raised: 0, 1, 2, ...")
     base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     key, for_u = jax.random.split(key)
-    shape, rate, finish = _as_gammas(base)
+    shape, rate, finish = as_gammas(base)
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
     minus_log_u = jax.random.exponential(for_u, (int(augmentation), n, *jnp.shape(shape)), shape.dtype)
     log_u = sum((-minus_log_u[i] / (shape + i) for i in range(int(augmentation))), start=jnp.zeros(()))
@@ -61,24 +61,26 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
 
 
 @singledispatch
-def _as_gammas(q: Any) -> Any:
+def as_gammas(q: Any) -> Any:
     """The shapes and rates of independent Gammas, and what makes a sample of `q` of theirs."""
+    from rgrad.estimators.which import those_for
+
     raise NotImplementedError(
-        f"rejection has no sampler for {name_of(q)} (there are: Gamma, Beta, Dirichlet); use generalized, or score_function"
+        f"rejection has no sampler for {name_of(q)} (there are: Gamma, Beta, Dirichlet); use {those_for(q)}"
     )
 
 
-@_as_gammas.register
+@as_gammas.register
 def _(q: dist.Gamma) -> Any:
     return jnp.asarray(q.concentration) * 1.0, q.rate, lambda z: z  # a float, also where it was given as 2
 
 
-@_as_gammas.register
+@as_gammas.register
 def _(q: dist.Beta) -> Any:
     shapes = jnp.stack([jnp.asarray(q.concentration1), jnp.asarray(q.concentration0)])
     return shapes, jnp.ones_like(shapes), lambda z: z[..., 0] / z.sum(-1)
 
 
-@_as_gammas.register
+@as_gammas.register
 def _(q: dist.Dirichlet) -> Any:
     return q.concentration, jnp.ones_like(q.concentration), to_simplex

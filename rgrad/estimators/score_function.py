@@ -8,39 +8,76 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rgrad.attach import attach, first_order
-from rgrad.baselines import Baseline, baseline_values, leave_one_out, leave_one_out_of_group
+from rgrad.baselines import (
+    Baseline,
+    baseline_values,
+    check_leaves_out_dependent,
+    leave_one_out,
+    leave_one_out_of_group,
+)
+from rgrad.control_variates import ControlVariate, given_back, optimal
+from rgrad.dependent import dependent_draws
 from rgrad.draws import draw, evaluate
 from rgrad.protocols import Objective
 from rgrad.support import forbid_moving_support
 
 
-def score_function(f: Objective, q: Any, key: Array, n: int, *, baseline: Baseline = 0.0) -> Array:
+def score_function(
+    f: Objective,
+    q: Any,
+    key: Array,
+    n: int,
+    *,
+    baseline: Baseline = 0.0,
+    control_variate: ControlVariate | None = None,
+) -> Array:
     """The gradient moves inside, through the density: `d E_q[f(x)] = E_q[(f(x) - b) d log q(x) + d f(x)]`.
 
         terms_i = attach(f(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i)
 
+    and with a control variate h, of known expectation, f - h in place of f:
+
+        terms_i = attach(f(x_i) - h(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i) + E_q[h]
+
     Needs `q.log_prob`, and a support that does not move with the parameters; of `f` nothing but a finite variance.
-    Unbiased, and so are derivatives of every order (`jax.hessian`), with every baseline.
+    Unbiased, and so are derivatives of every order (`jax.hessian`), with every baseline and control variate.
 
     Args:
         baseline: a number (traced or not), `leave_one_out`, a `MovingAverage`, or a function of the `n` values whose
-            i-th output does not use the i-th value. See `rgrad.baselines`.
+            i-th output does not use the i-th value (see `rgrad.baselines`); or `optimal`, a constant for each parameter
+            coordinate. With a control variate, the values are those of f - h.
+        control_variate: `delta`, a pair `(h, E_q[h])`, or a function `(f, q) -> (h, E_q[h])`. See
+            `rgrad.control_variates`.
 
     Returns:
-        Shape `(n,)`, per sample; the values are those of `f`, whatever the baseline. With a baseline that is a function
-        of the values the terms depend on one another.
+        Shape `(n,)`, per sample; the values are those of `f`, whatever the baseline (not so with a control variate:
+        their mean is still an unbiased estimate). With a baseline that is a function of the values the terms depend on
+        one another.
 
     Raises:
-        ValueError: a baseline that uses its own sample, `leave_one_out` with n = 1, `n < 1`, `q` with a batch shape, or
-            f returns a vector.
+        ValueError: a baseline that uses its own sample, or another that depends on it (`antithetic(q)`), `leave_one_out`
+            or `optimal` with n = 1, `n < 1`, `q` with a batch shape, or f returns a vector.
         NotImplementedError: the derivative is taken of a parameter on which the support of `q` depends.
 
-    Source: Williams 1992, REINFORCE; Glynn 1990; baselines: Greensmith, Bartlett and Baxter 2004.
+    Source: Williams 1992, REINFORCE; Glynn 1990; baselines: Greensmith, Bartlett and Baxter 2004; control variates:
+    Paisley, Blei and Jordan 2012.
     """
+    if (together := dependent_draws(q)) is not None:
+        check_leaves_out_dependent(baseline, n, type(together).__name__.lower(), together.pairs)
     x = draw(q, key, n, "score_function")
-    values = evaluate(f, x, n, "score_function")
-    terms = surrogate(values, jax.vmap(q.log_prob)(x), baseline)
-    return forbid_moving_support(terms, q, "score_function")
+    values, expectation = evaluate(f, x, n, "score_function"), jnp.zeros(())
+    if control_variate is not None:
+        h, known = control_variate(f, q) if callable(control_variate) else control_variate
+        values, expectation = values - evaluate(h, x, n, "control_variate"), jnp.asarray(known)
+        if expectation.shape != ():
+            raise ValueError(f"score_function: the expectation of the control variate has shape {expectation.shape}; it "
+                             "must be one number, the mean of h over q")  # fmt: skip
+    log_q = jax.vmap(q.log_prob)(x)
+    if baseline is optimal:
+        terms = surrogate(values, log_q) - given_back(values, q, x)
+    else:
+        terms = surrogate(values, log_q, baseline)
+    return forbid_moving_support(terms + expectation, q, "score_function")
 
 
 def surrogate(

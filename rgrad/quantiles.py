@@ -1,0 +1,67 @@
+"""From uniform noise to a sample of `q`: the map through which other draws than independent ones reach a distribution."""
+
+from functools import singledispatch
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import ndtri
+
+from rgrad.draws import name_of
+
+
+@singledispatch
+def quantile(q: Any, u: Array) -> Array:
+    """The sample of `q` at the uniforms `u`, both of the shape of one sample; differentiable where `q` is continuous.
+
+    By the inverse of the distribution function, coordinate by coordinate.
+
+    Raises:
+        NotImplementedError: NumPyro has none for `q`.
+    """
+    if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
+        return _discrete_quantile(q, u)
+    try:
+        return q.icdf(u)
+    except (AttributeError, NotImplementedError, ImportError):
+        raise NotImplementedError(
+            f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
+            "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
+            "TruncatedNormal, Bernoulli, Categorical and vectors of them have one); use independent draws"
+        ) from None
+
+
+def _discrete_quantile(q: Any, u: Array) -> Array:
+    """How many of the values have less than `u` of the probability below or at them."""
+    support = q.enumerate_support()
+    below = jnp.cumsum(jnp.exp(q.log_prob(support)), 0)[:-1]
+    return support[(u > below).sum(0)]
+
+
+@quantile.register
+def _(q: dist.Independent, u: Array) -> Array:
+    return quantile(q.base_dist, u)
+
+
+@quantile.register
+def _(q: dist.ExpandedDistribution, u: Array) -> Array:
+    return quantile(q.base_dist, u)
+
+
+@quantile.register
+def _(q: dist.TransformedDistribution, u: Array) -> Array:
+    x = quantile(q.base_dist, u)
+    for transform in q.transforms:
+        x = transform(x)
+    return x
+
+
+@quantile.register
+def _(q: dist.MultivariateNormal, u: Array) -> Array:
+    return q.loc + q.scale_tril @ ndtri(u)
+
+
+@quantile.register
+def _(q: dist.LowRankMultivariateNormal, u: Array) -> Array:
+    return quantile(dist.MultivariateNormal(q.loc, covariance_matrix=q.covariance_matrix), u)
