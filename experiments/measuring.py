@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 import rgrad
 from experiments.errors import UsageError
-from experiments.loading import load_estimator, load_problem, where_and_what
+from experiments.loading import ALL, ESTIMATORS, load_estimator, load_problem, where_and_what
 from experiments.runner import Advance
 from experiments.settings import Settings
 from rgrad.draws import check_draw, evaluate, name_of
@@ -52,6 +53,8 @@ class Task(NamedTuple):
     point: Point
     wrt: tuple[str, ...]
     estimators: Mapping[str, rgrad.Estimator]
+    left_out: Mapping[str, str] = MappingProxyType({})
+    """What `--estimators all` leaves out, and why."""
 
     def gradients(self, size: int) -> Callable[[jax.Array], dict[str, dict[str, jax.Array]]]:
         """One call of every estimator, with the same key: one program for all, and a fair comparison."""
@@ -106,15 +109,25 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
         point = point_of(problem, dict(settings.params))
     with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
-    task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in estimators})
+    chosen = dict.fromkeys(part for name in estimators for part in (ESTIMATORS if name == ALL else (name,)))
+    task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in chosen})
     _try_objective(task, _distribution(task), settings.seed)
     numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
+    left_out = {}
     for name, estimator in task.estimators.items():
-        for size in sizes:
-            alone = task._replace(estimators={name: estimator})
-            with usage(f"{name} with N = {size}", Exception):  # what rgrad refuses, it refuses when tracing
-                jax.eval_shape(alone.gradients(size), jax.random.key(0))
-    return task
+        alone = task._replace(estimators={name: estimator})
+        try:
+            for size in sizes:
+                with usage(f"{name} with N = {size}", Exception):  # what rgrad refuses, it refuses when tracing
+                    jax.eval_shape(alone.gradients(size), jax.random.key(0))
+        except UsageError as error:
+            if name in estimators:  # asked for by name
+                raise
+            left_out[name] = str(error)
+    kept = {name: estimator for name, estimator in task.estimators.items() if name not in left_out}
+    if not kept:
+        raise UsageError(f"--estimators {ALL}: none applies; {next(iter(left_out.values()))}")
+    return task._replace(estimators=kept, left_out=left_out)
 
 
 def _distribution(task: Task) -> Any:

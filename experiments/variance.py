@@ -25,7 +25,7 @@ class Variance(Settings):
         "score_function",
         "score_function+leave_one_out",
     )
-    """By name, or your own as module:function."""
+    """By name, or your own as module:function; `all` for every one that applies."""
     sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
         10,
         100,
@@ -58,6 +58,8 @@ def run(settings: Variance) -> None:
         files = result_files("variance", settings, rows, time.monotonic() - began)
         files |= draw_figure(rows, settings.problem)
         report(rows, measured, settings)
+        for why in task.left_out.values():
+            print(f"left out: {why}")
         write(folder, files)
         print(f"written to {folder}/: {', '.join(files)}")
 

@@ -56,7 +56,7 @@ def delta(f: Objective, q: Any) -> Pair:
             f"delta is for normal distributions, and this is {name_of(q)}; give control_variate=(h, expectation), or use a "
             "baseline, as rgrad.leave_one_out"
         )
-    m = lax.stop_gradient(base.mean)
+    m = lax.stop_gradient(jnp.asarray(base.mean))
     size, smooth = m.size, lambda x: jnp.asarray(f(x), float)
     value, slope = smooth(m), jax.grad(smooth)(m).reshape(size)
     curvature = jax.hessian(smooth)(m).reshape(size, size)

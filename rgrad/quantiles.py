@@ -34,9 +34,9 @@ def quantile(q: Any, u: Array) -> Array:
 
 def _discrete_quantile(q: Any, u: Array) -> Array:
     """How many of the values have less than `u` of the probability below or at them."""
-    support = q.enumerate_support()
-    below = jnp.cumsum(jnp.exp(q.log_prob(support)), 0)[:-1]
-    return support[(u > below).sum(0)]
+    values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
+    below = jnp.cumsum(jnp.exp(q.log_prob(values)), 0)[:-1]
+    return values.reshape(-1)[(u > below).sum(0)]
 
 
 @quantile.register

@@ -97,6 +97,12 @@ def _(q: dist.Beta) -> Standardised:
 
 
 @by_moments.register
+def _(q: dist.Independent) -> Standardised:
+    how = by_moments(q.base_dist)
+    return how._replace(source=q) if how.source is q.base_dist else how
+
+
+@by_moments.register
 def _(q: DependentDraws) -> Standardised:
     how = by_moments(q.base)
     if how.source is not q.base:
@@ -111,11 +117,17 @@ def _log_gammas(shape: Array, rate: Array, finish: Callable[[Array], Array]) -> 
     """Independent y = log z, z ~ Gamma(shape, rate), of mean digamma(a) - log b and variance trigamma(a)."""
     a = jnp.asarray(shape) * 1.0  # a float, also where it was given as 2
     logs = Logarithm(
-        lambda key, shape: jax.random.loggamma(key, a, shape) - jnp.log(rate),
+        lambda key, shape: _log_gamma(key, a, shape) - jnp.log(rate),
         lambda y: a * (y + jnp.log(rate)) - rate * jnp.exp(y) - gammaln(a),
         jnp.shape(a),
     )
     return _affine(logs, digamma(a) - jnp.log(rate), jnp.sqrt(polygamma(1, a)), finish)
+
+
+def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
+    """log z, z ~ Gamma(a, 1), never below the quantile of one rounding: the library's may be -inf, once in 2^23 draws."""
+    y = jax.random.loggamma(key, a, shape, a.dtype)
+    return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
 
 
 def _affine(source: Any, mean: Array, sd: Array, finish: Callable[[Array], Array]) -> Standardised:

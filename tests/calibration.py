@@ -29,15 +29,24 @@ def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, fa
     truth = np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(truth)])
     assert truth.shape == mean.shape, f"truth has {truth.size} numbers, the draw {mean.size}"
     assert np.all(np.isfinite(mean)), f"the mean is not finite: {mean}"
-    random = error > 0
-    assert np.all(freedom[random] > 300), f"tails too heavy to judge: {freedom.min():.0f} degrees of freedom"
+    random = np.sqrt(replicates) * error > 1e-5 * np.abs(truth) + 1e-6  # and not mere rounding
+    assert np.all(freedom[random] > 300), (
+        f"tails too heavy to judge: {names_of(moments.mean)[np.argmin(np.where(random, freedom, np.inf))]} has {freedom[random].min():.0f} degrees of freedom"
+    )
     z = -ndtri(false_failure / 10 / (2 * mean.size))
-    rounding = 1e-5 * np.maximum(np.abs(truth), np.sqrt(replicates) * error)
+    rounding = 1e-5 * np.maximum(np.abs(truth), np.sqrt(replicates) * error) + 1e-6
     caught = (z + ndtri(POWER)) * error + rounding
     assert np.all(caught <= smallest_bias), (
-        f"would only catch a bias of {caught.max():.3g}, not {smallest_bias}; add replicates"
+        f"would only catch a bias of {caught.max():.3g} in {names_of(moments.mean)[caught.argmax()]}, not {smallest_bias}; add replicates"
     )
     wrong = np.abs(mean - truth) > z * error + rounding
     assert not np.any(wrong), (
-        f"biased: mean {mean[wrong]} for {truth[wrong]}, {(mean - truth)[wrong] / np.maximum(error[wrong], 1e-30)} standard errors"
+        f"biased: {names_of(moments.mean)[wrong]}: mean {mean[wrong]} for {truth[wrong]}, "
+        f"{(mean - truth)[wrong] / np.maximum(error[wrong], 1e-30)} standard errors"
     )
+
+
+def names_of(tree):
+    """The path of every coordinate of the tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return np.array([jax.tree_util.keystr(path) + str(i) for path, leaf in leaves for i in np.ndindex(np.shape(leaf))])
