@@ -168,7 +168,7 @@ def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) ->
         return
     name = getattr(baseline, "__name__", type(baseline).__name__)
     if not pairs:
-        raise ValueError(f"baseline: {name} is made of the values of a call whose samples all depend on one another ({kind} "
+        raise ValueError(f"baseline: {name} is made of the values of a call whose samples depend on one another ({kind} "
                          "draws), and so biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
     if baseline is not leave_pair_out and _own_value_used(baseline, n, lambda i: i ^ 1):
         raise ValueError(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "

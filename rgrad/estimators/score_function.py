@@ -63,7 +63,8 @@ def score_function(
     Paisley, Blei and Jordan 2012.
     """
     if (together := dependent_draws(q)) is not None:
-        check_leaves_out_dependent(baseline, n, type(together).__name__.lower(), together.pairs)
+        pairs = together.pairs and baseline is not optimal
+        check_leaves_out_dependent(baseline, n, type(together).__name__.lower(), pairs)
     x = draw(q, key, n, "score_function")
     values, expectation = evaluate(f, x, n, "score_function"), jnp.zeros(())
     if control_variate is not None:

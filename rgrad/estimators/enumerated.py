@@ -1,0 +1,100 @@
+"""The exact expectation: every value of a finite support, weighted by its probability."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from rgrad.draws import WithKey, check_draw, evaluate, name_of
+from rgrad.log_density import log_prob
+from rgrad.protocols import Objective
+
+
+def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) -> Array:
+    """No sampling: `E_q[f(x)] = sum_x q(x) f(x)` over the whole support, and its derivative is the exact gradient.
+
+        terms_i = sum_x exp(log q(x)) f(x)
+
+    Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., vectors of them by `to_event` (the
+    product of the supports, K^D points for D coordinates), or a `q` with `enumerate_support()`, shape
+    `(K, *event_shape)`. Exact, so are derivatives of every order; the variance is 0. The sum is computed once, with one
+    evaluation of f for each point. Where f has randomness of its own (`keyed=True`) it is computed for each of the n
+    terms anew: n evaluations for each point.
+
+    Args:
+        limit: the largest support that is enumerated. Memory grows with it.
+
+    Returns:
+        Shape `(n,)`, all terms equal (keyed: independent).
+
+    Raises:
+        ValueError: the support has more than `limit` points, or its size is being traced; `n < 1`, `q` with a batch
+            shape, or f returns a vector.
+        NotImplementedError: the support is not finite (Poisson, Geometric, Normal), or cannot be listed.
+
+    Source: "local expectation" where it is one variable of several: Titsias and Lazaro-Gredilla 2015 (eq. 8).
+    """
+    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    check_draw(base, n, "enumerated")
+    x = jnp.asarray(_support(base, limit))
+    p = jnp.exp(jax.vmap(partial(log_prob, base))(x))
+
+    def total(points: Any) -> Array:
+        values = evaluate(f, points, len(x), "enumerated")
+        return (p * jnp.where(p > 0, values, 0.0)).sum()  # what cannot happen may be infinite: 0 log 0
+
+    if not keyed:
+        return jnp.broadcast_to(total(x), (n,))
+    return jax.vmap(lambda k: total((x, jax.random.split(k, len(x)))))(jax.random.split(key, n))
+
+
+def _support(q: Any, limit: int) -> np.ndarray:
+    """Every value of `q`, shape `(K, *event_shape)`: the product of the supports of its independent coordinates."""
+    inner = q
+    while isinstance(inner, dist.Independent):
+        inner = inner.base_dist
+    batch = getattr(inner, "batch_shape", ())
+    values = _values(inner, math.prod(batch))
+    sizes = [len(v) for v in values]
+    if math.prod(sizes) > limit:
+        raise ValueError(
+            f"enumerated: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
+            "score_function with leave_one_out, enumerate a part of it (nested, with keyed=True), or raise the limit"
+        )
+    places = np.indices(sizes).reshape(len(sizes), -1)
+    points = np.stack([v[i] for v, i in zip(values, places, strict=True)], axis=1)
+    return points.reshape(-1, *batch, *values[0].shape[1:])
+
+
+def _product(sizes: list[int]) -> str:
+    same = len(sizes) > 1 and len(set(sizes)) == 1
+    return f"{sizes[0]}^{len(sizes)} = {math.prod(sizes):,}" if same else f"{math.prod(sizes):,}"
+
+
+def _values(q: Any, coordinates: int) -> list[np.ndarray]:
+    """The values of each coordinate of a batch; of whole numbers, from the bounds, which may differ between them."""
+    support: Any = getattr(q, "support", None)
+    if getattr(support, "is_discrete", False) and hasattr(support, "upper_bound"):
+        bounds = (support.lower_bound, support.upper_bound)
+        if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
+            raise ValueError(
+                f"enumerated: how many values {name_of(q)} has is being traced (a total_count that is an argument of "
+                "jit, vmap or grad); make it a Python int"
+            )
+        low, high = (np.broadcast_to(bound, q.batch_shape).ravel() for bound in bounds)
+        return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
+    try:
+        with jax.ensure_compile_time_eval():
+            each = np.asarray(q.enumerate_support())
+    except (AttributeError, NotImplementedError):
+        others = "reparameterized, or score_function" if q.has_rsample else "score_function, which needs no support"
+        raise NotImplementedError(
+            f"enumerated needs a support of finitely many values that it can list, and {type(q).__name__} has none; use {others}"
+        ) from None
+    each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
+    return [each[:, i] for i in range(coordinates)]
