@@ -22,7 +22,7 @@ MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a
 
 
 class SUMS(NamedTuple):
-    """For one number of the call: sums over replicates of `z^k`, k = 1..4, `z = (x - shift) / scale`."""
+    """For the numbers of a call: sums over replicates of `z^k`, k = 1..4, `z = (x - shift) / scale`."""
 
     shift: Any
     scale: Any
@@ -46,52 +46,52 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
-    result = jax.eval_shape(draw, key)
-    if not jax.tree.leaves(result):
+    leaves, structure = jax.tree.flatten(jax.eval_shape(draw, key))
+    if not leaves:
         raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
-    for leaf in jax.tree.leaves(result):
+    for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
     lanes = _batch_for(draw, key) if batch is None else batch
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
+    floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    dtype = jnp.result_type(jnp.float32, *(floats or [float]))
 
-    def step(state: tuple[Words, Any]) -> tuple[Words, Any]:
+    def step(state: tuple[Words, SUMS]) -> tuple[Words, SUMS]:
         (high, low), sums = state
         # `low` is a multiple of the batch, so within one there is no carry into the high word.
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
         prefix = jax.random.fold_in(key, high)
         x = jax.vmap(lambda r: draw(jax.random.fold_in(prefix, r)))(number)
+        # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
+        rows = jnp.concatenate([leaf.reshape(lanes, -1).T.astype(dtype) for leaf in jax.tree.leaves(x)])
         is_first = (high == first[0]) & (low == first[1])
-        sums = jax.tree.map(partial(_add, wanted, is_first), sums, x, is_leaf=_is_sums)
         low = low + np.uint32(lanes & 0xFFFFFFFF)
-        return (high + (low == 0), low), sums
+        return (high + (low == 0), low), _add(wanted, is_first, sums, rows)
 
-    zeros = jax.tree.map(lambda leaf: _zeros(lanes, leaf), result)
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    one, word = jnp.zeros(sum(sizes), dtype), jnp.zeros((sum(sizes), lanes), dtype)
+    zeros = SUMS(one, one, (word,) * 4, (word,) * 4, word.astype(jnp.uint32))
     _, sums = lax.while_loop(lambda state: _before(*state[0], end), step, (first, zeros))
-    return jax.tree.map(_across_lanes, sums, is_leaf=_is_sums)
-
-
-def _zeros(lanes: int, leaf: jax.ShapeDtypeStruct) -> SUMS:
-    dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.result_type(float)
-    dtype = jnp.promote_types(dtype, jnp.float32)
-    one, word = jnp.zeros(leaf.shape, dtype), jnp.zeros((lanes, *leaf.shape), dtype)
-    return SUMS(one, one, (word,) * 4, (word,) * 4, jnp.zeros((lanes, *leaf.shape), jnp.uint32))
+    total, ends = _across_lanes(sums), np.cumsum(sizes)
+    pick = lambda leaf, size, end: jax.tree.map(lambda row: row[end - size : end].reshape(leaf.shape), total)
+    return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
-    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(lanes, ...)`."""
-    x = x.astype(sums.shift.dtype)
-    wanted = wanted.reshape(wanted.shape + (1,) * (x.ndim - 1))
+    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(numbers, lanes)`."""
     use = wanted & jnp.isfinite(x)
-    mean = jnp.where(use, x / jnp.maximum(use.sum(0), 1), 0.0).sum(0)  # divided first: the sum may overflow
+    count = jnp.maximum(use.sum(1, keepdims=True), 1)
+    mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
     shift = jnp.where(is_first, mean, sums.shift)
-    distance = jnp.where(use, x - shift, 0.0)
-    scale = _scale_for(jnp.abs(distance).max(0), sums.scale)
-    z = distance / jnp.where(scale > 0, scale, 1.0)
+    distance = jnp.where(use, x - shift[:, None], 0.0)
+    scale = _scale_for(jnp.abs(distance).max(1), sums.scale)
+    known = jnp.where(scale > 0, scale, 1.0)
+    z = distance / known[:, None]
     # A larger scale than before, by a power of two: the sums so far are scaled without rounding.
-    shrink = jnp.where(scale > 0, sums.scale / jnp.where(scale > 0, scale, 1.0), 1.0)
+    shrink = jnp.where(scale > 0, sums.scale / known, 1.0)[:, None]
     high, low = [], []
     for k in range(4):
         total, lost = two_sum(sums.high[k] * shrink ** (k + 1), z ** (k + 1))
@@ -118,17 +118,13 @@ def _across_lanes(sums: SUMS) -> SUMS:
         return high, a[1] + b[1] + lost
 
     zero = np.zeros((), sums.shift.dtype)
-    both = [lax.reduce(words, (zero, zero), add, (0,)) for words in zip(sums.high, sums.low, strict=True)]
-    nonfinite = sums.nonfinite.astype(sums.shift.dtype).sum(0)
+    both = [lax.reduce(words, (zero, zero), add, (1,)) for words in zip(sums.high, sums.low, strict=True)]
+    nonfinite = sums.nonfinite.astype(sums.shift.dtype).sum(1)
     return sums._replace(high=tuple(h for h, _ in both), low=tuple(lo for _, lo in both), nonfinite=nonfinite)
 
 
 def _before(high: Array, low: Array, other: Words) -> Array:
     return (high < other[0]) | ((high == other[0]) & (low < other[1]))
-
-
-def _is_sums(x: Any) -> bool:
-    return isinstance(x, SUMS)
 
 
 def _batch_for(draw: Callable[[Array], Any], key: Array) -> int:
