@@ -15,12 +15,12 @@ S = TypeVar("S", bound=BaseModel)
 Advance = Callable[[float], None]
 
 
-def main(model: type[S], run: Callable[[S], None], argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and return the exit status: 0; 2 and one line for bad input; 130 when interrupted."""
+def main(model: type[S], run: Callable[[S], int | None], argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and return the exit status: that of `run`, or 0; 2 and one line for bad input; 130 when interrupted."""
     prog = f"python -m {run.__module__ if run.__module__ != '__main__' else sys.modules['__main__'].__spec__.name}"  # type: ignore[union-attr]
     try:
         settings = parse(model, sys.argv[1:] if argv is None else argv, prog)
-        run(settings)
+        return run(settings) or 0
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -29,15 +29,15 @@ def main(model: type[S], run: Callable[[S], None], argv: Sequence[str] | None = 
         return 130
     except BrokenPipeError:  # `| head` closed the pipe: what was asked to be read has been read
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         print("error: out of memory; ask for smaller --sizes, or for fewer estimators at once", file=sys.stderr)
         return 2
-    return 0
 
 
-def command(model: type[S], run: Callable[[S], None]) -> NoReturn:
+def command(model: type[S], run: Callable[[S], int | None]) -> NoReturn:
     """`main` on the command line, and then the end of the process with its status."""
     status = main(model, run)
     if status == 130:

@@ -61,17 +61,13 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 ONCE = AfterValidator(_once)  # for names and sizes whose rows could not be told apart
 
 
-class Settings(BaseModel):
-    """What every experiment on a problem has in common."""
+class Common(BaseModel):
+    """What every experiment has in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     config: str | None = None
     """A TOML file with any of these settings; flags win over it."""
-    params: Annotated[dict[str, Number], NAME_VALUE] = {}
-    """Parameters that differ from the problem's own, as loc=3 scale=0.5 mean=1,2,3."""
-    wrt: Annotated[tuple[str, ...], ONCE] = ()
-    """The parameters to differentiate. Default: the problem's own choice, or all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Where all randomness comes from, an integer."""
     float_width: int = 32
@@ -85,6 +81,15 @@ class Settings(BaseModel):
         if value not in (32, 64):
             raise ValueError(f"{value} is no float width; write 32 or 64")
         return value
+
+
+class Settings(Common):
+    """What every experiment on a problem has in common."""
+
+    params: Annotated[dict[str, Number], NAME_VALUE] = {}
+    """Parameters that differ from the problem's own, as loc=3 scale=0.5 mean=1,2,3."""
+    wrt: Annotated[tuple[str, ...], ONCE] = ()
+    """The parameters to differentiate. Default: the problem's own choice, or all."""
 
     @field_validator("params")
     @classmethod
