@@ -79,9 +79,10 @@ def optimal(values: Array) -> Array:
         c_ij    = sum_{k != i} f(x_k) s_j(x_k)^2 / sum_{k != i} s_j(x_k)^2,      s_j = d log q / d theta_j
 
     The coefficient of sample i is estimated from the *other* samples, so that nothing is biased, and derivatives of every
-    order are right. Fitting it costs variance: on (x - k)^2 and its like it begins to pay against `leave_one_out` at n of
-    100 to 1,000, and at n = 2 the two are the same. Costs a gradient of `log q` for every sample, and a density for every
-    sample and coordinate.
+    order are right. Fitting it costs variance: on the costs of Mohamed et al. 2020 at N(1, 1) it has 0.2 to 1.6 times the
+    variance of `leave_one_out` at n = 10, begins to pay between n = 10 and n = 1,000 (half of them at 30, three in four
+    at 300), and has 0.2 to 1.0 times at 1,000; at n = 2 the two are the same. Costs a gradient of `log q` for every sample,
+    and a density for every sample and coordinate.
 
     The coordinates are those of the parameters of `q` as it holds them (loc, scale, ...), whatever they are computed from.
 

@@ -182,6 +182,25 @@ def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
     assert "not known" in out
 
 
+def test_all_estimators_in_one_table(run):
+    """Every one that applies, and a word on each that does not; the means agree with one another."""
+    from experiments.loading import ESTIMATORS
+
+    status, out, _ = run("variance", "--estimators", "all", "--sizes", 10, "--replicates", 2000, "--out", "a")
+    assert status == 0
+    rows = json.loads(Path("a/result.json").read_text())["rows"]
+    assert {r["estimator"] for r in rows} == set(ESTIMATORS) - {"rejection"}
+    assert "left out: rejection with N = 10: rejection has no sampler for Normal" in out
+    assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)
+    status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--sizes", 5,
+                         "--replicates", 1000, "--out", "b")  # fmt: skip
+    assert status == 0
+    assert "left out: reparameterized with N = 5: reparameterized needs q.rsample, and Bernoulli has none" in out
+    assert "left out: score_function+antithetic with N = 5: antithetic: n = 5 is odd" in out
+    rows = json.loads(Path("b/result.json").read_text())["rows"]
+    assert {"score_function+optimal", "score_function+stratified", "measure_valued"} < {r["estimator"] for r in rows}
+
+
 BAD = [
     (["--config", "bad.toml"], "unknown key 'sises'; did you mean 'sizes'?"),
     (["--config", "no.toml"], "No such file or directory"),

@@ -25,11 +25,11 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
 
     `h = identity` is the score function; `pi` free of theta, the reparameterization trick; and between them the less `pi`
     depends on theta, the less noise its score adds. Ready maps for Gamma, InverseGamma, Beta, Dirichlet, LogNormal and
-    Normal, which standardise the noise to mean 0 and variance 1. Any event shape, elementwise.
+    Normal, and vectors of them, which standardise the noise to mean 0 and variance 1. Any event shape, elementwise.
 
     Needs an `f` that is continuous, and differentiable almost everywhere, and a support that does not move with the
-    parameters. Unbiased then; so are derivatives of every order, where `f` has them. In 32 bits concentrations under
-    about 0.03 give samples that round to 0, and nan.
+    parameters. Unbiased then; so are derivatives of every order, where `f` has them. Small concentrations are drawn as
+    logarithms, and are right in 32 bits too.
 
     Args:
         transform: `(forward, inverse)`, elementwise, with the parameters in the closure: `z = forward(eps)`,

@@ -27,7 +27,8 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     Beta and Dirichlet are ratios of Gammas.
 
     Needs an `f` that is continuous, and differentiable almost everywhere. Unbiased then; derivatives of higher order too,
-    where `f` has them.
+    where `f` has them. At concentrations under about 0.03 both parts of a Beta may round to 0, and give nan: use
+    `generalized` there.
 
     Args:
         augmentation: B >= 0. The sampler is one for shapes of 1 or more: where a concentration may be under 1, B >= 1.

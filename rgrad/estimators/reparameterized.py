@@ -16,6 +16,11 @@ def reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
     Needs `q.rsample`, and an `f` that is continuous, and differentiable almost everywhere: through a step or an integer
     it is silently biased. Unbiased then. A Hessian needs an `f` that is twice differentiable in the same sense.
 
+    Takes location-scale families, MultivariateNormal however it is given, and by implicit differentiation Gamma, Beta,
+    Dirichlet, InverseGamma, StudentT and VonMises (that one to first order, and for a periodic f). In 32-bit floats the
+    library's derivatives of Beta and Dirichlet are wrong at concentrations under about 0.03 (at 0.01 they are a fifth too
+    small): use 64 bits, or `generalized`.
+
     Returns:
         Shape `(n,)`, per sample.
 
