@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from rgrad.attach import attach
 from rgrad.draws import WithKey, name_of
+from rgrad.log_density import log_prob
 from rgrad.protocols import Objective, Sample
 
 Pair = tuple[Objective, ArrayLike]
@@ -116,7 +117,7 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
     def log_q(parameters: Array, sample: Sample) -> Array:
         parts = dict(zip(chosen, unravel(parameters), strict=True))
         rebuilt = jax.tree.unflatten(structure, [parts.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return rebuilt.log_prob(sample)
+        return log_prob(rebuilt, sample)
 
     squared = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, x)) ** 2  # (n, J)
     weighted = lax.stop_gradient(values)[:, None] * squared

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from rgrad.draws import check_draw
+from rgrad.log_density import log_prob
 from rgrad.quantiles import quantile
 
 
@@ -60,7 +61,7 @@ class DependentDraws(_Of):
     rsample = sample
 
     def log_prob(self, value: Array) -> Array:
-        return self.base.log_prob(value)
+        return log_prob(self.base, value)
 
 
 class Antithetic(DependentDraws):

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from rgrad.implicit import has_rsample, rsample
+from rgrad.log_density import log_prob
 from rgrad.protocols import Distribution, Objective, Sample
 
 
@@ -104,4 +105,4 @@ class WithKey(NamedTuple):
         return rsample(self.base, for_x, shape), jax.random.split(for_f, shape)
 
     def log_prob(self, value: tuple[Sample, Array]) -> Array:
-        return self.base.log_prob(value[0])
+        return log_prob(self.base, value[0])

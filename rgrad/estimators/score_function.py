@@ -1,5 +1,6 @@
 """The score function, or REINFORCE: with the drawing (`score_function`) and without it (`surrogate`)."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from rgrad.baselines import (
 from rgrad.control_variates import ControlVariate, given_back, optimal
 from rgrad.dependent import dependent_draws
 from rgrad.draws import draw, evaluate
+from rgrad.log_density import log_prob
 from rgrad.protocols import Objective
 from rgrad.support import forbid_moving_support
 
@@ -73,7 +75,7 @@ def score_function(
         if expectation.shape != ():
             raise ValueError(f"score_function: the expectation of the control variate has shape {expectation.shape}; it "
                              "must be one number, the mean of h over q")  # fmt: skip
-    log_q = jax.vmap(q.log_prob)(x)
+    log_q = jax.vmap(partial(log_prob, q))(x)
     if baseline is optimal:
         terms = surrogate(values, log_q) - given_back(values, q, x)
     else:
