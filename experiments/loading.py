@@ -35,6 +35,12 @@ ESTIMATORS: Mapping[str, Callable[..., Any]] = {
     "rejection": rgrad.rejection,
     "measure_valued": rgrad.measure_valued,
     "measure_valued+independent": partial(rgrad.measure_valued, coupled=False),
+    "enumerated": rgrad.enumerated,
+    "arm": rgrad.arm,
+    "disarm": rgrad.disarm,
+    "rebar": rgrad.rebar,
+    "biased_gumbel_softmax": rgrad.gumbel_softmax,
+    "biased_straight_through": rgrad.straight_through,
 }
 ALL = "all"  # in place of names: every one of these that applies
 

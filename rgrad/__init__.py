@@ -9,7 +9,22 @@ from rgrad.baselines import MovingAverage, leave_one_out, leave_pair_out, moving
 from rgrad.control_variates import delta, optimal
 from rgrad.dependent import antithetic, quasi, stratified
 from rgrad.detach import detach
-from rgrad.estimators import generalized, measure_valued, rejection, reparameterized, score_function, surrogate
+from rgrad.estimators import (
+    OneHotCategorical,
+    arm,
+    disarm,
+    enumerated,
+    generalized,
+    gumbel_softmax,
+    measure_valued,
+    rebar,
+    rejection,
+    relax,
+    reparameterized,
+    score_function,
+    straight_through,
+    surrogate,
+)
 from rgrad.exact import ExactMoments, exact_moments
 from rgrad.expectation import expect
 from rgrad.fit import Fit, fit, initial_fit
@@ -26,6 +41,15 @@ __all__ = [
     "generalized",
     "rejection",
     "measure_valued",
+    # discrete distributions: exact, unbiased, and (the last two) biased
+    "enumerated",
+    "arm",
+    "disarm",
+    "rebar",
+    "relax",
+    "gumbel_softmax",
+    "straight_through",
+    "OneHotCategorical",
     # with constant parameters (sticking the landing)
     "detach",
     # with which baseline or control variate

@@ -19,7 +19,7 @@ from experiments.runner import main
 from experiments.settings import read_toml
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "published": "Published"}
+EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published"}
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
 ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
        "variance_high", "exact_mean", "exact_variance")  # fmt: skip

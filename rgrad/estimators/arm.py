@@ -20,8 +20,8 @@ def arm(f: Objective, q: Any, key: Array, n: int) -> Array:
         terms_i = attach_gradient((f(b_i) + f(b'_i)) / 2, a, (f(b_i) - f(b'_i)) (u_i - 1/2))
 
     Bernoulli, by probs or logits, and vectors of them by `to_event`; the gradient reaches any parameter through
-    `q.logits`. Asks nothing of f. Each term is a pair of its own noise: **2 n evaluations of f for each call.** Under
-    `keyed=True` both of a pair have the same key.
+    `q.logits`. Asks nothing of f. Each term is a pair of its own noise: **2 n evaluations of f for each call.** (So it
+    takes `q` itself, and no `antithetic(q)`.) Under `keyed=True` both of a pair have the same key.
 
     Unbiased, to first order only: a second derivative raises.
 

@@ -60,6 +60,7 @@ def relax(
     less `c(z_i) - c(z'_i)` as a number. z and z' have the same law, and both follow the parameters, so c adds no bias.
     Unbiased, and so are derivatives of every order, where c is differentiable as often. Bernoulli, OneHotCategorical, and
     vectors of them. Asks nothing of f where `control_variate` is given: it is evaluated at samples only, once for each.
+    A parameter of f alone gets `d f(b_i)`, and with `rebar` the noise of `d (c(z_i) - c(z'_i))` beside it.
 
     Args:
         control_variate: `z -> scalar` for one z, of shape `event_shape`: any differentiable function, as a network whose

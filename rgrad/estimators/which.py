@@ -2,24 +2,32 @@
 
 from typing import Any
 
+import numpyro.distributions as dist
+
 from rgrad.dependent import dependent_draws
 from rgrad.draws import WithKey
 from rgrad.implicit import elementary, has_rsample
 
 
 def those_for(q: Any) -> str:
-    """`reparameterized, generalized, or score_function`: the estimators that have a rule for `q`."""
+    """`reparameterized, generalized, or score_function`: the estimators that have a rule for `q`, none of them biased."""
     from rgrad.estimators.measure_valued import weak_derivatives
     from rgrad.estimators.rejection import as_gammas
     from rgrad.standardised import by_moments
 
     base = q.base if isinstance(q, WithKey) else q
-    rules = {"generalized": by_moments, "rejection": as_gammas, "measure_valued": weak_derivatives}
-    if dependent_draws(q) is not None:  # they draw noise of their own
+    one = elementary(base)
+    of_bits = isinstance(one, dist.BernoulliProbs | dist.BernoulliLogits)
+    rules = {
+        "enumerated": getattr(one, "has_enumerate_support", False),
+        "generalized": _has_rule(by_moments, one),
+        "rejection": _has_rule(as_gammas, base),
+        "measure_valued": _has_rule(weak_derivatives, one),
+        **dict.fromkeys(("arm", "disarm", "rebar"), of_bits),
+    }
+    if dependent_draws(q) is not None:  # the others draw noise of their own
         rules = {}
-    found = [
-        name for name, rule in rules.items() if _has_rule(rule, elementary(base) if rule is weak_derivatives else base)
-    ]
+    found = [name for name, applies in rules.items() if applies]
     names = ["reparameterized", *found, "score_function"] if has_rsample(base) else ["score_function", *found]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + ", or " + names[-1]
 
