@@ -7,7 +7,7 @@ import numpy as np
 from experiments.plotting import COLOURS, figure_files, panels
 
 STYLES = ("-", "--", ":")
-ROUNDING = 1e-10  # relative to the square of the mean: a variance under that is what 32 bits leave of none
+ROUNDING = 1e-9  # relative to the square of the mean: a variance under that is what 32 bits leave of none
 
 
 def draw_figure(rows: list[dict[str, Any]], curves: dict[str, Any], settings: Any) -> dict[str, bytes]:

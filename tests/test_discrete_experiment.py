@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.discrete import Discrete
-from experiments.discrete_task import WAYS, exact_gradient, exact_loss, prepare, rows_of
+from experiments.discrete_task import exact_gradient, exact_loss, prepare, rows_of
 from experiments.errors import UsageError
 
 KEY = jax.random.key(0)
