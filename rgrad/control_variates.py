@@ -7,6 +7,7 @@ parameters; or a function `(f, q) -> (h, expectation)` that makes one for the pr
 """
 
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from rgrad.attach import attach
+from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, name_of
+from rgrad.implicit import elementary
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective, Sample
 
@@ -51,8 +54,9 @@ def delta(f: Objective, q: Any) -> Pair:
         raise NotImplementedError("delta: f has randomness of its own (keyed=True), and there is no Taylor polynomial of "
                                   "that; give control_variate=(h, expectation), or use a baseline")  # fmt: skip
     base = getattr(q, "base", q)  # of antithetic and other dependent draws
-    inner = base.base_dist if isinstance(base, dist.Independent) else base
-    if not isinstance(inner, dist.Normal | dist.MultivariateNormal | dist.LowRankMultivariateNormal):
+    inner = elementary(base)
+    full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
+    if not (full or isinstance(inner, dist.Normal)):
         raise NotImplementedError(
             f"delta is for normal distributions, and this is {name_of(q)}; give control_variate=(h, expectation), or use a "
             "baseline, as rgrad.leave_one_out"
@@ -66,7 +70,7 @@ def delta(f: Objective, q: Any) -> Pair:
         d = (x - m).reshape(size)
         return value + slope @ d + d @ curvature @ d / 2
 
-    if isinstance(inner, dist.Normal):
+    if not full:
         spread = jnp.diag(curvature) @ jnp.broadcast_to(base.variance, m.shape).reshape(size)
     else:
         spread = jnp.sum(curvature * base.covariance_matrix)
@@ -85,10 +89,14 @@ def optimal(values: Array) -> Array:
     at 300), and has 0.2 to 1.0 times at 1,000; at n = 2 the two are the same. Costs a gradient of `log q` for every sample,
     and a density for every sample and coordinate.
 
-    The coordinates are those of the parameters of `q` as it holds them (loc, scale, ...), whatever they are computed from.
+    The coordinates are those of the parameters of `q` as it holds them (loc, scale, ...), whatever they are computed from;
+    the probabilities of a Categorical or Multinomial, which are not free, by their logarithms. The density must be
+    normalised in each of them alone, or all is biased, so that only distributions which are known to be are taken:
+    `one_at_a_time.register` takes a distribution of your own.
 
     Raises:
         ValueError: n = 1, or dependent draws.
+        NotImplementedError: `q` is not known to be normalised in each parameter alone.
         TypeError: `q` is no pytree, so that its parameters cannot be found.
 
     Source: Greensmith, Bartlett and Baxter 2004 (theorem 8); Ranganath, Gerrish and Blei 2014 (section 3.2).
@@ -103,10 +111,12 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
     if n < 2:
         raise ValueError("optimal: n = 1 leaves no other sample to fit its coefficient to; ask for n >= 2, or use another "
                          "baseline")  # fmt: skip
-    leaves, structure = jax.tree.flatten(q)
-    if any(leaf is q for leaf in leaves):
+    base = one_at_a_time(q.base if isinstance(q, WithKey) else q)
+    q = WithKey(base) if isinstance(q, WithKey) else base
+    leaves, structure = jax.tree.flatten(base)
+    if any(leaf is base for leaf in leaves):
         raise TypeError(
-            f"optimal: a {type(q).__name__} is no pytree, so its parameters cannot be found; register it with "
+            f"optimal: a {type(base).__name__} is no pytree, so its parameters cannot be found; register it with "
             "jax.tree_util.register_pytree_node_class, or use rgrad.leave_one_out"
         )
     # Only what is traced can be what is differentiated.
@@ -117,9 +127,11 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
     def log_q(parameters: Array, sample: Sample) -> Array:
         parts = dict(zip(chosen, unravel(parameters), strict=True))
         rebuilt = jax.tree.unflatten(structure, [parts.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return log_prob(rebuilt, sample)
+        return log_prob(WithKey(rebuilt) if isinstance(q, WithKey) else rebuilt, sample)
 
-    squared = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, x)) ** 2  # (n, J)
+    scores = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, x))  # (n, J)
+    largest = jnp.abs(scores).max(0)  # a scale that cancels in c: squares might overflow
+    squared = (scores / jnp.where(largest > 0, largest, 1.0)) ** 2
     weighted = lax.stop_gradient(values)[:, None] * squared
     total = _of_the_others(squared)
     c = jnp.where(total > 0, _of_the_others(weighted) / jnp.where(total > 0, total, 1.0), 0.0)
@@ -129,6 +141,59 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
         return attach(c_j, jax.vmap(log_q, (None, 0))(alone, x)) - c_j
 
     return jax.vmap(of_coordinate)(c.T, jnp.arange(live.size)).sum(0)
+
+
+FREE = (
+    dist.BernoulliLogits, dist.BernoulliProbs, dist.Beta, dist.BetaBinomial, dist.BinomialLogits, dist.BinomialProbs,
+    dist.CategoricalLogits, dist.Cauchy, dist.Dirichlet, dist.Exponential, dist.Gamma, dist.GammaPoisson,
+    dist.GeometricLogits, dist.GeometricProbs, dist.Gumbel, dist.InverseGamma, dist.Laplace, dist.LogNormal, dist.Logistic,
+    dist.MultinomialLogits, dist.MultivariateNormal, dist.Normal, dist.Poisson, dist.StudentT, dist.VonMises, dist.Weibull,
+)  # fmt: skip
+
+
+@singledispatch
+def one_at_a_time(q: Any) -> Any:
+    """`q`, in parameters in each of which alone its density is normalised: the mean of every score is 0.
+
+    Raises:
+        NotImplementedError: it is not known whether it is.
+    """
+    if any(leaf is q for leaf in jax.tree.leaves(q)) or isinstance(q, FREE):
+        return q
+    raise NotImplementedError(
+        f"optimal: {name_of(q)} is not known to be normalised in each of its parameters alone, without which the gradient is "
+        "biased; use rgrad.leave_one_out, or register it with rgrad.control_variates.one_at_a_time"
+    )
+
+
+@one_at_a_time.register
+def _(q: dist.Independent) -> Any:
+    return dist.Independent(one_at_a_time(q.base_dist), q.reinterpreted_batch_ndims)
+
+
+@one_at_a_time.register
+def _(q: dist.ExpandedDistribution) -> Any:
+    return one_at_a_time(q.base_dist).expand(q.batch_shape)
+
+
+@one_at_a_time.register
+def _(q: dist.CategoricalProbs) -> Any:
+    return dist.Categorical(logits=q.logits)
+
+
+@one_at_a_time.register
+def _(q: dist.MultinomialProbs) -> Any:
+    return dist.Multinomial(q.total_count, logits=q.logits, total_count_max=q.total_count_max)
+
+
+@one_at_a_time.register
+def _(q: dist.LowRankMultivariateNormal) -> Any:
+    return dist.MultivariateNormal(q.loc, covariance_matrix=q.covariance_matrix)
+
+
+@one_at_a_time.register
+def _(q: DependentDraws) -> Any:
+    return type(q)(one_at_a_time(q.base))
 
 
 def _of_the_others(a: Array) -> Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rgrad.draws import check_draw
+from rgrad.draws import check_draw, name_of
 from rgrad.log_density import log_prob
 from rgrad.quantiles import quantile
 
@@ -56,7 +56,12 @@ class DependentDraws(_Of):
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         (n,) = shape
         u = self.uniforms(key, n, int(np.prod(self.event_shape)))
-        return jax.vmap(lambda row: quantile(self.base, row.reshape(self.event_shape)))(u)
+        x = jax.vmap(lambda row: quantile(self.base, row.reshape(self.event_shape)))(u)
+        if x.shape != (n, *self.event_shape):
+            raise NotImplementedError(
+                f"{name_of(self.base)} cannot be drawn coordinate by coordinate; use independent draws"
+            )
+        return x
 
     rsample = sample
 

@@ -27,7 +27,9 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
 
 def elementary(q: Any) -> Any:
     """What an event of several independent ones is made of; `q` itself where it is none."""
-    return q.base_dist if isinstance(q, dist.Independent) else q
+    while isinstance(q, dist.Independent | dist.ExpandedDistribution):
+        q = q.base_dist
+    return q
 
 
 @singledispatch

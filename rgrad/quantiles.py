@@ -25,17 +25,26 @@ def quantile(q: Any, u: Array) -> Array:
     try:
         return q.icdf(u)
     except (AttributeError, NotImplementedError, ImportError):
-        raise NotImplementedError(
-            f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
-            "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
-            "TruncatedNormal, Bernoulli, Categorical and vectors of them have one); use independent draws"
-        ) from None
+        raise _none_for(q) from None
+
+
+def _none_for(q: Any) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
+        "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
+        "TruncatedNormal, Bernoulli, Categorical and vectors of them have one); use independent draws"
+    )
 
 
 def _discrete_quantile(q: Any, u: Array) -> Array:
     """How many of the values have less than `u` of the probability below or at them."""
-    values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
+    try:
+        values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
+    except NotImplementedError:  # counts that differ within the batch
+        raise _none_for(q) from None
     below = jnp.cumsum(jnp.exp(q.log_prob(values)), 0)[:-1]
+    more = u.ndim - (below.ndim - 1)  # axes that q was expanded by
+    below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
     return values.reshape(-1)[(u > below).sum(0)]
 
 
@@ -51,6 +60,8 @@ def _(q: dist.ExpandedDistribution, u: Array) -> Array:
 
 @quantile.register
 def _(q: dist.TransformedDistribution, u: Array) -> Array:
+    if q.base_dist.shape() != q.shape():  # stick breaking, reshaping: not coordinate by coordinate
+        raise _none_for(q)
     x = quantile(q.base_dist, u)
     for transform in q.transforms:
         x = transform(x)
@@ -59,7 +70,7 @@ def _(q: dist.TransformedDistribution, u: Array) -> Array:
 
 @quantile.register
 def _(q: dist.MultivariateNormal, u: Array) -> Array:
-    return q.loc + q.scale_tril @ ndtri(u)
+    return q.loc + (q.scale_tril @ ndtri(u)[..., None])[..., 0]
 
 
 @quantile.register

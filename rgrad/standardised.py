@@ -74,7 +74,8 @@ def _(q: dist.Gamma) -> Standardised:
 
 @by_moments.register
 def _(q: dist.InverseGamma) -> Standardised:
-    return _log_gammas(q.concentration, q.rate, lambda y: jnp.exp(-y))
+    # No larger than a float can be: beyond, the derivative would be inf times 0.
+    return _log_gammas(q.concentration, q.rate, lambda y: jnp.exp(jnp.minimum(-y, jnp.log(jnp.finfo(y.dtype).max) - 1)))
 
 
 @by_moments.register
@@ -103,11 +104,17 @@ def _(q: dist.Independent) -> Standardised:
 
 
 @by_moments.register
+def _(q: dist.ExpandedDistribution) -> Standardised:
+    how = by_moments(q.base_dist)
+    return how._replace(source=how.source._replace(event_shape=q.shape()) if isinstance(how.source, Logarithm) else q)
+
+
+@by_moments.register
 def _(q: DependentDraws) -> Standardised:
     how = by_moments(q.base)
     if how.source is not q.base:
         raise NotImplementedError(
-            f"generalized draws the noise of a {name_of(q)} by itself, and takes no {type(q).__name__.lower()} draws of it; "
+            f"generalized draws the noise of a {name_of(q.base)} by itself, and takes no {type(q).__name__.lower()} draws of it; "
             "give the distribution itself"
         )
     return how._replace(source=q)
@@ -132,8 +139,3 @@ def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
 
 def _affine(source: Any, mean: Array, sd: Array, finish: Callable[[Array], Array]) -> Standardised:
     return Standardised(source, lambda e: mean + sd * e, lambda y: (y - mean) / sd, finish)
-
-
-def to_simplex(z: Array) -> Array:
-    """Independent Gammas of rate 1 to a Dirichlet, by their sum."""
-    return z / z.sum(-1, keepdims=True)

@@ -390,6 +390,36 @@ def test_what_has_no_rule_says_so(estimator, q, error, match):
         jax.grad(lambda t: rgrad.expect(lambda x: x, q(t), jax.random.key(0), 4, estimator))(2.0)
 
 
+def test_events_written_by_expand():
+    """`.expand([2]).to_event(1)` is a vector like another: the same values as with the parameters written out."""
+    for make, estimators in (
+        (lambda t, shape: dist.Normal(t * jnp.ones(shape), 1.0), (rgrad.measure_valued, rgrad.generalized)),
+        (lambda t, shape: dist.Gamma(t * jnp.ones(shape), 2.0), (rgrad.generalized, rgrad.reparameterized)),
+        (lambda t, shape: dist.VonMises(t * jnp.ones(shape), 2.0), (rgrad.reparameterized,)),
+    ):
+        for e in estimators:
+            loss = lambda t, q, e=e: rgrad.expect(lambda x: jnp.sum(jnp.cos(x)), q(t), jax.random.key(0), 4, e)
+            expanded = jax.value_and_grad(loss)(1.5, lambda t, m=make: m(t, ()).expand([2]).to_event(1))
+            written = jax.value_and_grad(loss)(1.5, lambda t, m=make: m(t, 2).to_event(1))
+            np.testing.assert_allclose(expanded, written, rtol=1e-4)
+
+
+def test_what_32_bits_cannot_hold_is_nan_or_right():
+    """What is small or large is handled in logarithms; a sampler outside its range, and a map that is none, are nan."""
+    gradient = lambda q, e, f: jax.grad(lambda t: rgrad.expect(f, q(t), jax.random.key(0), 2000, e))(1.0)
+    bounded = lambda z: 1 / (1 + z)
+    assert np.isnan(gradient(lambda t: dist.Gamma(0.01 * t, 1.0), rgrad.score_function, bounded))
+    assert np.isfinite(gradient(lambda t: dist.Beta(0.1 * t, 0.2), rgrad.rejection, bounded))
+    assert np.isfinite(gradient(lambda t: dist.Beta(0.01 * t, 0.02), rgrad.rejection, bounded))
+    assert np.isfinite(gradient(lambda t: dist.InverseGamma(0.1 * t, 1.0), rgrad.generalized, bounded))
+    assert np.isnan(gradient(lambda t: dist.Gamma(0.8 * t, 1.0), partial(rgrad.rejection, augmentation=0), bounded))
+    assert np.isfinite(
+        gradient(lambda t: dist.Gamma(t * jnp.array([2.0, 3.0]), 1.0).to_event(1), rgrad.rejection, jnp.sum)
+    )
+    broken = partial(rgrad.generalized, transform=(lambda e: 2 * e, lambda z: z))
+    assert np.isnan(gradient(lambda t: dist.Normal(t, 1.0), broken, bounded))
+
+
 def test_measure_valued_raises_at_second_order():
     loss = lambda t: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), jax.random.key(0), 4, rgrad.measure_valued)
     with pytest.raises(NotImplementedError, match=r"measure_valued: .* first order only"):

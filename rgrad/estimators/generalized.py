@@ -45,8 +45,21 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
     """
     base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     how = Standardised(base, *transform) if transform is not None else by_moments(base)
+    if transform is not None:
+        how = how._replace(forward=_checked(*transform))
     terms = through_noise(f, how, key, n, "generalized", keyed)
     return forbid_moving_support(terms, how.source, "generalized")
+
+
+def _checked(forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`forward`, but nan where `inverse` does not undo it: a sample would be another one, and the gradient silently wrong."""
+
+    def checked(eps: Array) -> Array:
+        z = forward(eps)
+        off = jnp.abs(lax.stop_gradient(inverse(z) - eps))
+        return jnp.where(off <= 0.01 * (1 + jnp.abs(eps)), z, jnp.nan)
+
+    return checked
 
 
 def through_noise(f: Objective, how: Standardised, key: Array, n: int, caller: str, keyed: bool) -> Array:

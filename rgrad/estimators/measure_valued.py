@@ -11,6 +11,7 @@ from jax import Array
 
 from rgrad.attach import attach_gradient
 from rgrad.draws import WithKey, draw, evaluate, name_of
+from rgrad.implicit import elementary
 from rgrad.protocols import Objective
 
 Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
@@ -43,19 +44,19 @@ def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = 
     keyed = isinstance(q, WithKey)
     base: Any = q.base if keyed else q
     event = base.event_shape
-    elementary = base.base_dist if isinstance(base, dist.Independent) else base
-    rules = weak_derivatives(elementary)
+    one = elementary(base)
+    rules = weak_derivatives(one)
     for_x, for_f, *for_rules = jax.random.split(key, 2 + len(rules))
     x = draw(base, for_x, n, "measure_valued")
     with_key = lambda points: (points, jax.random.split(for_f, n)) if keyed else points
     values_at = lambda points: evaluate(f, with_key(points), n, "measure_valued")
     parameters, gradients = {}, {}
-    for name in elementary.arg_constraints:
-        if name in vars(elementary) and name not in rules:
-            parameters[name] = jnp.asarray(getattr(elementary, name))
+    for name in one.arg_constraints:
+        if name in vars(one) and name not in rules:
+            parameters[name] = jnp.asarray(getattr(one, name))
     for (name, rule), rule_key in zip(rules.items(), for_rules, strict=True):
         c, plus, minus = rule(x, rule_key, coupled)
-        parameters[name] = jnp.broadcast_to(getattr(elementary, name), event)
+        parameters[name] = jnp.broadcast_to(getattr(one, name), event)
         gradients[name] = _one_coordinate_at_a_time(values_at, x, plus, minus) * c
     return attach_gradient(values_at(x), parameters, gradients, "measure_valued")
 

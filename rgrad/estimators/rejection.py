@@ -11,7 +11,7 @@ from jax import Array
 from rgrad.draws import WithKey, name_of
 from rgrad.estimators.generalized import through_noise
 from rgrad.protocols import Objective
-from rgrad.standardised import Standardised, to_simplex
+from rgrad.standardised import Standardised
 
 
 def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1) -> Array:
@@ -27,23 +27,23 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     Beta and Dirichlet are ratios of Gammas.
 
     Needs an `f` that is continuous, and differentiable almost everywhere. Unbiased then; derivatives of higher order too,
-    where `f` has them. At concentrations under about 0.03 both parts of a Beta may round to 0, and give nan: use
-    `generalized` there.
+    where `f` has them.
 
     Args:
-        augmentation: B >= 0. The sampler is one for shapes of 1 or more: where a concentration may be under 1, B >= 1.
+        augmentation: B >= 0. The sampler is one for shapes of 1 or more: where a concentration is under 1, B >= 1, or
+            all is nan.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
         NotImplementedError: `q` is no Gamma, Beta or Dirichlet.
-        ValueError: `augmentation < 0`.
+        ValueError: `augmentation` is no whole number >= 0.
 
     Source: Naesseth, Ruiz, Linderman and Blei 2017, Reparameterization gradients through acceptance-rejection sampling
     algorithms (eqs. 7 to 9; augmentation: section 5).
     """
-    if augmentation < 0 or augmentation != int(augmentation):
+    if not isinstance(augmentation, int | float) or augmentation < 0 or augmentation % 1 != 0:
         raise ValueError(f"rejection: augmentation = {augmentation}; it is how often the shape is raised: 0, 1, 2, ...")
     base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     key, for_u = jax.random.split(key)
@@ -51,37 +51,51 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
     minus_log_u = jax.random.exponential(for_u, (int(augmentation), n, *jnp.shape(shape)), shape.dtype)
     log_u = sum((-minus_log_u[i] / (shape + i) for i in range(int(augmentation))), start=jnp.zeros(()))
-    centre, width = shape + augmentation - 1 / 3, 1 / jnp.sqrt(9 * (shape + augmentation) - 3)
+    raised = shape + augmentation
+    raised = jnp.where(raised >= 1, raised, jnp.nan)  # there the sampler is none
+    centre, width = raised - 1 / 3, 1 / jnp.sqrt(9 * raised - 3)
     how = Standardised(
         source,
         forward=lambda e: centre * (1 + e * width) ** 3 / rate,
         inverse=lambda z: (jnp.cbrt(z * rate / centre) - 1) / width,
-        finish=lambda z: finish(z * jnp.exp(log_u)),
+        finish=lambda z: finish(jnp.log(z) + log_u),  # the product itself may round to 0
     )
     return through_noise(f, how, key, n, "rejection", keyed)
 
 
 @singledispatch
 def as_gammas(q: Any) -> Any:
-    """The shapes and rates of independent Gammas, and what makes a sample of `q` of theirs."""
+    """The shapes and rates of independent Gammas, and what makes a sample of `q` of their logarithms."""
+    raise no_sampler(q)
+
+
+def no_sampler(q: Any) -> NotImplementedError:
     from rgrad.estimators.which import those_for
 
-    raise NotImplementedError(
-        f"rejection has no sampler for {name_of(q)} (there are: Gamma, Beta, Dirichlet); use {those_for(q)}"
+    return NotImplementedError(
+        f"rejection has no sampler for {name_of(q)} (there are: Gamma, vectors of it, Beta, Dirichlet); use {those_for(q)}"
     )
 
 
 @as_gammas.register
 def _(q: dist.Gamma) -> Any:
-    return jnp.asarray(q.concentration) * 1.0, q.rate, lambda z: z  # a float, also where it was given as 2
+    return jnp.asarray(q.concentration) * 1.0, q.rate, jnp.exp  # a float, also where it was given as 2
 
 
 @as_gammas.register
 def _(q: dist.Beta) -> Any:
-    shapes = jnp.stack([jnp.asarray(q.concentration1), jnp.asarray(q.concentration0)])
-    return shapes, jnp.ones_like(shapes), lambda z: z[..., 0] / z.sum(-1)
+    shapes = jnp.stack([jnp.asarray(q.concentration1), jnp.asarray(q.concentration0)]) * 1.0
+    return shapes, jnp.ones_like(shapes), lambda log_z: jax.nn.sigmoid(log_z[..., 0] - log_z[..., 1])
 
 
 @as_gammas.register
 def _(q: dist.Dirichlet) -> Any:
-    return q.concentration, jnp.ones_like(q.concentration), to_simplex
+    shapes = jnp.asarray(q.concentration) * 1.0
+    return shapes, jnp.ones_like(shapes), jax.nn.softmax
+
+
+@as_gammas.register
+def _(q: dist.Independent) -> Any:
+    if not isinstance(q.base_dist, dist.Gamma):
+        raise no_sampler(q)
+    return as_gammas(q.base_dist)
