@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.draws import check_draw
+from rgrad.log_density import log_prob
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 
@@ -118,6 +119,9 @@ class AtNodes:
         return jax.vmap(partial(self._place, self.base_dist))(self._nodes)
 
     rsample = sample
+
+    def log_prob(self, value: Array) -> Array:
+        return log_prob(self.base_dist, value)
 
 
 def _rules_for(q: Any) -> list[Rule]:

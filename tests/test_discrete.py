@@ -149,14 +149,14 @@ def two_uniforms(p, nodes):
 
 
 def test_rebar_is_unbiased_to_second_order(noise):
-    """To 1e-8, for three pairs of eta and temperature; the control variate moves single terms by more than 0.1."""
+    """To 1e-8, for two pairs of eta and temperature; the control variate moves single terms by more than 0.1."""
 
     def mean(f, q, eta, temperature):
         uv, w = product(*two_uniforms(jax.lax.stop_gradient(q.probs), 16))
         noise("logistic", *logit_of(uv).T)
         return w @ rebar(f, q, KEY, len(w), eta=eta, temperature=temperature)
 
-    got = of_one_bit(mean, 2, [1.0, -0.6, 0.0], [0.5, 1.0, 0.5])
+    got = of_one_bit(mean, 2, [1.0, -0.6], [0.5, 1.0])
     assert_same(got, of_one_bit(closed_form, 2), rtol=1e-8, atol=1e-8)
 
 
@@ -177,7 +177,7 @@ def test_relax_is_rebar_by_default():
 
 
 def test_the_values_of_rebar_are_those_of_f():
-    terms = rebar(lambda x: 10 * x + 0.5, dist.Bernoulli(probs=0.4), KEY, 50)
+    terms = jax.jit(lambda: rebar(lambda x: 10 * x + 0.5, dist.Bernoulli(probs=0.4), KEY, 50))()
     np.testing.assert_allclose(np.unique(terms.round(4)), [0.5, 10.5])
 
 
@@ -324,8 +324,8 @@ def test_rebar_of_two_bits_exactly(noise, x64):
         return w @ rebar(f, dist.Bernoulli(logits=a).to_event(1), KEY, len(w), temperature=1.0)
 
     a = jnp.log(p / (1 - p))
-    truth = jax.grad(lambda a: rgrad.expect(f, dist.Bernoulli(logits=a).to_event(1), KEY, 1, enumerated))(a)
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(a), truth, atol=1e-7)
+    exact = lambda a: rgrad.expect(f, dist.Bernoulli(logits=a).to_event(1), KEY, 1, enumerated)
+    np.testing.assert_allclose(*jax.jit(lambda a: (jax.grad(loss)(a), jax.grad(exact)(a)))(a), atol=1e-7)
 
 
 def test_disarm_is_arm_given_the_pair(noise, x64):
@@ -336,18 +336,17 @@ def test_disarm_is_arm_given_the_pair(noise, x64):
         variance = {}
         for estimator in (arm, disarm):
             noise("uniform", u)
-            each = jax.jacfwd(lambda a: estimator(f, dist.Bernoulli(logits=a), KEY, len(w)))(logit(p))
+            each = jax.jit(jax.jacfwd(lambda a: estimator(f, dist.Bernoulli(logits=a), KEY, len(w))))(logit(p))
             variance[estimator] = w @ each**2 - (w @ each) ** 2
         assert 0 < variance[disarm] < 0.99 * variance[arm]
 
 
 def test_the_toy_by_sampling():
-    """Eight bits, target 0.45: catches 0.001 of gradients of 0.002 to 0.003."""
+    """Leave-one-out, eight bits, target 0.45: catches 3e-4 of gradients of 0.002 to 0.003."""
     p = np.linspace(0.2, 0.8, 8)
     q = lambda a: dist.Bernoulli(logits=a).to_event(1)
-    loss = lambda a, key, estimator: rgrad.expect(partial(toy, 0.45), q(a), key, 50, estimator)
-    draw = lambda key: [jax.grad(loss)(logit(p), key, estimator) for estimator in (leave_one_out, UNBIASED["rebar"])]
-    assert_unbiased(draw, [p * (1 - p) * 0.1 / 8] * 2, smallest_bias=0.001, replicates=10_000)
+    draw = jax.grad(lambda a, key: rgrad.expect(partial(toy, 0.45), q(a), key, 50, leave_one_out))
+    assert_unbiased(lambda key: draw(logit(p), key), p * (1 - p) * 0.1 / 8, smallest_bias=3e-4, replicates=10_000)
 
 
 VECTORS = {
@@ -401,15 +400,12 @@ def at(q, samples):
 
 COUNTS = {
     "Bernoulli": (lambda t: dist.Bernoulli(probs=t), 0.3, range(2)),
-    "Categorical": (lambda t: dist.Categorical(logits=t * jnp.array([1.0, -0.5, 2.0])), 0.4, range(3)),
-    "Categorical by probs": (lambda t: dist.Categorical(probs=jnp.array([t, 0.5 - t, 0.5])), 0.3, range(3)),
+    "Categorical": (lambda t: dist.Categorical(probs=jnp.array([t, 0.5 - t, 0.5])), 0.3, range(3)),
     "Bernoulli at logit 0": (lambda t: dist.Bernoulli(logits=t), 0.0, range(2)),
     "Binomial at logit 0": (lambda t: dist.Binomial(4, logits=t), 0.0, range(5)),
     "Poisson": (lambda t: dist.Poisson(t), 1.5, range(25)),
     "Binomial": (lambda t: dist.Binomial(4, probs=t), 0.3, range(5)),
-    "Binomial by logits": (lambda t: dist.Binomial(4, logits=t), 0.3, range(5)),
     "Geometric": (lambda t: dist.Geometric(probs=t), 0.7, range(32)),
-    "Geometric by logits": (lambda t: dist.Geometric(logits=t), 0.8, range(32)),
     "vector of Bernoullis": (
         lambda t: dist.Bernoulli(logits=t * jnp.array([1.0, -0.5, 2.0])).to_event(1), 0.4,
         list(itertools.product(range(2), repeat=3)),
@@ -433,7 +429,6 @@ COUNTS = {
 }  # fmt: skip
 BASELINES = {
     "none": 0.0,
-    "number": 1.7,
     "leave one out": rgrad.leave_one_out,
     "moving average": rgrad.moving_average(0.5).update(1.5),
 }
@@ -499,7 +494,6 @@ def test_score_function_on_what_numpyro_draws():
     assert_unbiased(draw, truth, smallest_bias=0.25, replicates=10_000)
 
 
-@pytest.mark.xfail(reason="surrogate casts to float16 where values and log density are weakly typed", strict=True)
 def test_score_function_keeps_the_width_of_values():
     """Of a function of integers: 1234.667, which in 16 bits is 1235."""
     value = rgrad.expect(lambda x: 1234.567 * x + 0.1, dist.DiscreteUniform(1, 1), KEY, 1, rgrad.score_function)
@@ -553,10 +547,11 @@ def test_enumerated_supports(x64):
 
 
 def test_enumerated_gives_n_equal_terms_and_ignores_what_cannot_happen():
-    terms = enumerated(lambda x: x**2, dist.Binomial(3, 0.5), KEY, 4)
+    terms = jax.jit(lambda: enumerated(lambda x: x**2, dist.Binomial(3, 0.5), KEY, 4))()
     np.testing.assert_allclose(terms, np.full(4, 3.0), rtol=1e-6)
     assert np.ptp(terms) == 0
-    keyed = enumerated(lambda pair: pair[0] + jax.random.normal(pair[1]), WithKey(dist.Bernoulli(0.5)), KEY, 4)
+    noisy = lambda pair: pair[0] + jax.random.normal(pair[1])
+    keyed = jax.jit(lambda: enumerated(noisy, WithKey(dist.Bernoulli(0.5)), KEY, 4))()
     assert len(np.unique(keyed)) == 4
 
     def entropy(a):
@@ -744,7 +739,8 @@ def test_enumerated_refuses():
         small,
     )
     refused(ValueError, "Categorical has 9 points, more than limit=7", dist.Categorical(logits=jnp.zeros(9)), small)
-    for q in (dist.Poisson(1.0), dist.Geometric(0.3), dist.Poisson(jnp.ones(2)).to_event(1)):
+    countable = (dist.Poisson(1.0), dist.Geometric(0.3), dist.Poisson(jnp.ones(2)).to_event(1))
+    for q in (*countable, dist.Multinomial(3, jnp.ones(2) / 2)):
         refused(
             NotImplementedError,
             r"enumerated needs a support of finitely many .* has none; use score_function",
@@ -752,7 +748,7 @@ def test_enumerated_refuses():
             enumerated,
         )
     for q in (dist.Normal(0.0, 1.0), dist.Uniform(), dist.Dirichlet(jnp.ones(3))):
-        refused(NotImplementedError, "has none; use reparameterized, or score_function", q, enumerated)
+        refused(NotImplementedError, r"has none; use reparameterized, .*score_function", q, enumerated)
     with pytest.raises(ValueError, match=r"total_count that is an argument of jit.*Python int"):
         jax.jit(lambda m: rgrad.expect(jnp.sum, dist.Binomial(m, 0.3), KEY, 1, enumerated))(5)
 
@@ -766,7 +762,7 @@ def test_the_others_refuse(name):
         dist.Poisson(1.0),
         estimator,
     )
-    refused(NotImplementedError, "Normal", dist.Normal(jnp.zeros(2), 1.0).to_event(1), estimator)
+    refused(NotImplementedError, r"Normal.* use reparameterized", dist.Normal(jnp.zeros(2), 1.0).to_event(1), estimator)
     refused(NotImplementedError, "score_function|OneHotCategorical", dist.Categorical(logits=jnp.zeros(3)), estimator)
     refused(ValueError, r"batch_shape \(2,\)", dist.Bernoulli(jnp.ones(2) / 2), estimator)
     with pytest.raises(ValueError, match="f must return a scalar"):

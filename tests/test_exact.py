@@ -152,3 +152,18 @@ def test_bad_input():
         rgrad.exact_moments(problem, rgrad.score_function, wrt=["x"])
     with pytest.raises(ValueError, match=r"exact_moments: Normal has batch_shape \(2,\)"):
         rgrad.exact_moments(problem, rgrad.score_function, {"loc": jnp.zeros(2)})
+
+
+def test_a_logit_of_exactly_zero():
+    """Where NumPyro's own derivative of the density is off by 1/2: d/dl E[(b - t)^2] = p (1 - p) ((1 - t)^2 - t^2) = 0.025."""
+
+    class problem:
+        params = {"logit": 0.0}
+
+        def distribution(p):
+            return dist.Bernoulli(logits=p["logit"])
+
+        def objective(p, x):
+            return (x - 0.45) ** 2
+
+    assert rgrad.exact_moments(problem, rgrad.score_function).mean["logit"] == pytest.approx(0.025)

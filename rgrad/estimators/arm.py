@@ -72,9 +72,10 @@ def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[
     while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
         inner = inner.base_dist
     if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
+        from rgrad.estimators.which import those_for
+
         raise NotImplementedError(
-            f"{caller} is for Bernoulli and vectors of it, and q is a {type(inner).__name__}; use score_function, or enumerated "
-            "where the support is small"
+            f"{caller} is for Bernoulli and vectors of it, and this is {type(inner).__name__}; use {those_for(base)}"
         )
     logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, also where it was given as 0
     for_u, for_f = jax.random.split(key)

@@ -79,7 +79,7 @@ def _product(sizes: list[int]) -> str:
 def _values(q: Any, coordinates: int) -> list[np.ndarray]:
     """The values of each coordinate of a batch; of whole numbers, from the bounds, which may differ between them."""
     support: Any = getattr(q, "support", None)
-    if getattr(support, "is_discrete", False) and hasattr(support, "upper_bound"):
+    if getattr(support, "is_discrete", False) and hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         bounds = (support.lower_bound, support.upper_bound)
         if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
             raise ValueError(
@@ -92,9 +92,11 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
         with jax.ensure_compile_time_eval():
             each = np.asarray(q.enumerate_support())
     except (AttributeError, NotImplementedError):
-        others = "reparameterized, or score_function" if q.has_rsample else "score_function, which needs no support"
+        from rgrad.estimators.which import those_for
+
         raise NotImplementedError(
-            f"enumerated needs a support of finitely many values that it can list, and {type(q).__name__} has none; use {others}"
+            f"enumerated needs a support of finitely many values that it can list, and {type(q).__name__} has none; use "
+            f"{those_for(q)}"
         ) from None
     each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
     return [each[:, i] for i in range(coordinates)]

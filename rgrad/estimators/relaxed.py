@@ -180,9 +180,11 @@ def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
             f"{caller}: the samples of Categorical are indices, and f has no values between them; use "
             "OneHotCategorical(logits), whose samples are one-hot vectors, with an f of them"
         )
-    others = "reparameterized" if q.has_rsample else "score_function, or enumerated where the support is finite"
+    from rgrad.estimators.which import those_for
+
     raise NotImplementedError(
-        f"{caller} has no relaxation of {type(inner).__name__} (there are: Bernoulli, OneHotCategorical, vectors of them); use {others}"
+        f"{caller} has no relaxation of {type(inner).__name__} (there are: Bernoulli, OneHotCategorical, vectors of them); use "
+        f"{those_for(q)}"
     )
 
 

@@ -148,7 +148,7 @@ def surrogate(
     Ahmadian et al. 2024 (RLOO).
     """
     v, log_q = jnp.asarray(values), jnp.asarray(log_prob)
-    v = v.astype(jnp.result_type(v, log_q, jnp.float16))  # an integer or bool becomes a float
+    v = v.astype(jnp.result_type(v, log_q, float))  # an integer or bool becomes a float
     _check_shapes(v, log_prob=log_q, weights=weights, mask=mask, groups=groups)
     if baseline is None:
         baseline = leave_one_out if groups is not None else 0.0

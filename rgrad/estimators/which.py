@@ -13,6 +13,7 @@ def those_for(q: Any) -> str:
     """`reparameterized, generalized, or score_function`: the estimators that have a rule for `q`, none of them biased."""
     from rgrad.estimators.measure_valued import weak_derivatives
     from rgrad.estimators.rejection import as_gammas
+    from rgrad.estimators.relaxed import OneHotCategorical
     from rgrad.standardised import by_moments
 
     base = q.base if isinstance(q, WithKey) else q
@@ -23,7 +24,8 @@ def those_for(q: Any) -> str:
         "generalized": _has_rule(by_moments, one),
         "rejection": _has_rule(as_gammas, base),
         "measure_valued": _has_rule(weak_derivatives, one),
-        **dict.fromkeys(("arm", "disarm", "rebar"), of_bits),
+        **dict.fromkeys(("arm", "disarm"), of_bits),
+        "rebar": of_bits or isinstance(one, OneHotCategorical),
     }
     if dependent_draws(q) is not None:  # the others draw noise of their own
         rules = {}
