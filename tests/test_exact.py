@@ -157,13 +157,9 @@ def test_bad_input():
 def test_a_logit_of_exactly_zero():
     """Where NumPyro's own derivative of the density is off by 1/2: d/dl E[(b - t)^2] = p (1 - p) ((1 - t)^2 - t^2) = 0.025."""
 
-    class problem:
-        params = {"logit": 0.0}
-
-        def distribution(p):
-            return dist.Bernoulli(logits=p["logit"])
-
-        def objective(p, x):
-            return (x - 0.45) ** 2
-
+    problem = SimpleNamespace(
+        params={"logit": 0.0},
+        distribution=lambda p: dist.Bernoulli(logits=p["logit"]),
+        objective=lambda p, x: (x - 0.45) ** 2,
+    )
     assert rgrad.exact_moments(problem, rgrad.score_function).mean["logit"] == pytest.approx(0.025)
