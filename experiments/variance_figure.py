@@ -38,7 +38,12 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
             if truth:
                 axis.plot(*zip(*truth, strict=True), "-", lw=1, alpha=0.7, **style)
         shows = any(r["variance"] > 0 for r in rows if r["parameter"] == parameter)
-        axis.set(xscale="log", yscale="log" if shows else "linear", xlabel="N, samples of one gradient estimate", title=f"d/d {parameter}")
+        axis.set(
+            xscale="log",
+            yscale="log" if shows else "linear",
+            xlabel="N, samples of one gradient estimate",
+            title=f"d/d {parameter}",
+        )
         axis.set_ylabel("variance of the estimate")
         axis.grid(which="major", alpha=0.3)
     if any(row["exact_variance"] for row in rows):

@@ -6,7 +6,9 @@ the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 
 from rgrad.attach import attach, attach_gradient
 from rgrad.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
+from rgrad.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from rgrad.control_variates import delta, optimal
+from rgrad.credit import credit
 from rgrad.dependent import antithetic, quasi, stratified
 from rgrad.detach import detach
 from rgrad.estimators import (
@@ -50,6 +52,13 @@ __all__ = [
     "gumbel_softmax",
     "straight_through",
     "OneHotCategorical",
+    # bounds from K samples, and the gradient rules that are theirs
+    "iwae",
+    "vimco",
+    "sticking_the_landing",
+    "doubly_reparameterized",
+    # several variables and costs: each variable is paid only what it can have caused
+    "credit",
     # with constant parameters (sticking the landing)
     "detach",
     # with which baseline or control variate

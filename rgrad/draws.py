@@ -71,7 +71,7 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 def name_of(q: Any) -> str:
     """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
     name = type(q).__name__
-    if name in ("Independent", "ExpandedDistribution", "WithKey"):
+    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies"):
         return name_of(q.base_dist)
     if name in ("Antithetic", "Stratified", "Quasi"):
         return f"{name.lower()}({name_of(q.base_dist)})"

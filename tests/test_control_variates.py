@@ -62,9 +62,7 @@ def test_optimal_of_parameters_that_are_not_free():
 
     truth = {name: jax.grad(exact)(t) for name, (_, _, exact) in problems.items()}
     assert_unbiased(draw, truth, smallest_bias=0.06, replicates=30_000)
-    with pytest.raises(
-        NotImplementedError, match=r"optimal: HalfNormal is not known to be normalised .*leave_one_out"
-    ):
+    with pytest.raises(NotImplementedError, match=r"optimal: HalfNormal is not known to be normalised .*leave_one_out"):
         rgrad.expect(lambda x: x, dist.HalfNormal(1.0), KEY, 4, optimal)
 
 

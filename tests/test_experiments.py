@@ -19,7 +19,8 @@ from experiments.runner import main
 from experiments.settings import read_toml
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published"}
+EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
+               "bounds": "Bounds"}  # fmt: skip
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
 ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
        "variance_high", "exact_mean", "exact_variance")  # fmt: skip
