@@ -85,9 +85,12 @@ class Stratified(DependentDraws):
     """One in each of n strata of equal probability; for vectors in each coordinate (a Latin hypercube)."""
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
-        for_strata, for_place = jax.random.split(key)
-        # Permuted in every coordinate, so that each row alone is uniform.
-        strata = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(for_strata, size)).T
+        for_first, for_strata, for_place = jax.random.split(key, 3)
+        # In the first coordinate a shift is enough for each row alone to be uniform; the others are permuted, so that no
+        # two of them go together. (By sorting once: the library's permutation sorts several times.)
+        first = (jnp.arange(n) + jax.random.randint(for_first, (), 0, n)) % n
+        others = jnp.argsort(jax.random.bits(for_strata, (size - 1, n), "uint32"))
+        strata = jnp.concatenate([first[None], others]).T
         return _inside((strata + jax.random.uniform(for_place, (n, size))) / n)
 
 
