@@ -213,6 +213,11 @@ RULES = {
 }
 
 
+# Each compiles a program of its own: those that are made of the same parts are tested with the long tests.
+ALWAYS = (
+    "reparameterized", "reparameterized+quasi", "score_function+leave_one_out", "score_function+optimal",
+    "score_function+delta", "score_function+antithetic", "generalized", "rejection", "measure_valued",
+)  # fmt: skip
 # Of the others the Hessian is made of the same parts.
 HESSIANS = (
     "reparameterized", "score_function", "score_function+leave_one_out", "score_function+moving_average",
@@ -226,7 +231,9 @@ def loss_of(name, estimator, n):
     return loss, jax.tree.map(jnp.asarray, params), exact
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    "estimator", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) for name in ESTIMATORS]
+)
 def test_gradient_is_unbiased(estimator):
     """All its problems in one program. Catches, in each, a bias of 15 % of the largest gradient coordinate (of 1, for the
     constant, whose gradient is 0)."""
