@@ -87,9 +87,7 @@ def _(q: dist.Dirichlet) -> Standardised:
 def _(q: dist.Beta) -> Standardised:
     a, b = jnp.asarray(q.concentration1) * 1.0, jnp.asarray(q.concentration0) * 1.0
     logits = Logarithm(
-        lambda key, shape: (
-            jax.random.loggamma(key, a, shape) - jax.random.loggamma(jax.random.fold_in(key, 1), b, shape)
-        ),
+        lambda key, shape: _log_gamma(key, a, shape) - _log_gamma(jax.random.fold_in(key, 1), b, shape),
         lambda y: a * jax.nn.log_sigmoid(y) + b * jax.nn.log_sigmoid(-y) - betaln(a, b),
         jnp.shape(a),
     )
