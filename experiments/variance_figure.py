@@ -5,6 +5,7 @@ from typing import Any
 from experiments.plotting import COLOURS, MARKERS, figure_files, grid
 
 MOST = 6  # panels
+ROUNDING = 1e-13  # relative to the square of the mean: what 32 bits leave of no variance
 
 
 def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
@@ -13,9 +14,10 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
     estimators = list(dict.fromkeys(row["estimator"] for row in rows))
     shown = parameters[:MOST]
     figure, axes = grid(len(shown))
+    figure.set_figheight(figure.get_figheight() + 0.12 * len(estimators))  # for the legend below
     for axis, parameter in zip(axes, shown, strict=True):
         for i, estimator in enumerate(estimators):
-            mine = [r for r in rows if (r["estimator"], r["parameter"]) == (estimator, parameter) and r["variance"] > 0]
+            mine = [r for r in rows if (r["estimator"], r["parameter"]) == (estimator, parameter) and _varies(r)]
             mine.sort(key=lambda r: r["size"])
             style = {"color": COLOURS[i % len(COLOURS)]}
             if not mine:
@@ -28,7 +30,7 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
                 sizes,
                 variance,
                 (below, above),
-                fmt=MARKERS[i % len(MARKERS)],
+                fmt=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # no two alike
                 ms=5,
                 capsize=4,
                 label=estimator,
@@ -37,7 +39,7 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
             truth = [(r["size"], r["exact_variance"]) for r in mine if r["exact_variance"]]
             if truth:
                 axis.plot(*zip(*truth, strict=True), "-", lw=1, alpha=0.7, **style)
-        shows = any(r["variance"] > 0 for r in rows if r["parameter"] == parameter)
+        shows = any(_varies(r) for r in rows if r["parameter"] == parameter)
         axis.set(
             xscale="log",
             yscale="log" if shows else "linear",
@@ -54,3 +56,7 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
     more = f" (the first {MOST} of {len(parameters)} coordinates)" if len(parameters) > MOST else ""
     figure.suptitle(f"{problem}: how noisy is the gradient?{more}")
     return figure_files(figure)
+
+
+def _varies(row: dict[str, Any]) -> bool:
+    return row["variance"] > ROUNDING * row["mean"] ** 2

@@ -6,6 +6,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
+import numpyro
 import pytest
 
 
@@ -14,3 +15,21 @@ def x64():
     """Floats of 64 bits within the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def run_main(tmp_path, monkeypatch, capsys):
+    """`run_main(Settings, run, *flags) -> (status, stdout, stderr)`, in an empty folder; jax and NumPyro are left as found."""
+    from experiments.runner import main
+
+    monkeypatch.chdir(tmp_path)
+    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
+
+    def call(model, run, *flags):
+        status = main(model, run, [str(flag) for flag in flags])
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    yield call
+    numpyro.enable_validation(validation)
+    jax.config.update("jax_enable_x64", wide)

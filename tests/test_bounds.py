@@ -7,24 +7,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import pytest
 from calibration import assert_unbiased
 from enumeration import Given, expectation
 
 import rgrad
+from experiments.bounds import Bounds
+from experiments.bounds import run as run_bounds
+from experiments.bounds_task import RULES
 from rgrad.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from rgrad.credit import credit
 
 ROOT = Path(__file__).parent.parent
-RULES = {
-    "reparameterized": rgrad.reparameterized,
-    "doubly_reparameterized": doubly_reparameterized,
-    "sticking_the_landing": sticking_the_landing,
-    "score_function": rgrad.score_function,
-    "vimco": vimco,
-}
 TABLE = jnp.array([[0.4, -1.0, 0.7], [1.1, 0.2, -0.6]])
 
 
@@ -462,23 +457,9 @@ ROW = ("estimator", "parameter", "perturbation", "k", "replicates", "snr", "snr_
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_main):
     """`run(*flags) -> (status, stdout, stderr)`, in an empty folder."""
-    from experiments.bounds import Bounds
-    from experiments.bounds import run as run_bounds
-    from experiments.runner import main
-
-    monkeypatch.chdir(tmp_path)
-    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
-
-    def call(*flags):
-        status = main(Bounds, run_bounds, [str(flag) for flag in flags])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    yield call
-    numpyro.enable_validation(validation)
-    jax.config.update("jax_enable_x64", wide)
+    return partial(run_main, Bounds, run_bounds)
 
 
 def test_signal_to_noise(run):

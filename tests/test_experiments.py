@@ -10,12 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpyro
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments.runner import main
 from experiments.settings import read_toml
 
 ROOT = Path(__file__).parent.parent
@@ -74,22 +71,12 @@ def load(name):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_main, tmp_path, monkeypatch):
     """`run("variance", *flags) -> (status, stdout, stderr)`, in an empty folder that holds mine.py."""
     (tmp_path / "mine.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
-
-    def call(name, *flags):
-        status = main(*load(name), [str(flag) for flag in flags])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    yield call
-    numpyro.enable_validation(validation)
-    jax.config.update("jax_enable_x64", wide)
+    return lambda name, *flags: run_main(*load(name), *flags)
 
 
 def test_validation_is_a_context():

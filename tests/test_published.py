@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import numpyro
 import pytest
 from scipy.special import digamma, gammaln
 
@@ -15,7 +14,6 @@ from experiments import published_tables as tables
 from experiments.published import LIMIT, Published
 from experiments.published import run as run_published
 from experiments.published_rows import Claim, errors_of, row_of_mean, row_of_order, row_of_variance
-from experiments.runner import main
 
 ROOT = Path(__file__).parent.parent
 ROW = ("source", "quantity", "estimator", "parameter", "published", "published_error", "ours", "low", "high", "z")
@@ -23,19 +21,9 @@ CLAIM = partial(Claim, "a source", "a quantity", "an estimator", "a parameter")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_main):
     """`run(*flags) -> (status, stdout, stderr)`, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
-
-    def call(*flags):
-        status = main(Published, run_published, [str(flag) for flag in flags])
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    yield call
-    numpyro.enable_validation(validation)
-    jax.config.update("jax_enable_x64", wide)
+    return partial(run_main, Published, run_published)
 
 
 @pytest.mark.parametrize("k", tables.MOHAMED["square"].ks)
