@@ -11,6 +11,7 @@ from rgrad.control_variates import delta, optimal
 from rgrad.credit import credit
 from rgrad.dependent import antithetic, quasi, stratified
 from rgrad.detach import detach
+from rgrad.elbo import elbo
 from rgrad.estimators import (
     OneHotCategorical,
     arm,
@@ -30,6 +31,7 @@ from rgrad.estimators import (
 from rgrad.exact import ExactMoments, exact_moments
 from rgrad.expectation import expect
 from rgrad.fit import Fit, fit, initial_fit
+from rgrad.location_scale import location_scale
 from rgrad.moments import Moments, measure
 from rgrad.protocols import Distribution, Estimator, Problem
 
@@ -52,6 +54,9 @@ __all__ = [
     "gumbel_softmax",
     "straight_through",
     "OneHotCategorical",
+    # the evidence lower bound, and a family for it: z = mu + C eps
+    "elbo",
+    "location_scale",
     # bounds from K samples, and the gradient rules that are theirs
     "iwae",
     "vimco",
