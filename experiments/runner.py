@@ -24,8 +24,8 @@ def main(model: type[S], run: Callable[[S], int | None], argv: Sequence[str] | N
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # an experiment that keeps something says what
+        print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` closed the pipe: what was asked to be read has been read
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax
 import numpyro
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_process():
+    """Programs of one file are of no use to the next, and make a process slow that keeps them all (6 GB of them)."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def truth(logits):
     return jnp.sum(jax.nn.softmax(logits) * jax.vmap(partial(f, logits))(jnp.arange(3)))
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.long), 10])
 def test_optimal_has_no_bias_by_enumeration(n, x64):
     """Every tuple of n samples of a Categorical: exact to 1e-10, the Hessian of two samples too."""
     logits = jnp.asarray(LOGITS)
@@ -78,8 +78,8 @@ def test_planted_a_coefficient_that_saw_its_own_sample_is_biased(x64, monkeypatc
 def test_optimal_is_no_worse_than_leave_one_out_at_1000():
     """The costs of Mohamed et al. 2020 at N(1, 1): (x - k)^2, exp(-k x^2), cos k x, both parameters; 26 ratios of variances
     over 4,000 calls with the same keys. The two are within 2 % of each other at worst where optimal has nothing to gain;
-    the ratios have a standard error of 2 % at most, so 1.12 is 5 of them beyond: 1e-5 for all under a fixed seed. Catches
-    an `optimal` that is 25 % worse."""
+    the ratios have a standard error of 2 % at most, so 1.2 is 9 of them beyond: fails by accident with less than 1e-10.
+    Catches an `optimal` that is 35 % worse."""
     k_square, k_exp, k_cos = jnp.arange(-3.0, 4.0), jnp.array([0.1, 1.0, 10.0]), jnp.array([0.5, 1.0, 5.0])
 
     def costs(x):
@@ -95,7 +95,7 @@ def test_optimal_is_no_worse_than_leave_one_out_at_1000():
     ours, theirs = rgrad.measure(draw, KEY, 4_000).variance
     ratio = ours / theirs
     assert ratio.shape == (13, 2)
-    assert np.all(ratio < 1.12), ratio
+    assert np.all(ratio < 1.2), ratio
     assert np.median(ratio) < 1
 
 
