@@ -47,7 +47,7 @@ ALL = "all"  # in place of names: every one of these that applies
 
 def load_estimator(name: str) -> rgrad.Estimator:
     """The estimator of that name, or the user's own `module:function`."""
-    found = _load("--estimators", name, ESTIMATORS)
+    found = load("--estimators", name, ESTIMATORS)
     if not callable(found):
         raise UsageError(
             f"--estimators {name}: it is a {type(found).__name__}; name a function (f, q, key, n) -> terms"
@@ -57,7 +57,7 @@ def load_estimator(name: str) -> rgrad.Estimator:
 
 def load_problem(name: str) -> rgrad.Problem:
     """The problem of that name, or the user's own `module:attribute`."""
-    found = _load("--problem", name, PROBLEMS)
+    found = load("--problem", name, PROBLEMS)
     for part in ("distribution", "objective", "params"):
         if not hasattr(found, part):
             raise UsageError(
@@ -70,7 +70,8 @@ def load_problem(name: str) -> rgrad.Problem:
     return found
 
 
-def _load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
+def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
+    """What is shipped under that name, or the user's own `module:attribute`; `flag` is for the error messages."""
     if ":" not in name:
         if name in shipped:
             return shipped[name]
@@ -120,3 +121,6 @@ def where_and_what(error: BaseException) -> str:
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text}{place}"
+
+
+_load = load  # until the other modules say load

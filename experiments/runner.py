@@ -71,13 +71,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     """A table on stdout."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE)
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(escape(name), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     # As wide as it needs to be: a terminal that is narrower wraps the lines, and no number is cut.
     Console(width=250).print(table)
 
