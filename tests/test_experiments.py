@@ -17,9 +17,11 @@ from experiments.settings import read_toml
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
-               "bounds": "Bounds", "vae": "Vae", "crossover": "Crossover"}  # fmt: skip
+               "bounds": "Bounds", "vae": "Vae", "crossover": "Crossover",
+               "logistic": "Logistic"}  # fmt: skip
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
-MORE_FILES = {"crossover": {"checks.csv"}, "fit": {"trace.csv"}, "vae": {"margins.csv", "pictures.npz", "checkpoints"}}
+MORE_FILES = {"crossover": {"checks.csv"}, "fit": {"trace.csv"}, "logistic": {"curves.csv", "posterior.csv", "states.npz"},
+              "vae": {"margins.csv", "pictures.npz", "checkpoints"}}
 ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
        "variance_high", "exact_mean", "exact_variance")  # fmt: skip
 
