@@ -1,5 +1,9 @@
+import contextlib
 import gc
+import importlib
+import io
 import os
+from functools import cache
 from pathlib import Path
 
 # Before jax is imported: programs that a test compiles are kept for the next run.
@@ -26,19 +30,44 @@ def x64():
         yield
 
 
+@contextlib.contextmanager
+def as_found():
+    """jax and NumPyro are left as they were."""
+    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
+    yield
+    numpyro.enable_validation(validation)
+    jax.config.update("jax_enable_x64", wide)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """`small_run("bounds") -> (status, stdout, stderr, folder)`: an experiment on its small config, once in a session."""
+    from experiments.runner import main
+
+    @cache
+    def call(name):
+        module, folder = importlib.import_module(f"experiments.{name}"), tmp_path_factory.mktemp(name) / "whole"
+        config = Path(__file__).parent.parent / "configs" / f"{name}_small.toml"
+        out, err = io.StringIO(), io.StringIO()
+        with as_found(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            flags = ["--config", str(config), "--out", str(folder)]
+            status = main(getattr(module, name.capitalize()), module.run, flags)
+        return status, out.getvalue(), err.getvalue(), folder
+
+    return call
+
+
 @pytest.fixture
 def run_main(tmp_path, monkeypatch, capsys):
     """`run_main(Settings, run, *flags) -> (status, stdout, stderr)`, in an empty folder; jax and NumPyro are left as found."""
     from experiments.runner import main
 
     monkeypatch.chdir(tmp_path)
-    validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
 
     def call(model, run, *flags):
         status = main(model, run, [str(flag) for flag in flags])
         out = capsys.readouterr()
         return status, out.out, out.err
 
-    yield call
-    numpyro.enable_validation(validation)
-    jax.config.update("jax_enable_x64", wide)
+    with as_found():
+        yield call

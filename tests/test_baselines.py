@@ -42,7 +42,7 @@ BASELINES = {
 }
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_no_bias_by_enumeration(baseline, n, x64):
     """Exact to 1e-10, so that any bias at all is caught (the plain mean's would be 1/n of the gradient)."""

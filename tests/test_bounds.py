@@ -127,7 +127,10 @@ def truth():
     return found
 
 
-@pytest.mark.parametrize(("k", "smallest_bias"), [(1, 0.06), (2, 0.06), (3, 0.07)])
+@pytest.mark.parametrize(
+    ("k", "smallest_bias"),
+    [pytest.param(1, 0.06, marks=pytest.mark.long), (2, 0.06), pytest.param(3, 0.07, marks=pytest.mark.long)],
+)
 def test_unbiased_for_all_parameters(k, smallest_bias, truth):
     """The mean of 3 bounds: each rule against quadrature, in every parameter; fails by accident once in a million.
 
@@ -177,6 +180,7 @@ def test_no_noise_where_q_is_p():
         assert (abs(slope) < 1e-6) == (name in ("doubly_reparameterized", "sticking_the_landing"))
 
 
+@pytest.mark.long
 def test_the_squares_of_the_weights_give_the_same_mean():
     """Against the plain trick, for vectors and by implicit derivatives; K = 3. Catches 0.03."""
     tril = lambda p: jnp.diag(jnp.exp(p[2:])) + jnp.eye(2, k=-1) / 2
@@ -462,15 +466,13 @@ def run(run_main):
     return partial(run_main, Bounds, run_bounds)
 
 
-def test_signal_to_noise(run):
+def test_signal_to_noise(small_run):
     """Near the optimum IWAE's falls with K for the inference network and DReG's rises; far from it DReG's falls.
 
     The seed is fixed. By the jackknife each step is over 8 standard errors, so with other random numbers too a failure
     by accident is rarer than 1e-6.
     """
-    status, _, err = run("--config", ROOT / "configs" / "bounds_small.toml", "--out", "here")
-    assert (status, err) == (0, "")
-    rows = json.loads(Path("here/result.json").read_text())["rows"]
+    rows = json.loads((small_run("bounds")[3] / "result.json").read_text())["rows"]
     assert all(tuple(row) == ROW for row in rows)
     by = {(r["perturbation"], r["estimator"], r["parameter"], r["k"]): r for r in rows}
     near, far = 0.01, 0.5

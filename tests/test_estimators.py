@@ -213,16 +213,22 @@ RULES = {
 }
 
 
-# Each compiles a program of its own: those that are made of the same parts are tested with the long tests.
+# Each problem takes seconds, most of them to compile: the fast tests take one of each kind of rule, the long ones take all.
+CORE = (
+    "x^2, loc and scale", "theta x^2, theta in f too", "(w.x)^2", "full covariance", "StudentT", "VonMises", "Gamma", "Dirichlet",
+    "LogNormal", "Exponential", "Bernoulli", "Poisson",
+)  # fmt: skip
 ALWAYS = (
     "reparameterized", "reparameterized+quasi", "score_function+leave_one_out", "score_function+optimal",
     "score_function+delta", "score_function+antithetic", "generalized", "rejection", "measure_valued",
 )  # fmt: skip
 # Of the others the Hessian is made of the same parts.
-HESSIANS = (
-    "reparameterized", "score_function", "score_function+leave_one_out", "score_function+moving_average",
-    "score_function+optimal", "score_function+delta", "score_function+known", "score_function+antithetic", "generalized",
+HESSIANS = ("reparameterized", "score_function+leave_one_out", "score_function+optimal", "generalized")
+MORE_HESSIANS = (
+    "score_function", "score_function+moving_average", "score_function+delta", "score_function+known",
+    "score_function+antithetic",
 )  # fmt: skip
+long = partial(pytest.param, marks=pytest.mark.long)
 
 
 def loss_of(name, estimator, n):
@@ -232,13 +238,15 @@ def loss_of(name, estimator, n):
 
 
 @pytest.mark.parametrize(
-    "estimator", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) for name in ESTIMATORS]
+    ("estimator", "problems"),
+    [(name, CORE) for name in ALWAYS] + [long(name, tuple(PROBLEMS)) for name in ESTIMATORS],
+    ids=lambda x: x if isinstance(x, str) else "core" if x is CORE else "all",
 )
-def test_gradient_is_unbiased(estimator):
+def test_gradient_is_unbiased(estimator, problems):
     """All its problems in one program. Catches, in each, a bias of 15 % of the largest gradient coordinate (of 1, for the
     constant, whose gradient is 0)."""
     parts, truth = {}, {}
-    for name in RULES[estimator]:
+    for name in (name for name in RULES[estimator] if name in problems):
         loss, params, exact = loss_of(name, estimator, 50)
         gradient = jax.grad(exact)(params)
         size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) or 1.0
@@ -252,7 +260,9 @@ def test_gradient_is_unbiased(estimator):
     assert_unbiased(draw, truth, smallest_bias=0.15, replicates=60_000 if "optimal" in estimator else 25_000)
 
 
-@pytest.mark.parametrize("estimator", ["reparameterized", "score_function+leave_one_out", "generalized", "rejection"])
+@pytest.mark.parametrize(
+    "estimator", ["generalized", *map(long, ("reparameterized", "score_function+leave_one_out", "rejection"))]
+)
 def test_gamma_by_shape_and_rate(estimator):
     """E[1 - exp(-b x)] = 1 - 2^-a at a in {.1, 1, 2, 5} and b in {.2, 1, 5}: d/da = 2^-a log 2, d/dlog b = -a 2^-a / 2.
     Catches a bias of 15 % of each. The score function in 64 bits: in 32 a sample at a = .1 may round to 0, where the
@@ -273,7 +283,7 @@ def test_gamma_by_shape_and_rate(estimator):
         assert_unbiased(draw, jax.tree.map(jnp.ones_like, truth), smallest_bias=0.15, replicates=5_000)
 
 
-@pytest.mark.parametrize("estimator", HESSIANS)
+@pytest.mark.parametrize("estimator", [*HESSIANS, *map(long, MORE_HESSIANS)])
 def test_hessian_is_unbiased(estimator):
     """Catches a bias of 0.2 where the largest of the Hessian is 0.8; the score of the score left out would be off by more."""
     loss, params, exact = loss_of("theta cos x, theta in f too", estimator, 50)

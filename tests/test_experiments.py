@@ -20,8 +20,12 @@ EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "pu
                "bounds": "Bounds", "vae": "Vae", "crossover": "Crossover",
                "logistic": "Logistic"}  # fmt: skip
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
-MORE_FILES = {"crossover": {"checks.csv"}, "fit": {"trace.csv"}, "logistic": {"curves.csv", "posterior.csv", "states.npz"},
-              "vae": {"margins.csv", "pictures.npz", "checkpoints"}}
+MORE_FILES = {
+    "crossover": {"checks.csv"},
+    "fit": {"trace.csv"},
+    "logistic": {"curves.csv", "posterior.csv", "states.npz"},
+    "vae": {"margins.csv", "pictures.npz", "checkpoints"},
+}
 ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
        "variance_high", "exact_mean", "exact_variance")  # fmt: skip
 
@@ -88,26 +92,25 @@ def test_validation_is_a_context():
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_small_config(name, run, tmp_path):
-    status, out, err = run(name, "--config", ROOT / "configs" / f"{name}_small.toml", "--out", "here")
+def test_small_config(name, small_run):
+    status, out, err, folder = small_run(name)
     assert (status, err) == (0, "")
-    assert {p.name for p in Path("here").iterdir()} == FILES | MORE_FILES.get(name, set())
-    result = json.loads(Path("here/result.json").read_text())
+    assert {p.name for p in folder.iterdir()} == FILES | MORE_FILES.get(name, set())
+    result = json.loads((folder / "result.json").read_text())
     assert list(result) == ["experiment", "config", "provenance", "rows"]
     assert result["experiment"] == name
     assert {"command", "seed", "versions", "device", "float_width", "commit", "dirty"} <= set(result["provenance"])
-    rows = list(csv.DictReader(Path("here/table.csv").open()))
+    rows = list(csv.DictReader((folder / "table.csv").open()))
     assert [list(row) for row in rows] == [list(row) for row in result["rows"]]
-    assert Path("here/figure.png").read_bytes().startswith(b"\x89PNG")
-    assert Path("here/figure.svg").read_bytes().startswith(b"<?xml")
-    assert "written to here/" in out
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figure.svg").read_bytes().startswith(b"<?xml")
+    assert f"written to {folder}/" in out
 
 
-def test_variance_rows_agree_with_the_truth(run):
+def test_variance_rows_agree_with_the_truth(small_run):
     """All twelve measured means and variances within 6 standard errors (of a normal; the tails of the score function
     at N = 10 stretch that to about 1e-6 together): catches a variance off by 15 % (reparameterized) to 50 % (score function, N = 10)."""
-    assert run("variance", "--config", ROOT / "configs" / "variance_small.toml", "--out", "a")[0] == 0
-    rows = json.loads(Path("a/result.json").read_text())["rows"]
+    rows = json.loads((small_run("variance")[3] / "result.json").read_text())["rows"]
     assert len(rows) == 2 * 2 * 3
     assert all(tuple(row) == ROW for row in rows)
     for row in rows:

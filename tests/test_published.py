@@ -110,13 +110,13 @@ def test_only_a_reversed_order_speaks_against_an_order(normal):
     assert reversed_["low"] < 0.25 < reversed_["high"]
 
 
-def test_the_small_config_agrees(run):
+def test_the_small_config_agrees(small_run):
     """The seed is fixed, so this passes or fails always alike; the largest |z| is 3. With other random numbers (of
     another jax) its 155 values, were they normal, would fail by accident with probability 155 * 5.7e-7 = 9e-5."""
-    status, out, err = run("--config", ROOT / "configs" / "published_small.toml", "--out", "here")
+    status, out, err, folder = small_run("published")
     assert (status, err) == (0, "")
     assert "155 published values, 0 disagree" in out
-    rows = json.loads(Path("here/result.json").read_text())["rows"]
+    rows = json.loads((folder / "result.json").read_text())["rows"]
     assert {row["source"] for row in rows} == set(tables.SOURCES.values())
     assert all(tuple(row) == ROW for row in rows)
     # What a reader is to see: the error falls beyond doubt where the order is published.

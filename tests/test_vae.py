@@ -17,7 +17,6 @@ from numpyro.distributions.distribution import validation_enabled
 from experiments import vae, vae_checkpoint, vae_task
 from experiments.errors import UsageError
 from experiments.loading import ESTIMATORS
-from experiments.runner import main
 from experiments.settings import parse
 from experiments.vae import Vae, run
 from experiments.vae_checkpoint import Saved, latest, write_checkpoint
@@ -37,13 +36,10 @@ def last_arrays(folder, step=200):
     return vae_checkpoint._read(Path(folder) / "checkpoints" / f"{step}.checkpoint")[0].arrays
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(small_run):
     """The folder of the small run, never interrupted."""
-    folder = tmp_path_factory.mktemp("vae") / "whole"
-    with validation_enabled(False):
-        assert main(Vae, run, [*SMALL, "--out", str(folder)]) == 0
-    return folder
+    return small_run("vae")[3]
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
