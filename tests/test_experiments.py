@@ -146,7 +146,9 @@ def test_a_users_problem_and_estimator(run):
 
 
 def test_flags_win_over_the_file_name_by_name(run):
-    Path("my.toml").write_text('wrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n')
+    Path("my.toml").write_text(
+        'estimators = ["reparameterized"]\nwrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
+    )
     assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--sizes", 20, "--out", "a")[0] == 0
     config = json.loads(Path("a/result.json").read_text())["config"]
     assert config["params"] == {"loc": 3.0, "scale": 0.5}
@@ -158,8 +160,8 @@ def test_flags_win_over_the_file_name_by_name(run):
 
 def test_the_same_seed_gives_the_same_table(run):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
-        flags = ("--sizes", 10, "--replicates", 500, "--float-width", 64, "--seed", seed, "--out", folder)
-        assert run("variance", *flags)[0] == 0
+        flags = ("--estimators", "score_function", "--sizes", 10, "--replicates", 500, "--float-width", 64)
+        assert run("variance", *flags, "--seed", seed, "--out", folder)[0] == 0
     assert Path("a/table.csv").read_bytes() == Path("b/table.csv").read_bytes() != Path("c/table.csv").read_bytes()
     assert Path("a/figure.svg").read_bytes() == Path("b/figure.svg").read_bytes()
 
@@ -176,6 +178,7 @@ def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
     assert "not known" in out
 
 
+@pytest.mark.long
 def test_all_estimators_in_one_table(run):
     """Every one that applies, and a word on each that does not; the means are 4 within 6 standard errors (1e-7 for all)."""
     from experiments.loading import ESTIMATORS
@@ -187,6 +190,9 @@ def test_all_estimators_in_one_table(run):
     assert {r["estimator"] for r in rows} == set(ESTIMATORS) - {"rejection"} - discrete
     assert "left out: rejection with N = 10: rejection has no sampler for Normal" in out
     assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)
+
+
+def test_all_estimators_of_a_discrete_problem(run):
     status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--sizes", 5,
                          "--replicates", 1000, "--out", "b")  # fmt: skip
     assert status == 0
