@@ -121,6 +121,3 @@ def where_and_what(error: BaseException) -> str:
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text}{place}"
-
-
-_load = load  # until the other modules say load
