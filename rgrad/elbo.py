@@ -62,8 +62,8 @@ def elbo(
         entropy: one of the three.
 
     Returns:
-        A scalar, the mean over n samples: per call. nan where log_g is, so that `rgrad.fit` stops and keeps the last
-        good parameters.
+        A scalar, the mean over n samples: per call. nan where log_g is: there `rgrad.fit` takes no step, and
+        says at which it stopped.
 
     Raises:
         ValueError: an unknown `entropy`, a Cholesky factor with a diagonal that is not positive (where it is not traced),

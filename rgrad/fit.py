@@ -182,4 +182,4 @@ def _like(tree: Any, model: Any) -> Any:
 
 def _all_finite(tree: Any) -> Array:
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all()
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all() if floats else jnp.asarray(True)

@@ -146,3 +146,9 @@ def test_record_and_64_bit(x64):
 def test_bad_input(call, error, match):
     with pytest.raises(error, match=match):
         call(optax.sgd(0.1))
+
+
+def test_nothing_need_be_recorded():
+    fitted = rgrad.fit(lambda x, key: x**2, 1.0, optax.sgd(0.1), jax.random.key(0), 3, record=lambda x: ())
+    assert fitted.trace.params == ()
+    assert float(fitted.params) == pytest.approx(0.8**3)
