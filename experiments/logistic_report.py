@@ -71,7 +71,7 @@ def report(found: Study, rows: list[dict[str, Any]]) -> None:
     kept, held = len(found.task.compared.y), len(found.task.compared.held_y)
     print(
         f"{table.source}: {kept} rows to fit, {held} held out; {len(found.weights)} weights with the intercept; "
-        f"minibatches of {s.batch or kept} rows"
+        f"{f'minibatches of {s.batch}' if s.batch else 'all'} rows in each step"
     )
     _print_comparison([r for r in rows if r["chosen"]], s)
     if found.posterior is not None:
