@@ -160,7 +160,7 @@ def _register(primitive, jvp):  # type: ignore[no-untyped-def]
         """Every operand gets the batch axis, in front."""
         size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
         front = (
-            jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+            jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(args, axes, strict=True)
         )  # fmt: skip
         return primitive.bind(*front, **params), 0
