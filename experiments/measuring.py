@@ -111,7 +111,7 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
         wrt = names_to_differentiate(problem, point, settings.wrt)
     chosen = dict.fromkeys(part for name in estimators for part in (ESTIMATORS if name == ALL else (name,)))
     task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in chosen})
-    _try_objective(task, _distribution(task), settings.seed)
+    try_objective(task, distribution_of(task), settings.seed)
     numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
     left_out = {}
     for name, estimator in task.estimators.items():
@@ -130,7 +130,7 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
     return task._replace(estimators=kept, left_out=left_out)
 
 
-def _distribution(task: Task) -> Any:
+def distribution_of(task: Task) -> Any:
     """The problem's distribution at its point, whose parameters are allowed."""
     with usage(f"--problem {task.name}: distribution{_hint(task)}", Exception):
         with validation_enabled(False):
@@ -166,7 +166,7 @@ def _check_arguments(q: Any) -> None:
         _check_arguments(q.base_dist)
 
 
-def _try_objective(task: Task, q: Any, seed: int) -> None:
+def try_objective(task: Task, q: Any, seed: int) -> None:
     """Raises where the objective raises, or is nan or infinite for any of the first draws."""
     with usage(f"--problem {task.name}{_hint(task)}", Exception):
         check_draw(q, PILOT, "distribution")

@@ -7,6 +7,9 @@ the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 from rgrad.attach import attach, attach_gradient
 from rgrad.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
 from rgrad.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from rgrad.combine import combine
+from rgrad.compare import compare
+from rgrad.comparison import Comparison
 from rgrad.control_variates import delta, optimal
 from rgrad.credit import credit
 from rgrad.dependent import antithetic, quasi, stratified
@@ -80,6 +83,10 @@ __all__ = [
     # measure
     "measure",
     "Moments",
+    # which estimator is best for its cost, and is one wrong? Several as one
+    "compare",
+    "Comparison",
+    "combine",
     # the truth beside it
     "exact_moments",
     "ExactMoments",

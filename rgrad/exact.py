@@ -70,12 +70,12 @@ def exact_moments(
         names = names_to_differentiate(problem, point, wrt)
         q = problem.distribution(point)
         check_draw(q, 2, "exact_moments")
-        rules = _rules_for(q)
+        rules = rules_for(q)
         if not rules:
             return None
 
         def estimate(nodes: Any, key: Array) -> dict[str, Array]:
-            at_nodes = _OfProblem(
+            at_nodes = OfProblem(
                 lambda p: AtNodes(problem.distribution(p), rules[0].place, nodes), problem.objective, {}
             )
             return gradient(at_nodes, point, names, key, len(nodes), estimator)
@@ -86,7 +86,7 @@ def exact_moments(
             return None
 
 
-class _OfProblem(NamedTuple):
+class OfProblem(NamedTuple):
     distribution: Callable[[Any], Any]
     objective: Objective
     params: dict[str, Any]
@@ -124,7 +124,7 @@ class AtNodes:
         return log_prob(self.base_dist, value)
 
 
-def _rules_for(q: Any) -> list[Rule]:
+def rules_for(q: Any) -> list[Rule]:
     """Two rules that must agree, or the one that is exact, or none."""
     import numpyro.distributions as dist  # here, because it takes as long to import as the rest of rgrad
 

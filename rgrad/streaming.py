@@ -129,16 +129,16 @@ def _before(high: Array, low: Array, other: Words) -> Array:
 
 def _batch_for(draw: Callable[[Array], Any], key: Array) -> int:
     """How many replicates to make at once: a power of two, at most 65536."""
-    work, largest = _size(jax.make_jaxpr(draw)(key).jaxpr)
+    work, largest = size_of(jax.make_jaxpr(draw)(key).jaxpr)
     return 2 ** max(0, round(math.log2(min(2**16, IN_FLIGHT / largest, MOST_WORK / work))))
 
 
-def _size(jaxpr: Any) -> tuple[int, int]:
+def size_of(jaxpr: Any) -> tuple[int, int]:
     """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
     work, largest = 1, 1
     for eqn in jaxpr.eqns:
         sizes = [int(np.prod(v.aval.shape)) for v in eqn.outvars if hasattr(v.aval, "shape")]
-        inner = [_size(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
+        inner = [size_of(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
         work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
         largest = max([largest, *sizes, *(size for _, size in inner)])
     return work, largest
