@@ -30,6 +30,8 @@ PROBLEMS: dict[str, Problem] = {
         {"loc": 0.0, "scale": 1.0, "frequency": 10.0},
         wrt=("loc", "scale"),
     ),
+    # Where no gradient may pass through the objective: the trick gives 0 for 0.38.
+    "step": Problem(normal, lambda params, x: jnp.where(x > 0, 1.0, 0.0), {"loc": 0.3, "scale": 1.0}, wrt=("loc",)),
     # A quadratic in two dimensions, under a normal with full covariance.
     "correlated": Problem(
         lambda params: dist.MultivariateNormal(params["loc"], scale_tril=params["scale_tril"]),
