@@ -3,6 +3,7 @@ import gc
 import importlib
 import io
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def run_main(tmp_path, monkeypatch, capsys):
     from experiments.runner import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # what another test's mine.py left
 
     def call(model, run, *flags):
         status = main(model, run, [str(flag) for flag in flags])

@@ -319,6 +319,20 @@ def test_false_alarms_in_1000_repetitions():
     assert sum(repeated(1000, 3e7)) <= binom.isf(1e-6, 2000, RATE)
 
 
+@pytest.mark.long
+def test_a_step_is_called_biased_every_time():
+    """In each of 300 comparisons, and at 30 other places of the step."""
+    gradients = {"reparameterized": THREE["reparameterized"], "leave_one_out": THREE["leave_one_out"], "score": SCORE}
+    step = lambda at: of_normal(lambda x: jnp.where(x > at, 1.0, 0.0), wrt=("loc",))
+    runs, task = compiled(of_problem(step(0.0), gradients, None, None, 4, KEY), KEY)
+    for i in range(300):
+        fresh = {name: Run(name, run.program, jax.random.key(i)) for name, run in runs.items()}
+        measure_all(fresh, task, 1e7, "operations", None)
+        assert judge_all(entries_of(fresh, task, "operations"), task)["reparameterized"].verdict == ["BIASED"], i
+    for at in np.linspace(-1.5, 1.5, 30):
+        assert by_operations(step(at), gradients, budget=0.02).rows[0]["biased"] is True, at
+
+
 def suite():
     """40 problems whose exact variances are known: the normals by quadrature, the discrete ones by enumeration."""
     functions = {
