@@ -31,6 +31,9 @@ class Combined(NamedTuple):
     gain: float | None = None
     """The total variance of the best member over that of the combination, at equal n, on calls that the weights did not
     see; 1 where no combination was better and the best member is left alone."""
+    pays_after: float | None = None
+    """Calls, those for the weights included, after which the mean of the others has less variance than that of as many calls of
+    the best member; inf where no combination was better. (The members share f's evaluations; each costs its own gradient.)"""
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int) -> Array:
         check_draw(q, n, "combine")
@@ -65,7 +68,11 @@ class Combined(NamedTuple):
         left = float(after(weights).sum())
         used = np.flatnonzero(np.any(weights != 0, 1))
         gain = float(best / left) if left > 0 else 1.0 if best == 0 else float("inf")
-        return Combined(tuple(self.members[i] for i in used), jnp.asarray(weights[used], float), gain)
+        # best / calls = left / (calls - 2 pilot)
+        pays_after = 2 * pilot * best / (best - left) if best > left else float("inf")
+        return Combined(
+            tuple(self.members[i] for i in used), jnp.asarray(weights[used], float), gain, float(pays_after)
+        )
 
 
 def combine(estimators: Sequence[Estimator]) -> Combined:

@@ -28,6 +28,7 @@ def test_the_pathwise_gradient_and_the_score_of_a_square():
     both = combine([rgrad.reparameterized, rgrad.score_function]).fitted(square, dist.Normal(2.0, 1.0), KEY, 10)
     np.testing.assert_allclose(both.weights[:, 0], [73 / 63, -10 / 63], atol=0.05)
     assert both.gain == pytest.approx(24 / 15.75, abs=0.25)  # with d/d scale: 20 + 4 for 16 together
+    assert both.pays_after == pytest.approx(2000 / (1 - 1 / both.gain))
     draw = gradient(square, lambda p: dist.Normal(p[0], p[1]), jnp.array([2.0, 1.0]), 10, both)
     moments = rgrad.measure(draw, jax.random.key(1), 40_000)
     assert np.all(np.abs(moments.mean - np.array([4.0, 2.0])) < 6 * moments.standard_error)
@@ -65,7 +66,7 @@ def test_the_best_member_alone_where_nothing_helps():
     q = dist.Normal(0.5, 1.0)
     same = combine([rgrad.reparameterized, rgrad.reparameterized]).fitted(jnp.sin, q, KEY, 4, 100)
     assert len(same.members) == 1
-    assert same.gain == 1
+    assert (same.gain, same.pays_after) == (1, float("inf"))
     linear = combine([rgrad.score_function, rgrad.reparameterized]).fitted(
         lambda x: x, dist.Normal(0.5, 1.0), KEY, 4, 100
     )
