@@ -110,6 +110,7 @@ def test_what_is_refused():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("n", [4, 10, 50])
 def test_never_worse_than_the_best_member(n):
     """On 12 functions at two points: the total variance over 20,000 calls is under 1.03 times that of the best member plus six

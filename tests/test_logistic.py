@@ -228,6 +228,7 @@ def test_bad_input(flags, message, run):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_what_must_hold(run):
     """The default command: ELBOs, accuracy and means against NUTS on all 569 rows. The standard errors of the ELBOs are
     under a sixth of their distance from the bars, so that a false failure has a chance under 1e-6."""
@@ -254,6 +255,7 @@ def test_what_must_hold(run):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_minibatches_reach_the_optimum(run):
     """`--batch 64` within half a nat of the mean-field optimum, which the bars would not forgive a wrong scale."""
     flags = ("--batch", 64, "--held-out", 0, "--families", "mean_field", "--estimators", "sticking_the_landing",
