@@ -57,7 +57,10 @@ def test_the_first_block_prints_the_figures_that_it_promises(capsys):
 
 def test_the_two_commands():
     """Each is one block; CI reads the second one from here."""
-    for name, end in (("main", ".venv/bin/python -m experiments.variance"), ("test", ".venv/bin/python -m pytest")):
+    for name, end in (
+        ("main", ".venv/bin/python -m experiments.variance"),
+        ("test", ".venv/bin/python -m pytest -n 2 --dist loadfile"),
+    ):
         (command,) = re.findall(rf"<!-- {name} command -->\n```bash\n(.*)\n```\n", README)
         assert command.startswith("python3 -m venv .venv && ")
         assert command.endswith(end)
