@@ -46,11 +46,12 @@ class Compare(Settings):
 def run(settings: Compare) -> None:
     jax = start(settings.float_width)
     from experiments.compare_figure import draw_figure
-    from experiments.compare_task import compared, prepare
+    from experiments.compare_task import compared
+    from experiments.measuring import tried
     from experiments.record import output_folder, result_files, write
 
     began = time.monotonic()
-    task = prepare(settings)
+    task = tried(settings, settings.problem, settings.estimators)
     with output_folder(settings.out, "compare") as folder:
         with progress(1.0, "compiling and measuring") as advance:
             comparison = compared(task, settings, jax.random.key(settings.seed), advance)

@@ -104,15 +104,8 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
     Raises:
         UsageError: whatever is wrong with the problem, its parameters, or an estimator for it.
     """
-    problem = load_problem(name)
-    with usage("--params" if settings.params else f"--problem {name}", ValueError):
-        point = point_of(problem, dict(settings.params))
-    with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
-        wrt = names_to_differentiate(problem, point, settings.wrt)
     chosen = dict.fromkeys(part for name in estimators for part in (ESTIMATORS if name == ALL else (name,)))
-    task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in chosen})
-    try_objective(task, distribution_of(task), settings.seed)
-    numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
+    task = tried(settings, name, tuple(chosen))
     left_out = {}
     for name, estimator in task.estimators.items():
         alone = task._replace(estimators={name: estimator})
@@ -130,7 +123,24 @@ def prepare(settings: Settings, name: str, estimators: tuple[str, ...], sizes: t
     return task._replace(estimators=kept, left_out=left_out)
 
 
-def distribution_of(task: Task) -> Any:
+def tried(settings: Settings, name: str, estimators: tuple[str, ...]) -> Task:
+    """The problem at its point, tried out on the first draws; the estimators by name, which are not.
+
+    Raises:
+        UsageError: whatever is wrong with the problem, its parameters, or the name of an estimator.
+    """
+    problem = load_problem(name)
+    with usage("--params" if settings.params else f"--problem {name}", ValueError):
+        point = point_of(problem, dict(settings.params))
+    with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
+        wrt = names_to_differentiate(problem, point, settings.wrt)
+    task = Task(name, problem, point, wrt, {name: load_estimator(name) for name in estimators})
+    _try_objective(task, _distribution(task), settings.seed)
+    numpyro.enable_validation(False)  # the parameters have been checked; to check them at every trace takes seconds
+    return task
+
+
+def _distribution(task: Task) -> Any:
     """The problem's distribution at its point, whose parameters are allowed."""
     with usage(f"--problem {task.name}: distribution{_hint(task)}", Exception):
         with validation_enabled(False):
@@ -166,7 +176,7 @@ def _check_arguments(q: Any) -> None:
         _check_arguments(q.base_dist)
 
 
-def try_objective(task: Task, q: Any, seed: int) -> None:
+def _try_objective(task: Task, q: Any, seed: int) -> None:
     """Raises where the objective raises, or is nan or infinite for any of the first draws."""
     with usage(f"--problem {task.name}{_hint(task)}", Exception):
         check_draw(q, PILOT, "distribution")

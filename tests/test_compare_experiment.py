@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import Compare, run
+from rgrad.contenders import ESTIMATORS
 
 MINE = """
 import jax.numpy as jnp, numpyro.distributions as dist
@@ -63,3 +64,8 @@ def test_bad_input(flags, message, run_main, tmp_path):
     assert message in err
     assert (err.count("\n"), out) == (1, "")
     assert not Path("new").exists()
+
+
+def test_the_estimators_are_those_of_the_library():
+    """Said twice, because `--help` does not import jax."""
+    assert Compare().estimators == tuple(ESTIMATORS)
