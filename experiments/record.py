@@ -65,12 +65,42 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         for beside, place in staged.items():
             beside.replace(place)
+        _sync(folder)
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
     finally:
         for beside in staged:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written(folder: Path, name: str) -> Iterator[Path]:
+    """Where to write a file that is too large to be held; it gets its name when all of it is on disk.
+
+    Raises:
+        UsageError: the disk is full, or the folder went away; an older file of that name is left.
+    """
+    beside = folder / f".{name}.{uuid.uuid4().hex}"
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(folder / name)
+        _sync(folder)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """The renames in a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def result_files(experiment: str, settings: Any, rows: Sequence[Row], seconds: float) -> dict[str, bytes]:
@@ -85,8 +115,8 @@ def result_files(experiment: str, settings: Any, rows: Sequence[Row], seconds: f
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_plain(rows))
-    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    writer.writerows(plain(rows))
+    text = json.dumps(plain(result), indent=2, allow_nan=False) + "\n"
     return {"result.json": text.encode(), "table.csv": table.getvalue().encode()}
 
 
@@ -133,14 +163,14 @@ def _git() -> tuple[str | None, bool | None]:
     return git("rev-parse", "HEAD"), None if status is None else bool(status)
 
 
-def _plain(x: Any) -> Any:
+def plain(x: Any) -> Any:
     """Python's own types, with None for a number that is not finite: JSON has no word for that."""
     if isinstance(x, Mapping):
-        return {str(key): _plain(value) for key, value in x.items()}
+        return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, str) or x is None:
         return x
     if hasattr(x, "tolist"):
-        return _plain(x.tolist())
+        return plain(x.tolist())
     if isinstance(x, Sequence):
-        return [_plain(value) for value in x]
+        return [plain(value) for value in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x

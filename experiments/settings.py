@@ -52,6 +52,26 @@ NAME_VALUE = tyro.constructors.PrimitiveConstructorSpec(
 )
 
 
+def parse_words(arguments: Sequence[str]) -> dict[str, str]:
+    """`["size=100"]` to `{"size": "100"}`."""
+    for argument in arguments:
+        if not all(argument.partition("=")):
+            raise ValueError(f"{argument!r} is not of the form name=value; write size=100")
+    return {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
+
+
+WHERE = Annotated[
+    dict[str, str],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=parse_words,
+        is_instance=lambda x: isinstance(x, dict),
+        str_from_instance=lambda pairs: [f"{name}={value}" for name, value in pairs.items()],
+    ),
+]
+
+
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
@@ -107,7 +127,8 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     """The settings that the command line asks for, over those of its `--config`, over the model's own.
 
     Parameters on the command line replace those of the same name in the file, one by one. A `--problem` on the command
-    line that is not the file's leaves the file's `params` and `wrt` out: they belong to another problem.
+    line that is not the file's leaves the file's `params` and `wrt` out: they belong to another problem. Where a model has
+    `resumed`, what that says of `--resume PATH` comes before the file.
 
     Raises:
         UsageError: an unknown flag or key (with the nearest known one), or a value that is not allowed.
@@ -115,6 +136,9 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     """
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
+    resumed = getattr(model, "resumed", None)
+    if resumed and (folder := _value_of("--resume", argv)) is not None:
+        from_file = resumed(folder) | from_file
     default = validated(model, from_file, f"--config {path}")
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
@@ -208,7 +232,7 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
             return argument.partition("=")[2]
         if argument == flag:
             if i + 1 == len(argv):
-                raise UsageError(f"{flag}: a value is missing; give the path of a TOML file")
+                raise UsageError(f"{flag}: a value is missing; give a path")
             return argv[i + 1]
     return None
 

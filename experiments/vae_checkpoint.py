@@ -7,7 +7,6 @@ words about them. It is written beside its place, synced, and renamed; the one b
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +39,6 @@ def write_checkpoint(folder: Path, saved: Saved, settings: Any, before: int | No
     place = folder / "checkpoints"
     place.mkdir(parents=True, exist_ok=True)
     write(place, {f"{saved.step}.checkpoint": hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload})
-    _sync(place)  # the rename is on disk before anything is taken away
     for step, path in _found(folder):
         if step not in (saved.step, before):
             path.unlink()
@@ -103,11 +101,3 @@ def _config(settings: Any) -> dict[str, Any]:
 def _found(folder: Path) -> list[tuple[int, Path]]:
     paths = (folder / "checkpoints").glob("*.checkpoint")
     return sorted(((int(path.stem), path) for path in paths if path.stem.isdecimal()), reverse=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,6 +37,7 @@ from rgrad.fit import Fit, fit, initial_fit
 from rgrad.location_scale import location_scale
 from rgrad.moments import Moments, measure
 from rgrad.protocols import Distribution, Estimator, Problem
+from rgrad.sweep import Sweep, sweep
 
 __all__ = [
     # differentiate an expectation
@@ -83,6 +84,9 @@ __all__ = [
     # measure
     "measure",
     "Moments",
+    # ... over a grid of settings
+    "sweep",
+    "Sweep",
     # which estimator is best for its cost, and is one wrong? Several as one
     "compare",
     "Comparison",

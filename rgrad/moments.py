@@ -167,16 +167,16 @@ def measure(
     if not isinstance(draw, Hashable):
         unhashable = draw
         draw = lambda key: unhashable(key)
-    sums = power_sums(draw, key, _words(start), _words(start + replicates), batch)
-    return _moments_of(sums, int(replicates))
+    sums = power_sums(draw, key, words(start), words(start + replicates), batch)
+    return moments_of(sums, int(replicates))
 
 
-def _words(number: int) -> tuple[np.uint32, np.uint32]:
+def words(number: int) -> tuple[np.uint32, np.uint32]:
     """A count up to 2**64 as two 32-bit words, high and low, because JAX has no 64-bit integers by default."""
     return np.uint32(number >> 32), np.uint32(number & 0xFFFFFFFF)
 
 
-def _moments_of(sums: Tree, count: int) -> Moments:
+def moments_of(sums: Tree, count: int) -> Moments:
     """Moments from the sums of powers of `z = (x - shift) / scale` (each in two words) and the count of non-finite x."""
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(sums))
     n = jnp.asarray(float(count)) if traced else np.int64(count)
