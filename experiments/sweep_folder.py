@@ -122,8 +122,7 @@ def locked(folder: Path, process: int) -> Iterator[None]:
             raise UsageError(
                 f"{folder}: another process is at work on this sweep; wait for it, or stop it first"
             ) from None
-        yield
-        path.unlink(missing_ok=True)
+        yield  # the file stays: were it taken away, one that waits for it and one that comes later could both have it
 
 
 def write_chunk(folder: Path, plan: Plan, chunk: Chunk, numbers: np.ndarray[Any, Any]) -> None:

@@ -119,13 +119,13 @@ def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | N
         if settings.out and (Path(settings.out) / PLAN).exists():
             raise UsageError(f"--out {settings.out}: there is a sweep in it; go on with --resume {settings.out}, or give "
                              "another folder")  # fmt: skip
-        folder = stack.enter_context(output_folder(settings.out, "sweep"))
-        stack.enter_context(locked(folder, 0))
         extent = lambda shape: extent_for(
             grid, shape, task.estimators, settings.replicates, devices, settings.common_noise, settings.chunk
         )
         with usage("--axes", Exception):
             after = Plan(config_of(settings), [settings.replicates], [list(extent(shape)) for shape in grid.shapes])
+        folder = stack.enter_context(output_folder(settings.out, "sweep"))
+        stack.enter_context(locked(folder, 0))
         plan = after._replace(replicates=[])
     (folder / "chunks").mkdir(exist_ok=True)
     if after != plan:
@@ -161,7 +161,7 @@ def _task_and_grid(settings: Any) -> tuple[Task, Grid]:
 
 
 def _corners(grid: Grid) -> list[dict[str, Any]]:
-    fill = lambda name, value: np.broadcast_to(value, np.shape(grid.base(grid.shapes[0])[name])).tolist()
+    fill = lambda name, value: np.broadcast_to(value, np.shape(grid.by_shape[grid.shapes[0]][1][name])).tolist()
     return [{name: fill(name, values[at]) for name, values in grid.axes.items()} for at in (0, -1) if grid.axes]
 
 
@@ -225,5 +225,5 @@ def _unpacked(numbers: np.ndarray[Any, Any], count: int, like: Any) -> rgrad.Mom
 
 def _like(grid: Grid, task: Task) -> list[Any]:
     """Of each shape: estimators to parameters to arrays of their shapes."""
-    of = lambda shape: {name: np.empty(np.shape(grid.base(shape)[name])) for name in grid.wrt}
+    of = lambda shape: {name: np.empty(np.shape(grid.by_shape[shape][1][name])) for name in grid.wrt}
     return [{name: of(shape) for name in task.estimators} for shape in grid.shapes]

@@ -165,8 +165,8 @@ def _gradients(
     grid: Grid, shape: Shape, estimators: Mapping[str, Estimator], point: Mapping[str, Array], key: Array
 ) -> Any:
     """One estimate of every estimator, with the same key, at a point: `point` in place of the shape's own parameters."""
-    problem, whole = grid.problem_of(shape), {**grid.base(shape), **point}
-    return {name: gradient(problem, whole, grid.wrt, key, shape.size, e) for name, e in estimators.items()}
+    problem, base = grid.by_shape[shape]
+    return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.size, e) for name, e in estimators.items()}
 
 
 def _many(

@@ -25,27 +25,23 @@ class Shape(NamedTuple):
 class Grid(NamedTuple):
     """A problem over the product of axes. Axes are in alphabetical order, and the values of each ascend.
 
-    `axes` are the parameters that vary, each to an array of its values, shape `(points, *shape)`; `shapes` the pairs of
-    dimension and size. The cells of a shape are numbered with the last axis moving fastest.
+    `axes` are the parameters that vary, each to an array of its values, shape `(points, *shape)`. The cells of a shape are
+    numbered with the last axis moving fastest.
     """
 
-    problem: Problem
-    params: Mapping[str, Any]
-    wrt: tuple[str, ...]
+    by_shape: Mapping[Shape, tuple[Problem, Point]]
+    """Of each shape the problem and its parameters, those of the axes as the problem has them."""
     axes: Mapping[str, np.ndarray]
-    shapes: tuple[Shape, ...]
+    wrt: tuple[str, ...]
 
     @property
     def cells(self) -> int:
         """How many cells each shape has."""
         return math.prod(len(values) for values in self.axes.values())
 
-    def problem_of(self, shape: Shape) -> Problem:
-        return self.problem.of_dimension(shape.dimension) if shape.dimension else self.problem  # type: ignore[attr-defined]
-
-    def base(self, shape: Shape) -> Point:
-        """The parameters of that shape, those of the axes as the problem has them."""
-        return point_of(self.problem_of(shape), self.params)
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return tuple(self.by_shape)
 
     def coordinates(self, first: int, count: int) -> dict[str, np.ndarray]:
         """The values of the axes in the cells `first`, ..., `first + count - 1`; beyond the last cell, those of the last."""
@@ -55,7 +51,7 @@ class Grid(NamedTuple):
 
     def points(self, shape: Shape, first: int, count: int) -> dict[str, np.ndarray]:
         """The parameters that vary, each of shape `(count, *its shape)`: a number fills an array."""
-        base = self.base(shape)
+        base = self.by_shape[shape][1]
         return {name: _filled(values, base[name]) for name, values in self.coordinates(first, count).items()}
 
     def words(self, shape: Shape, first: int, count: int) -> np.ndarray:
@@ -65,7 +61,7 @@ class Grid(NamedTuple):
         nor whether a parameter is an axis.
         """
         begun = f"{shape.dimension} {shape.size}".encode()
-        fixed = {name: _bytes(np.asarray(value)) for name, value in self.base(shape).items()}
+        fixed = {name: _bytes(np.asarray(value)) for name, value in self.by_shape[shape][1].items()}
         moving = {name: [_bytes(value) for value in values] for name, values in self.coordinates(first, count).items()}
         rows = []
         for i in range(count):
@@ -91,7 +87,7 @@ def grid_of(
     """
     params = dict(params or {})
     for name, values in axes.items():
-        if np.ndim(values) == 0 or len(values) == 0:
+        if not hasattr(values, "__len__") or len(values) == 0:
             raise ValueError(f"sweep: axis {name} is empty; give its values, as {name}=1,2,3")
         if name in params:
             raise ValueError(f"sweep: {name} is an axis and a fixed parameter; leave one of them out")
@@ -102,16 +98,18 @@ def grid_of(
             f"sweep: axis {DIMENSION}: this problem has no of_dimension; add `def of_dimension(d)`, which returns the problem "
             "in d dimensions, or leave that axis out"
         )
-    shapes = tuple(Shape(d, n) for d in dimensions for n in sizes)
-    grid = Grid(problem, params, (), {}, shapes)
-    base = grid.base(shapes[0])
+    by_shape: dict[Shape, tuple[Problem, Point]] = {}
+    for d in dimensions:
+        of = problem.of_dimension(d) if d else problem  # type: ignore[attr-defined]
+        by_shape |= {Shape(d, n): (of, point_of(of, params)) for n in sizes}
+    of, base = by_shape[Shape(dimensions[0], sizes[0])]
     for name in (SIZE, DIMENSION):
         if name in axes and name in base:
             raise ValueError(
                 f"sweep: the problem's parameter {name} cannot be an axis, that word has a meaning; rename it"
             )
     found = {name: _values(name, axes[name], base) for name in sorted(set(axes) - {SIZE, DIMENSION})}
-    return grid._replace(axes=found, wrt=names_to_differentiate(grid.problem_of(shapes[0]), base, wrt))
+    return Grid(by_shape, found, names_to_differentiate(of, base, wrt))
 
 
 def _values(name: str, values: Sequence[Any], base: Point) -> np.ndarray:
