@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 from experiments.errors import UsageError, nearest
 
 TABLE = "table.csv"
+MEASURED = {"mean", "standard_error", "variance", "variance_low", "variance_high", "nonfinite", "replicates", "exact_mean",
+            "exact_variance"}  # fmt: skip
 
 
 class Chosen(NamedTuple):
     rows: list[dict[str, Any]]
     columns: list[str]
     distinct: dict[str, list[Any]]
-    """The values of each column of the chosen rows that has not too many, in ascending order."""
-
-
-MOST = 100_000  # values of a column that are still told apart
+    """The values of each column that is not measured, of the chosen rows, in ascending order."""
 
 
 def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
@@ -41,10 +40,8 @@ def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
                 if all(same(row[name], value) for name, value in where.items()):
                     if keep:
                         rows.append(row)
-                    for name, value in row.items():
-                        found = seen.setdefault(name, {})
-                        if len(found) < MOST:
-                            found[value] = None
+                    for name in row.keys() - MEASURED:
+                        seen.setdefault(name, {})[row[name]] = None
     except FileNotFoundError:
         raise UsageError(
             f"{table.parent}: there is no {table.name} in it; give the folder of the results of a run"

@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.colors import LogNorm
 
 from experiments.errors import UsageError
+from experiments.plot_data import MEASURED
 from experiments.plotting import COLOURS, MARKERS, figure_files, grid
 
-MEASURED = {"mean", "standard_error", "variance", "variance_low", "variance_high", "nonfinite", "replicates", "exact_mean",
-            "exact_variance"}  # fmt: skip
 WIDE = 30  # the largest over the smallest from which an axis is logarithmic
 Rows = list[dict[str, Any]]
 

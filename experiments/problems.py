@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+import rgrad
+
 
 class Problem(NamedTuple):
     """min over params of `E[objective(params, x)]`, `x ~ distribution(params)`."""
@@ -20,9 +22,29 @@ def normal(params: Any) -> dist.Distribution:
     return dist.Normal(params["loc"], params["scale"])
 
 
-PROBLEMS: dict[str, Problem] = {
+class Quadratic:
+    """The post's question in d dimensions: `E sum x^2`, x ~ N(loc, scale^2 I)."""
+
+    wrt = ("loc",)
+
+    def __init__(self, d: int):
+        self.params = {"loc": [2.0] * d, "scale": 1.0}
+
+    def of_dimension(self, d: int) -> "Quadratic":
+        return Quadratic(d)
+
+    def distribution(self, params: Any) -> dist.Distribution:
+        return dist.Normal(params["loc"], params["scale"]).to_event(1)
+
+    def objective(self, params: Any, x: Any) -> Any:
+        return jnp.sum(x**2)
+
+
+PROBLEMS: dict[str, rgrad.Problem] = {
     # The post's question, min over theta of E[x^2] with x ~ N(theta, 1). Variances per sample: 87 and 4.
     "square": Problem(normal, lambda params, x: x**2, {"loc": 2.0, "scale": 1.0}, wrt=("loc",)),
+    # The same in as many dimensions as you like: `experiments.sweep --problem quadratic --axes dimension=1,10,100`.
+    "quadratic": Quadratic(2),
     # Where REINFORCE wins (Gal 2016): at loc 0 and scale 1, variances per sample 0.5 against 50.
     "sine": Problem(
         normal,

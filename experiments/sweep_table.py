@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.plot_data import select
+from experiments.plot_data import MEASURED, select
 from experiments.plot_figure import draw
 from experiments.record import plain, provenance, write, written
 from experiments.runner import number, print_table
@@ -17,8 +17,7 @@ from rgrad.sweep import Row
 
 AT_ONCE = 4096  # rows
 FIRST = ("dimension", "size")
-NOT_AXES = ("estimator", "parameter", "replicates", "mean", "standard_error", "variance", "variance_low", "variance_high",
-            "nonfinite")  # fmt: skip
+NOT_AXES = {"estimator", "parameter", *MEASURED}
 
 
 def write_results(

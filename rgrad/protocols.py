@@ -49,7 +49,7 @@ class Problem(Protocol):
     """min over params of `E[objective(params, x)]`, `x ~ distribution(params)`: what the experiments work on.
 
     A module with three such names is one too. A fourth, `wrt`, may list the parameters to differentiate by default
-    (absent: every one).
+    (absent: every one); a fifth, `of_dimension(d)`, may return the problem in d dimensions, for sweeps over that.
     """
 
     @property

@@ -134,7 +134,8 @@ def _joined(parts: Sequence[Moments]) -> Moments:
 
 def rows_of(grid: Grid, shape: Shape, first: int, moments: Moments, count: int) -> Iterator[Row]:
     """The rows of the cells `first`, ..., `first + count - 1`, whose moments these are."""
-    coordinates = {name: values.tolist() for name, values in grid.coordinates(first, count).items()}
+    # In as few digits as their floats need: 0.1, and not 0.10000000149.
+    coordinates = {name: v.astype(str).astype(float).tolist() for name, v in grid.coordinates(first, count).items()}
     low, high = moments.variance_interval()
     columns = {
         "mean": moments.mean,

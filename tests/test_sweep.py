@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 
 import rgrad
+from experiments.problems import PROBLEMS
 from rgrad.cells import CALL, Cells, Extent, devices_for, extent_for
 from rgrad.grid import Shape, grid_of
 
@@ -33,21 +33,7 @@ class square:
         return x ** p["power"]
 
 
-class quadratic:
-    """E sum x^2 in d dimensions."""
-
-    params = {"loc": [1.0, 1.0]}  # noqa: RUF012
-
-    def of_dimension(d):
-        return type("problem", (quadratic,), {"params": {"loc": jnp.ones(d)}})
-
-    def distribution(p):
-        return dist.Normal(p["loc"], 1.0).to_event(1)
-
-    def objective(p, x):
-        return jnp.sum(x**2)
-
-
+quadratic = PROBLEMS["quadratic"]  # E sum x^2 in d dimensions
 AXES = {"scale": [0.5, 1.0, 2.0], "loc": [-1.0, 0.0, 3.0], "size": [4, 20]}
 
 
