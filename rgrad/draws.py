@@ -1,6 +1,8 @@
 """Drawing from `q` and evaluating `f` on what was drawn: where every estimator begins.
 
-`draw` is the one place where samples come from, and so the one place where another source of noise plugs in.
+`draw` and `draw_pathwise` are the one place where samples come from, and so where another source of noise plugs in. By
+default that is `rgrad.noise` for location-scale families, and `q.sample` and `q.rsample` for the rest; `jax_random(q)` is
+drawn by those in any case.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rgrad.implicit import has_rsample, rsample
+from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
 from rgrad.protocols import Distribution, Objective, Sample
 
@@ -18,7 +20,7 @@ from rgrad.protocols import Distribution, Objective, Sample
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
     check_draw(q, n, caller)
-    return jax.tree.map(lax.stop_gradient, q.sample(key, (n,)))
+    return jax.tree.map(lax.stop_gradient, sample(q, key, (n,)))
 
 
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
@@ -71,11 +73,43 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 def name_of(q: Any) -> str:
     """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
     name = type(q).__name__
-    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies"):
+    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies", "JaxRandom"):
         return name_of(q.base_dist)
     if name in ("Antithetic", "Stratified", "Quasi"):
         return f"{name.lower()}({name_of(q.base_dist)})"
     return name.removesuffix("Probs").removesuffix("Logits")
+
+
+class JaxRandom(NamedTuple):
+    """`q` with its own `sample` and `rsample`: what `jax_random` returns. All else is that of `q`."""
+
+    base: Any
+
+    @property
+    def base_dist(self) -> Any:
+        return self.base
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+
+def jax_random(q: Any) -> Any:
+    """`q` drawn by `jax.random`, through its own `sample` and `rsample`, and not from the noise of `rgrad.noise`.
+
+        rgrad.expect(f, rgrad.jax_random(q), key, n)
+
+    The law is the same, and the numbers of a key are NumPyro's then. (64-bit floats, keys of another kind than
+    threefry, accelerators and distributions that are no location-scale family are drawn so without asking.)
+    `measure_valued`, `rejection` and `generalized` look at the type of `q`, and take `q` itself alone.
+
+    Returns:
+        A distribution of one sample, as `q`.
+
+    Raises:
+        TypeError, ValueError: `q` is none, or has a batch shape.
+    """
+    check_draw(q, 1, "jax_random")
+    return JaxRandom(q)
 
 
 class WithKey(NamedTuple):
@@ -100,7 +134,7 @@ class WithKey(NamedTuple):
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
         for_x, for_f = jax.random.split(key)
-        return self.base.sample(for_x, shape), jax.random.split(for_f, shape)
+        return sample(self.base, for_x, shape), jax.random.split(for_f, shape)
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
         for_x, for_f = jax.random.split(key)

@@ -1,4 +1,7 @@
-"""Pathwise derivatives by implicit differentiation, where NumPyro has no `rsample`: VonMises."""
+"""Samples of `q`: from the noise of this package where it has a rule, or else `q`'s own.
+
+Pathwise derivatives are by implicit differentiation where NumPyro has no `rsample`: VonMises.
+"""
 
 from functools import singledispatch
 from typing import Any
@@ -9,6 +12,7 @@ import numpyro.distributions as dist
 from jax import Array, lax
 from jax.scipy.special import i0e, i1e
 
+from rgrad import noise
 from rgrad.attach import first_order
 from rgrad.protocols import Sample
 
@@ -20,8 +24,17 @@ def has_rsample(q: Any) -> bool:
     return bool(q.has_rsample) or _implicit.dispatch(type(elementary(q))) is not _implicit.dispatch(object)
 
 
+def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
+    """Samples of shape `shape + event_shape`: those of `rsample` with the same key, where it has any."""
+    x = noise.sample(q, key, shape)
+    return q.sample(key, shape) if x is None else x
+
+
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`, through a differentiable path from the parameters of `q`."""
+    x = noise.sample(q, key, shape)
+    if x is not None:
+        return x
     return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))
 
 

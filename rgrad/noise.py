@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -82,6 +83,51 @@ def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
     """Whether there is a rule for it here. The counters are those of jax >= 0.5: one for each of fewer than 2^32."""
     known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable
     return known and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
+
+
+def sample(q: Any, key: Array, shape: Shape) -> Any:
+    """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
+
+    A rule is for one type exactly: a subclass may draw in another way. Then `q.sample` and `q.rsample` are as they are.
+    """
+    rule = FROM_NOISE.get(type(q))
+    return None if rule is None else rule(q, key, (*shape, *q.shape()))
+
+
+def _transformed(q: Any, key: Array, shape: Shape) -> Any:
+    rule = FROM_NOISE.get(type(q.base_dist))
+    if rule is None or q.base_dist.shape() != q.shape():  # stick breaking, reshaping
+        return None
+    x = rule(q.base_dist, key, shape)
+    for transform in q.transforms if x is not None else ():
+        x = transform(x)
+    return x
+
+
+def _of_base(q: Any, key: Array, shape: Shape) -> Any:
+    rule = FROM_NOISE.get(type(q.base_dist))
+    return rule and rule(q.base_dist, key, shape)
+
+
+def _by_quantile(q: Any, key: Array, shape: Shape) -> Any:
+    return q.icdf(uniform(key, shape))
+
+
+FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
+    dist.Normal: lambda q, key, shape: q.loc + q.scale * normal(key, shape),
+    dist.MultivariateNormal: lambda q, key, shape: q.loc + (q.scale_tril @ normal(key, shape)[..., None])[..., 0],
+    dist.Uniform: lambda q, key, shape: q.low + (q.high - q.low) * uniform(key, shape),
+    dist.Cauchy: _by_quantile,
+    dist.Exponential: _by_quantile,
+    dist.Gumbel: _by_quantile,
+    dist.Laplace: _by_quantile,
+    dist.Logistic: _by_quantile,
+    dist.LogNormal: _transformed,
+    dist.TransformedDistribution: _transformed,
+    dist.Independent: _of_base,
+    dist.ExpandedDistribution: _of_base,
+}
+"""How a distribution is made of noise of the shape of the samples, event included."""
 
 
 def _words_of(key: Array) -> Pair:
