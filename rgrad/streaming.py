@@ -7,18 +7,26 @@ two words (compensated, Knuth's two-sum); and replicates are counted in two word
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
+
+from rgrad import noise
 
 Words = tuple[Array, Array]  # an unsigned 64-bit number, high and low
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
+# Nothing in these changes what is computed, but for the order in which a call adds up its own samples.
+OPTIONS = {
+    "xla_cpu_prefer_vector_width": 512,  # where the CPU has AVX-512, and none of it otherwise
+    # Not sums: the library's are made for long rows, and take what they sum from memory. Here rows are the n of a call.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+}
 
 
 class SUMS(NamedTuple):
@@ -38,7 +46,6 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return s, (a - (s - bb)) + (b - bb)
 
 
-@partial(jax.jit, static_argnames=("draw", "batch"))
 def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
     """`SUMS` of each number that `draw` returns, over the replicates from `start` to before `end`.
 
@@ -46,6 +53,34 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
+    return _program(_nothing_traced())(draw, key, start, end, batch)
+
+
+@cache
+def _program(outermost: bool) -> Any:
+    """`_power_sums`, compiled; JAX takes options for the outermost program alone."""
+    options = {name: value for name, value in OPTIONS.items() if outermost and _accepted(name, value)}
+    return jax.jit(_power_sums, static_argnames=("draw", "batch"), compiler_options=options or None)
+
+
+def _accepted(name: str, value: Any) -> bool:
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:  # this XLA has no such option
+        return False
+    return True
+
+
+def _nothing_traced() -> bool:
+    return get_opaque_trace_state(convention="flax") == NOTHING_TRACED
+
+
+NOTHING_TRACED = get_opaque_trace_state(convention="flax")
+
+
+def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
     leaves, structure = jax.tree.flatten(jax.eval_shape(draw, key))
     if not leaves:
         raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
@@ -63,8 +98,8 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         # `low` is a multiple of the batch, so within one there is no carry into the high word.
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
-        prefix = jax.random.fold_in(key, high)
-        x = jax.vmap(lambda r: draw(jax.random.fold_in(prefix, r)))(number)
+        prefix = noise.fold_in(key, high)
+        x = jax.vmap(lambda r: draw(noise.fold_in(prefix, r)))(number)
         # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
         rows = jnp.concatenate([leaf.reshape(lanes, -1).T.astype(dtype) for leaf in jax.tree.leaves(x)])
         is_first = (high == first[0]) & (low == first[1])
