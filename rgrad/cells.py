@@ -16,7 +16,7 @@ from rgrad.grid import Grid, Shape
 from rgrad.moments import Moments, moments_of, words
 from rgrad.problems import gradient
 from rgrad.protocols import Estimator
-from rgrad.streaming import IN_FLIGHT, MOST_WORK, power_sums, size_of
+from rgrad.streaming import IN_FLIGHT, MOST_WORK, options, power_sums, size_of
 
 log = logging.getLogger("rgrad")
 CALL = {"cpu": 2**26}  # how many numbers one call of the program should make: about half a second of work
@@ -129,7 +129,8 @@ class Cells:
         self._run = jax.jit(
             jax.shard_map(
                 program, mesh=mesh, in_specs=(split, split, whole, whole, whole), out_specs=split, check_vma=False
-            )
+            ),
+            compiler_options=options(),
         )
 
     def measure(self, key: Array, first: int, start: int, stop: int) -> Moments:

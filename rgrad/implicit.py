@@ -12,8 +12,8 @@ import numpyro.distributions as dist
 from jax import Array, lax
 from jax.scipy.special import i0e, i1e
 
-from rgrad import noise
 from rgrad.attach import first_order
+from rgrad.noise import sample as from_noise
 from rgrad.protocols import Sample
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -26,13 +26,13 @@ def has_rsample(q: Any) -> bool:
 
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`: those of `rsample` with the same key, where it has any."""
-    x = noise.sample(q, key, shape)
+    x = from_noise(q, key, shape)
     return q.sample(key, shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`, through a differentiable path from the parameters of `q`."""
-    x = noise.sample(q, key, shape)
+    x = from_noise(q, key, shape)
     if x is not None:
         return x
     return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))

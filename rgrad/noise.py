@@ -16,7 +16,6 @@ are those of `jax.random`. Numbers from the same key differ, therefore, between 
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 Shape = tuple[int, ...]
-Pair = tuple[Array, Array]
+Pair = tuple[Any, Any]
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011, table 2 and the Random123 library: threefry2x32
 PARITY = np.uint32(0x1BD11BDA)  # the same, section 4.2: the key schedule's constant
@@ -81,7 +80,7 @@ def normal(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
 
 def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
     """Whether there is a rule for it here. The counters are those of jax >= 0.5: one for each of fewer than 2^32."""
-    known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable
+    known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     return known and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
-from rgrad import noise
+from rgrad.noise import fold_in
 
-Words = tuple[Array, Array]  # an unsigned 64-bit number, high and low
+Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
 # Nothing in these changes what is computed, but for the order in which a call adds up its own samples.
@@ -59,8 +59,13 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
 @cache
 def _program(outermost: bool) -> Any:
     """`_power_sums`, compiled; JAX takes options for the outermost program alone."""
-    options = {name: value for name, value in OPTIONS.items() if outermost and _accepted(name, value)}
-    return jax.jit(_power_sums, static_argnames=("draw", "batch"), compiler_options=options or None)
+    return jax.jit(_power_sums, static_argnames=("draw", "batch"), compiler_options=options() if outermost else None)
+
+
+@cache
+def options() -> dict[str, Any] | None:
+    """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())` of a program with `power_sums` in it."""
+    return {name: value for name, value in OPTIONS.items() if _accepted(name, value)} or None
 
 
 def _accepted(name: str, value: Any) -> bool:
@@ -98,8 +103,8 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         # `low` is a multiple of the batch, so within one there is no carry into the high word.
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
-        prefix = noise.fold_in(key, high)
-        x = jax.vmap(lambda r: draw(noise.fold_in(prefix, r)))(number)
+        prefix = fold_in(key, high)
+        x = jax.vmap(lambda r: draw(fold_in(prefix, r)))(number)
         # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
         rows = jnp.concatenate([leaf.reshape(lanes, -1).T.astype(dtype) for leaf in jax.tree.leaves(x)])
         is_first = (high == first[0]) & (low == first[1])
