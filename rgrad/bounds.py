@@ -20,7 +20,7 @@ from rgrad.attach import attach, first_order
 from rgrad.dependent import dependent_draws
 from rgrad.detach import detach
 from rgrad.draws import check_draw, draw, draw_pathwise, evaluate
-from rgrad.estimators import reparameterized
+from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectation import expect
 from rgrad.implicit import has_rsample, rsample
 from rgrad.log_density import log_prob

@@ -12,7 +12,7 @@ from rgrad.attach import first_order
 from rgrad.detach import detach
 from rgrad.draws import check_draw
 from rgrad.entropy import entropy as exact_entropy
-from rgrad.estimators import reparameterized
+from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectation import expect
 from rgrad.location_scale import check_cholesky
 from rgrad.log_density import log_prob

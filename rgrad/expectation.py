@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rgrad.draws import WithKey, check_draw
-from rgrad.estimators import reparameterized
+from rgrad.estimators.reparameterized import reparameterized
 from rgrad.protocols import Estimator, Objective
 
 
