@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array, lax
+
+if TYPE_CHECKING:
+    import optax
 
 Params = Any
 State = Any
@@ -47,7 +49,7 @@ NOTHING = Trace(None, None, None)  # type: ignore[arg-type]
 def fit(
     loss: Callable[..., Any],
     params: Params | Fit,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     key: Array,
     steps: int,
     state: State = None,
@@ -95,7 +97,7 @@ def fit(
     return _fit(loss, start._replace(trace=NOTHING), optimizer, key, int(steps), feasible, record)
 
 
-def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: State = None) -> Fit:
+def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
     """A `Fit` of no steps yet: where `fit` begins. For runs cut into pieces that share one compiled program.
 
     Raises:
@@ -132,12 +134,14 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> None:
 def _fit(
     loss: Callable[..., Any],
     start: Fit,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     key: Array,
     steps: int,
     feasible: Callable[[Params], Array] | None,
     record: Callable[[Params], Any],
 ) -> Fit:
+    import optax  # here, because it takes long to import
+
     def value_and_gradient(params: Params, state: State, key: Array) -> Any:
         if state is None:
             value, gradient = jax.value_and_grad(loss)(params, key)
