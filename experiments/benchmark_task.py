@@ -27,6 +27,8 @@ SLACK = 8.0  # standard errors of a result that is right
 ROUNDING = 1e-4  # relative: what 32-bit sums may be off by
 PER_CALL = 1_000  # samples of a gradient where the size is not what is varied
 FEWEST = 64  # replicates, for a variance that can be judged
+LEAST = 2**20  # draws of a turn: `measure` makes up to 65,536 replicates at once, and no fewer are as cheap
+LEAST_OF = {"numpy loop": 2**14}
 FIELDS = ("section", "contender", "size", "device", "rounds", "rate", "times", "times_low", "times_high", "seconds",
           "megabytes", "error")  # fmt: skip
 
@@ -105,8 +107,8 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def calibrated(name: str, n: int, job: Job, seconds: float, seed: int) -> int:
     """The replicates, a power of two, that take about so long; and a first result that is checked."""
-    replicates = max(FEWEST, rows_for(n, 2**14))
-    job(replicates, seed)  # compiles
+    replicates = max(FEWEST, rows_for(n, LEAST_OF.get(name, LEAST)))
+    job(FEWEST, seed)  # compiles
     while True:
         took, result = seconds_of(partial(job, replicates, seed))
         if took > seconds / 1.5 or replicates >= 2**40:
@@ -167,8 +169,8 @@ def dimension_section(settings: Any, advance: Advance) -> list[Row]:
             if name != OURS and name not in settings.rivals:
                 continue
             job = make(dimension)
-            replicates = FEWEST
-            job(replicates, settings.seed)
+            replicates = max(FEWEST, rows_for(IN_DIMENSIONS * dimension, LEAST))
+            job(FEWEST, settings.seed)  # compiles
             while (took := seconds_of(partial(job, replicates, settings.seed))[0]) < settings.seconds / 1.5:
                 replicates *= 2 ** max(1, min(4, round(np.log2(settings.seconds / took))))
             jobs[name] = partial(timed_of_dimension, name, dimension, job, replicates, settings.seed)
