@@ -1,0 +1,186 @@
+"""`python -m experiments.benchmark`: the rivals do the job right, a wrong one is refused, and what the command writes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import benchmark_c, benchmark_processes, benchmark_rivals, benchmark_task
+from experiments.benchmark import Benchmark, Rival, run
+from experiments.benchmark_fit import check as check_fits
+from experiments.benchmark_rivals import CONTENDERS, Missing, Moments, WrongResult
+
+SMALL = ("--sections", "draws", "--rounds", 1, "--seconds", 0.001, "--rivals")
+
+
+def test_the_small_run(small_run):
+    """Every result of it was checked when it was measured."""
+    status, out, err, folder = small_run("benchmark")
+    assert (status, err) == (0, "")
+    result = json.loads((folder / "result.json").read_text())
+    rows = {(r["section"], r["contender"]): r for r in result["rows"]}
+    assert rows["draws", "rgrad"]["times"] == rows["fit", "rgrad"]["times"] == 1
+    for name in ("numpy loop", "numpy threads"):
+        r = rows["draws", name]
+        assert 0 < r["times_low"] <= r["times"] <= r["times_high"]
+        assert r["seconds"] == pytest.approx(r["size"] / r["rate"])
+    assert all(r["error"] <= 1e-6 for r in rows.values() if r["section"] == "precision")
+    assert result["provenance"]["machine"]["cores"] >= 1
+    assert result["provenance"]["machine"]["cpu"]
+    assert "times as fast as the other" in out
+
+
+@pytest.mark.parametrize("n", [7, 300, 40_000])
+@pytest.mark.parametrize("name", ["numpy loop", "numpy threads", "C"])
+def test_rivals_are_right(name, n):
+    """Mean and variance of both gradients, also of an odd n and of one larger than a block, within 6 standard errors:
+    about 1e-8 each, with heavier tails 1e-7. Catches a variance off by 3 % (n = 7) and by 45 % (n = 40,000)."""
+    if name == "C" and shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    got = CONTENDERS[name](n)(max(350, 2**18 // n), 1)
+    benchmark_task.check(name, n, got, 6.0)
+
+
+def test_the_stock_jax_rival_is_right():
+    benchmark_task.check("jax streamed", 10, CONTENDERS["jax streamed"](10)(2**15, 1))
+    benchmark_task.check("jax naive", 10, CONTENDERS["jax naive"](10)(2**15, 1))
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "message"),
+    [
+        ((4.0, 4.0), (8.7, 0.4), None),
+        ((4.0, 4.0), (8.7, 0.42), "reparameterized, N = 10, 100,000 replicates: .* 4.2 for 4"),
+        ((4.0, 4.02), (8.7, 0.4), "reparameterized.*: mean 4.02 for 4"),
+        ((4.1, 4.0), (8.7, 0.4), "score function.*: mean 4.1 for 4"),
+        ((4.0, 4.0), (9.6, 0.4), "score function"),
+        ((4.0, 4.0), (float("nan"), 0.4), "score function"),
+    ],
+)
+def test_the_check_of_results(mean, variance, message):
+    """Planted errors of 5 and 10 % in a variance and of 0.02 and 0.1 in a mean, at 100,000 replicates."""
+    got = Moments(100_000, mean, variance)
+    if message is None:
+        benchmark_task.check("rival", 10, got)
+    else:
+        with pytest.raises(WrongResult, match=message):
+            benchmark_task.check("rival", 10, got)
+
+
+def test_the_kurtosis_is_that_of_the_score_function():
+    """Of 1e7 draws: the excess kurtosis of x^2 e has a relative standard error of about 2 %."""
+    e = np.random.default_rng(0).standard_normal(10**7)
+    g = (2 + e) ** 2 * e - 4
+    assert np.mean(g**4) / np.mean(g**2) ** 2 - 3 == pytest.approx(benchmark_task.EXCESS, rel=0.2)
+
+
+def test_a_wrong_rival_is_refused(run_main, monkeypatch):
+    """One whose variances are 10 % too large."""
+
+    def wrong(n):
+        job = benchmark_rivals.numpy_threads(n)
+
+        def biased(replicates, seed):
+            got = job(replicates, seed)
+            return got._replace(variance=tuple(1.1 * v for v in got.variance))
+
+        return biased
+
+    monkeypatch.setitem(CONTENDERS, "numpy threads", wrong)
+    monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
+    with pytest.raises(WrongResult, match="numpy threads, score function, N = 10, "):
+        run_main(Benchmark, run, *SMALL, "numpy threads", "--sizes", 10, "--out", "new")
+    ends = np.full((2, 100), 3.0), np.full((2, 100), 2.0)
+    check_fits("rival", ends)
+    with pytest.raises(WrongResult, match="rival: the fits end at sigma"):
+        check_fits("rival", (ends[0], 1.1 * ends[1]))
+
+
+def test_what_is_not_there_is_left_out_with_a_word(run_main, monkeypatch):
+    def no_compiler():
+        benchmark_c.compiled.cache_clear()
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        return benchmark_c.compiled()
+
+    def absent(n):
+        raise Missing("torch is not installed")
+
+    assert no_compiler() == (None, "there is no C compiler (cc)")
+    monkeypatch.setitem(CONTENDERS, "torch eager", absent)
+    monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
+    status, out, _ = run_main(Benchmark, run, *SMALL, "torch eager", "C", "--sizes", 10, "--out", "a")
+    benchmark_c.compiled.cache_clear()
+    assert status == 0
+    assert "left out: torch eager: torch is not installed\n" in out
+    assert "left out: C: there is no C compiler (cc)\n" in out
+
+
+def test_a_compiler_that_fails_says_why(monkeypatch):
+    benchmark_c.compiled.cache_clear()
+    monkeypatch.setattr(benchmark_c, "SOURCE", "no C")
+    function, why = benchmark_c.compiled()
+    benchmark_c.compiled.cache_clear()
+    assert function is None
+    assert "failed: " in why or "no C compiler" in why
+
+
+def test_growth_and_fresh_processes(capsys, monkeypatch):
+    monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
+    benchmark_processes.grow(0, 2, 100_000, 200_000)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(line["seconds"]) for line in lines] == [2, 2]
+    assert all(line["megabytes"] >= 0 for line in lines)
+    assert benchmark_processes.child("import os; print(os.environ['HERE'])", HERE="3") == [3]
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        benchmark_processes.child("1/0")
+
+
+@pytest.mark.long
+def test_growth_and_cold_start(run_main):
+    """Memory stays within the 20 MB that it may grow by; rgrad is there and has a result."""
+    flags = ("--sections", "growth", "cold", "--growth", 1_000_000, 100_000_000, "--rounds", 1, "--out", "a")
+    status, out, err = run_main(Benchmark, run, *flags)
+    assert (status, err) == (0, "")
+    rows = json.loads(Path("a/result.json").read_text())["rows"]
+    assert [r["size"] for r in rows if r["section"] == "growth"] == [1_000_000, 100_000_000]
+    assert all(r["megabytes"] <= 20 for r in rows if r["section"] == "growth")
+    assert "first result, programs kept" in out
+
+
+def test_the_rivals_are_those_that_there_are():
+    """Said twice, because `--help` does not import jax."""
+    assert {"rgrad", *Rival.__args__} == set(CONTENDERS)
+    assert Benchmark().rivals == Rival.__args__
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sections", "speed"], "--sections"),
+        (["--sections"], "--sections: nothing is given"),
+        (["--sections", "fit", "fit"], "names one twice"),
+        (["--rivals", "torch"], "--rivals"),
+        (["--sizes", 0], "--sizes: input should be greater than or equal to 1, not 0"),
+        (["--growth", 10], "--growth: input should be greater than or equal to 100000, not 10"),
+        (["--dimensions", 0], "--dimensions: input should be greater than or equal to 1"),
+        (["--steps", 5], "--steps: input should be greater than or equal to 200, not 5"),
+        (["--fits", 1], "--fits: input should be greater than or equal to 10"),
+        (["--precision", 10], "--precision: input should be greater than or equal to 1000"),
+        (["--rounds", 0], "--rounds: input should be greater than or equal to 1"),
+        (["--seconds", 0], "--seconds: input should be greater than 0"),
+        (["--seconds", "nan"], "--seconds"),
+        (["--seed", -1], "--seed: input should be greater than or equal to 0"),
+        (["--float-width", 64], "--float-width 64: the contenders are written for 32 bits; leave it out"),
+        (["--out", os.devnull], f"--out {os.devnull}: there is a file of that name"),
+    ],
+)
+def test_bad_input(flags, message, run_main):
+    status, out, err = run_main(Benchmark, run, "--out", "new", *flags)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert (err.count("\n"), out) == (1, "")
+    assert not Path("new").exists()
