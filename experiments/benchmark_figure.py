@@ -6,6 +6,17 @@ from experiments.plotting import COLOURS, MARKERS, figure_files, grid
 
 PANELS = ("draws", "fit", "growth", "dimension", "cold")
 LINES = ("-", "--")
+ORDER = (
+    "rgrad",
+    "numpy loop",
+    "numpy threads",
+    "torch eager",
+    "torch.func",
+    "torch.compile",
+    "jax naive",
+    "jax streamed",
+    "C",
+)
 
 
 def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, bytes]:
@@ -28,8 +39,8 @@ def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str
 
 def _speeds(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     """Each contender's speed in units of ours in the same round."""
-    names = list(dict.fromkeys(r["contender"] for r in rows))
-    for i, name in enumerate(names):
+    for name in dict.fromkeys(r["contender"] for r in rows):
+        i = ORDER.index(name)
         mine = sorted((r for r in rows if r["contender"] == name), key=lambda r: r["size"])
         speed = [1 / r["times"] for r in mine]
         spread = [
