@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from experiments.plotting import COLOURS, MARKERS, figure_files, grid
+from experiments.plotting import COLOURS as OKABE
+from experiments.plotting import MARKERS, figure_files, grid
 
 PANELS = ("draws", "fit", "growth", "dimension", "cold")
-LINES = ("-", "--")
+COLOURS = (*OKABE, "#999999", "#8c510a")
 ORDER = (
     "rgrad",
     "numpy loop",
@@ -48,8 +49,8 @@ def _speeds(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
             [1 / r["times_low"] - 1 / r["times"] for r in mine],
         ]
         axis.errorbar(
-            [r["size"] for r in mine], speed, spread, fmt=MARKERS[i % len(MARKERS)] + LINES[i // len(COLOURS)], ms=5,
-            lw=2.5 if i == 0 else 1, capsize=3, color=COLOURS[i % len(COLOURS)], label=name,
+            [r["size"] for r in mine], speed, spread, fmt=MARKERS[i % len(MARKERS)] + "-", ms=5,
+            lw=2.5 if i == 0 else 1, capsize=3, color=COLOURS[i], label=name,
         )  # fmt: skip
     what = "N, draws of a gradient" if section == "draws" else "D, dimensions"
     axis.set(xscale="log", yscale="log", xlabel=what, ylabel="speed, rgrad = 1", title=f"{section}: higher is faster")

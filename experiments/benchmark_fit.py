@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 import rgrad
-from experiments.benchmark_rivals import OURS, WrongResult, torch_module
+from experiments.benchmark_rivals import OURS, WrongResult, best_threads, torch_module
 
 SAMPLES = 10  # of a gradient
 RATE = 0.05
@@ -52,7 +52,7 @@ def torch_batched(steps: int, fits: int) -> FitJob:
     """One tensor for all fits, one backward pass and one fused Adam for each step."""
     torch = torch_module()
 
-    def job(seed: int) -> Fitted:
+    def run(steps: int, seed: int) -> Fitted:
         torch.manual_seed(seed)
         mu, log_sigma = torch.zeros(2, fits, requires_grad=True), torch.zeros(2, fits, requires_grad=True)
         optimizer = torch.optim.Adam([mu, log_sigma], RATE, fused=True)
@@ -66,6 +66,12 @@ def torch_batched(steps: int, fits: int) -> FitJob:
             loss.backward()
             optimizer.step()
         return mu.detach().cpu().numpy(), log_sigma.detach().exp().cpu().numpy()
+
+    set_threads = best_threads(torch, lambda: run(50, 0))
+
+    def job(seed: int) -> Fitted:
+        set_threads()
+        return run(steps, seed)
 
     return job
 

@@ -8,6 +8,7 @@ the variance of both are kept.
 import ctypes
 import importlib.util
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from experiments.benchmark_c import compiled
 THETA = 2.0
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 OURS = "rgrad"
+TORCH_DRAWS = 2**18  # of a call of PyTorch
 BLOCK = 2**14  # numbers of a block of NumPy, 64 KB: within the cache of a core
 
 
@@ -144,17 +146,54 @@ def torch_module() -> Any:
     if importlib.util.find_spec("torch") is None:
         raise Missing("torch is not installed; pip install '.[benchmark]'")
     torch = importlib.import_module("torch")
-    torch.set_num_threads(CORES)
-    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
     return torch
+
+
+def best_threads(torch: Any, call: Callable[[], Any]) -> Callable[[], None]:
+    """Sets the number of threads, one or one for each core, with which PyTorch is the faster at this.
+
+    On a machine that does other work too, threads that wait for one another can be ten times as slow as one.
+    """
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        call()
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            call()
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    best = min({1, CORES}, key=seconds)
+    return lambda: torch.set_num_threads(best)
+
+
+def torch_job(torch: Any, n: int, sums: Callable[[int], Any]) -> Job:
+    """A job of calls of `sums(rows)`."""
+
+    def call(rows: int, seed: int) -> Any:
+        torch.manual_seed(seed)
+        return sums(rows)
+
+    rows = rows_for(n, TORCH_DRAWS)
+    set_threads = best_threads(torch, lambda: [float(x) for x in call(rows, 0)])
+    job = in_calls(n, TORCH_DRAWS, call)
+
+    def with_threads(replicates: int, seed: int) -> Moments:
+        set_threads()
+        return job(replicates, seed)
+
+    return with_threads
 
 
 def torch_eager(n: int) -> Job:
     """PyTorch as one writes it: batched, and one backward pass for each estimator."""
     torch = torch_module()
 
-    def call(rows: int, seed: int) -> Any:
-        torch.manual_seed(seed)
+    def sums(rows: int) -> Any:
         theta = torch.full((rows, 1), THETA, requires_grad=True)
         x = theta + torch.randn(rows, n)
         (path,) = torch.autograd.grad((x**2).mean(1).sum(), theta)
@@ -162,7 +201,7 @@ def torch_eager(n: int) -> Job:
         (score,) = torch.autograd.grad((x**2 * (-((x - theta) ** 2) / 2)).mean(1).sum(), theta)
         return sums_of(score, path)
 
-    return in_calls(n, 2**18, call)
+    return torch_job(torch, n, sums)
 
 
 def torch_gradients(torch: Any) -> Callable[..., Any]:
@@ -187,29 +226,18 @@ def torch_func(n: int) -> Job:
     """vmap of grad."""
     torch = torch_module()
     sums = torch_gradients(torch)
-
-    def call(rows: int, seed: int) -> Any:
-        torch.manual_seed(seed)
-        return sums(torch.randn(rows, n))
-
-    return in_calls(n, 2**18, call)
+    return torch_job(torch, n, lambda rows: sums(torch.randn(rows, n)))
 
 
 def torch_compile(n: int) -> Job:
-    """The same, compiled with its random numbers."""
+    """The same, compiled; its random numbers are made outside, where they are ten times as fast on a CPU."""
     torch = torch_module()
-    sums = torch_gradients(torch)
-    compiled_sums = torch.compile(lambda rows: sums(torch.randn(rows, n)), dynamic=False)
-
-    def call(rows: int, seed: int) -> Any:
-        torch.manual_seed(seed)
-        return compiled_sums(rows)
-
+    torch.compiler.reset()  # the programs of another n, of which it keeps eight and then compiles no more
+    sums = torch.compile(torch_gradients(torch), dynamic=False)
     try:
-        call(rows_for(n, 2**18), 0)
+        return torch_job(torch, n, lambda rows: sums(torch.randn(rows, n)))
     except Exception as error:
         raise Missing(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
-    return in_calls(n, 2**18, call)
 
 
 def loss_by_path(theta: Any, e: Array) -> Array:
