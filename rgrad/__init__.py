@@ -14,6 +14,7 @@ from rgrad.control_variates import delta, optimal
 from rgrad.credit import credit
 from rgrad.dependent import antithetic, quasi, stratified
 from rgrad.detach import detach
+from rgrad.draws import jax_random
 from rgrad.elbo import elbo
 from rgrad.estimators import (
     OneHotCategorical,
@@ -81,6 +82,7 @@ __all__ = [
     "antithetic",
     "stratified",
     "quasi",
+    "jax_random",
     # measure
     "measure",
     "Moments",

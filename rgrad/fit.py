@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from rgrad.noise import fold_in
+
 if TYPE_CHECKING:
     import optax
 
@@ -151,7 +153,7 @@ def _fit(
 
     def step(carry: tuple[Fit, Array, Array], _: None) -> Any:
         at, last_value, last_norm = carry
-        value, state, gradient = value_and_gradient(at.params, at.state, jax.random.fold_in(key, at.step))
+        value, state, gradient = value_and_gradient(at.params, at.state, fold_in(key, at.step))
         updates, optimizer_state = optimizer.update(gradient, at.optimizer_state, at.params)
         params = optax.apply_updates(at.params, updates)
         norm = optax.tree.norm(gradient)
