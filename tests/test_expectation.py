@@ -10,6 +10,7 @@ import pytest
 from calibration import assert_unbiased
 
 import rgrad
+from rgrad import noise
 
 KEY = jax.random.key(0)
 leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
@@ -22,7 +23,7 @@ def loss(theta, key, estimator=rgrad.score_function):
 
 def by_hand(theta, key):
     """The three gradients of the post, written out."""
-    e = jax.random.normal(key, (10,))
+    e = noise.normal(key, (10,))
     x, v = theta + e, (theta + e) ** 2
     return {0: (2 * x).mean(), 1: (v * e).mean(), 2: ((v - (v.sum() - v) / 9) * e).mean()}
 
