@@ -168,6 +168,18 @@ def test_pytrees_vmap_and_jit():
     assert mapped.merge(mapped).count.tolist() == [1000] * 3
 
 
+def test_traced_or_not_the_moments_are_the_same():
+    """Outside of all traces the program is compiled with options of its own, which JAX refuses within another one."""
+    draw = lambda t, key: jax.grad(
+        lambda t: rgrad.expect(jnp.square, dist.Normal(t, 1.0), key, 7, rgrad.score_function)
+    )(t)
+    alone = rgrad.measure(partial(draw, 2.0), KEY, 500)
+    within = lambda t: rgrad.measure(partial(draw, t), KEY, 500)
+    for moments in (jax.jit(lambda: within(2.0))(), jax.jvp(within, (2.0,), (1.0,))[0]):
+        assert moments.mean == pytest.approx(alone.mean, rel=1e-5)
+        assert moments.m4 == pytest.approx(alone.m4, rel=1e-4)
+
+
 def test_what_is_not_finite_is_counted_and_never_hidden():
     draw = lambda key: jnp.stack([jnp.log(jax.random.normal(key)), 1 / jnp.floor(3 * jax.random.uniform(key)), 1.0])
     moments = rgrad.measure(draw, KEY, 1000).merge(rgrad.measure(draw, KEY, 1000, start=1000))
