@@ -36,10 +36,10 @@ COSINE = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)  # 
 WIDE = 32  # from so many blocks on the loop over them is the inner one, which is vectorised; below, that over keys
 
 
-def threefry2x32(key: Pair, counter: Pair) -> Pair:
-    """The block cipher: two words for each counter of two words. Shapes broadcast."""
+def threefry2x32(key: Pair, counter: Array) -> Pair:
+    """The block cipher: two words for each key of two words and each counter below 2^32. Shapes broadcast."""
     schedule = (*key, key[0] ^ key[1] ^ PARITY)
-    x0, x1 = counter[0] + schedule[0], counter[1] + schedule[1]
+    x0, x1 = schedule[0], counter + schedule[1]  # the counter's high word is 0
     for i in range(5):
         for r in ROTATIONS[i % 2]:
             x0 = x0 + x1
@@ -52,7 +52,7 @@ def bits(key: Array, shape: Shape = ()) -> Array:
     """`jax.random.bits(key, shape, "uint32")`, bit for bit."""
     if not _is_ours(key, math.prod(shape)):
         return jax.random.bits(key, shape, "uint32")
-    first, second = threefry2x32(_words_of(key), (np.uint32(0), lax.iota(np.uint32, math.prod(shape))))
+    first, second = threefry2x32(_words_of(key), lax.iota(np.uint32, math.prod(shape)))
     return (first ^ second).reshape(shape)
 
 
@@ -60,7 +60,7 @@ def fold_in(key: Array, data: Any) -> Array:
     """`jax.random.fold_in(key, data)`, bit for bit."""
     if not _is_ours(key):
         return jax.random.fold_in(key, data)
-    words = jnp.stack(threefry2x32(_words_of(key), (np.uint32(0), jnp.asarray(data, np.uint32))))
+    words = jnp.stack(threefry2x32(_words_of(key), jnp.asarray(data, np.uint32)))
     return jax.random.wrap_key_data(words) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else words
 
 
@@ -81,7 +81,7 @@ def normal(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
 def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
     """Whether there is a rule for it here. The counters are those of jax >= 0.5: one for each of fewer than 2^32."""
     known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    return known and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
+    return bool(known) and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
 
 def sample(q: Any, key: Array, shape: Shape) -> Any:
@@ -190,7 +190,7 @@ def _on_cpu(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
         a, b, counters = k0.reshape(1, keys), k1.reshape(1, keys), counters.reshape(blocks, 1)
 
     def pairs(a: Array, b: Array) -> Array:  # one complex array, because a fused loop has one result
-        return lax.complex(*FROM_WORDS[kind](*threefry2x32((a, b), (np.uint32(0), counters))))
+        return lax.complex(*FROM_WORDS[kind](*threefry2x32((a, b), counters)))
 
     def apart(z: Array) -> Array:
         z = z if wide else z.T

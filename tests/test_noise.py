@@ -59,7 +59,7 @@ def test_the_bits_are_those_of_jax_under_vmap_and_jit():
 def test_both_words_of_a_block_are_used():
     """A key of 2 m numbers makes m blocks, and the numbers are Box and Muller's, in 64 bits, of their words."""
     words = jax.random.key_data(KEY)
-    first, second = noise.threefry2x32((words[0], words[1]), (jnp.uint32(0), jnp.arange(500, dtype=jnp.uint32)))
+    first, second = noise.threefry2x32((words[0], words[1]), jnp.arange(500, dtype=jnp.uint32))
     assert_array_equal(first ^ second, jax.random.bits(KEY, (500,), "uint32"))
     u, w = (np.asarray(first, np.float64) + 0.5) / 2**32, np.asarray(second)
     angle = np.pi / 4 * (w << 2).view(np.int32) / 2**31
