@@ -10,8 +10,8 @@ from pathlib import Path
 # Before jax is imported: programs that a test compiles are kept for the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Nearly all of the time of the tests is compilation, and half of that is making the code fast. What is computed is the same.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Nearly all of the time of the tests is compilation, and much of that is making code fast. What is computed is the same.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import numpyro

@@ -18,7 +18,7 @@ from experiments.settings import read_toml
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
                "bounds": "Bounds", "vae": "Vae", "crossover": "Crossover",
-               "logistic": "Logistic", "elbo": "Elbo", "compare": "Compare", "sweep": "Sweep"}  # fmt: skip
+               "logistic": "Logistic", "elbo": "Elbo", "compare": "Compare", "sweep": "Sweep", "benchmark": "Benchmark"}  # fmt: skip
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
 MORE_FILES = {
     "crossover": {"checks.csv"},
