@@ -13,7 +13,7 @@ from experiments.errors import UsageError
 from experiments.runner import command, number, print_table, progress, start
 from experiments.settings import ONCE, Common
 
-Section = Literal["draws", "growth", "dimension", "fit", "cold", "precision"]
+Section = Literal["draws", "growth", "dimension", "fit", "sweep", "cold", "precision"]
 Rival = Literal[
     "numpy loop", "numpy threads", "torch eager", "torch.func", "torch.compile", "jax naive", "jax streamed", "C"
 ]
@@ -34,10 +34,11 @@ class Benchmark(Common):
         "growth",
         "dimension",
         "fit",
+        "sweep",
         "cold",
         "precision",
     )
-    """Which of draws, growth (time and memory from few draws to many), dimension, fit, cold and precision."""
+    """Which of draws, growth (time and memory from few draws to many), dimension, fit, sweep, cold and precision."""
     rivals: Annotated[tuple[Rival, ...], ONCE] = (
         "numpy loop",
         "numpy threads",
@@ -65,6 +66,8 @@ class Benchmark(Common):
     """Of a fit, an integer."""
     fits: Annotated[int, Field(ge=10, le=2**20)] = 1_000
     """How many fits at once by each of two estimators, an integer."""
+    cells: Annotated[int, Field(ge=3, le=2**24)] = 200
+    """Of the section sweep, an integer; each of 1e6 draws."""
     precision: Annotated[int, Field(ge=1_000, le=2**43)] = 1_000_000_000
     """How many draws precision is measured over, an integer."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
@@ -78,6 +81,7 @@ TITLES = {
     "growth": "growth, N = 1,000",
     "dimension": "dimension: times as fast as the other",
     "fit": "fits: times as fast as the other",
+    "sweep": "sweep: times as fast as the other",
     "cold": "a cold start",
     "precision": "precision",
 }
@@ -86,6 +90,7 @@ NOTES = {
     "growth": "the time of a draw in units of the last line's; by how much the peak of memory has grown since the first",
     "dimension": "a sum of squares in D dimensions, 100 draws a gradient, the moments of every coordinate",
     "fit": "{fits:,} fits at once of {steps:,} steps by each of two estimators",
+    "sweep": "{cells:,} cells of 1e6 draws each; compilation is left out, but where each cell is compiled",
     "cold": "a fresh process, from its first import on, in units of import jax; with the programs of an earlier one kept on disk",
     "precision": "moments streamed in 32 bits of {precision:,} draws, 10 a gradient, beside the same draws in 64 bits",
 }
@@ -99,7 +104,14 @@ def run(settings: Benchmark) -> None:
 
     from experiments.benchmark_figure import draw_figure
     from experiments.benchmark_processes import cold_section, growth_section
-    from experiments.benchmark_task import dimension_section, draws_section, fit_section, machine, precision_section
+    from experiments.benchmark_task import (
+        dimension_section,
+        draws_section,
+        fit_section,
+        machine,
+        precision_section,
+        sweep_section,
+    )
     from experiments.record import output_folder, result_files, write
 
     began = time.monotonic()
@@ -110,6 +122,7 @@ def run(settings: Benchmark) -> None:
         "growth": (lambda advance: growth_section(settings, advance), 1),
         "dimension": (lambda advance: dimension_section(settings, advance), len(settings.dimensions)),
         "fit": (lambda advance: fit_section(settings, left_out, advance), 1),
+        "sweep": (lambda advance: sweep_section(settings, advance), 1),
         "cold": (lambda advance: cold_section(settings, advance), 1),
         "precision": (lambda advance: precision_section(settings, advance), 1),
     }
@@ -161,7 +174,7 @@ def report(rows: list[dict[str, Any]], settings: Benchmark) -> None:
             )
         else:
             print_table(
-                ["contender" if section == "fit" else "until", "ratio"],
+                ["until" if section == "cold" else "contender", "ratio"],
                 [[r["contender"], times(r)] for r in mine],
                 title,
             )

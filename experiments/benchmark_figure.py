@@ -5,7 +5,7 @@ from typing import Any
 from experiments.plotting import COLOURS as OKABE
 from experiments.plotting import MARKERS, figure_files, grid
 
-PANELS = ("draws", "fit", "growth", "dimension", "cold")
+PANELS = ("draws", "fit", "sweep", "growth", "dimension", "cold")
 COLOURS = (*OKABE, "#999999", "#8c510a")
 ORDER = (
     "rgrad",
@@ -24,7 +24,7 @@ def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str
     """`figure.png` and `figure.svg`, a panel for each section with a picture."""
     sections = [name for name in PANELS if any(r["section"] == name for r in rows)]
     figure, axes = grid(max(1, len(sections)))
-    drawing = {"draws": _speeds, "dimension": _speeds, "fit": _bars, "cold": _bars, "growth": _growth}
+    drawing = {"draws": _speeds, "dimension": _speeds, "fit": _bars, "sweep": _bars, "cold": _bars, "growth": _growth}
     for axis, section in zip(axes, sections, strict=False):
         drawing[section](axis, [r for r in rows if r["section"] == section], section)
         axis.grid(which="major", alpha=0.3)
@@ -58,15 +58,16 @@ def _speeds(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
 
 def _bars(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     rows = rows[::-1]
-    sizes = [1 / r["times"] if section == "fit" else r["times"] for r in rows]
+    sizes = [r["times"] if section == "cold" else 1 / r["times"] for r in rows]
     axis.barh(
         [r["contender"] for r in rows], sizes, color=[COLOURS[0] if r["contender"] == "rgrad" else "grey" for r in rows]
     )
     for i, size in enumerate(sizes):
-        axis.text(size, i, f" {size:.2f}", va="center")
+        axis.text(size, i, f" {size:.2g}", va="center")
     axis.set_xlim(0, 1.25 * max(sizes))
     titles = {
         "fit": ("speed, rgrad = 1", "fits: longer is faster"),
+        "sweep": ("speed, rgrad = 1", "a sweep: longer is faster"),
         "cold": ("time, import jax = 1", "a cold start: shorter is faster"),
     }
     axis.set(xlabel=titles[section][0], title=titles[section][1])

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 import rgrad
-from experiments import benchmark_fit
+from experiments import benchmark_fit, benchmark_sweep
 from experiments.benchmark_rivals import CONTENDERS, CORES, OURS, THETA, Job, Missing, Moments, WrongResult, rows_for
 from experiments.runner import Advance
 
@@ -73,7 +73,7 @@ EXCESS = _excess()
 
 
 def device_of(name: str) -> str:
-    if name in (OURS, "dimension") or name.startswith("jax"):
+    if name.startswith((OURS, "jax", "loop")):
         return jax.devices()[0].device_kind
     if name.startswith("torch"):
         torch = sys.modules["torch"]
@@ -263,6 +263,13 @@ def fit_section(settings: Any, left_out: dict[str, str], advance: Advance) -> li
     rates = in_turn(jobs, settings.rounds, advance)
     total = 2 * settings.fits * settings.steps
     return compared("fit", total, rates, total)
+
+
+def sweep_section(settings: Any, advance: Advance) -> list[Row]:
+    """Cells per second, of 1e6 draws each."""
+    jobs = {name: make(settings.cells) for name, make in benchmark_sweep.CONTENDERS.items()}
+    rates = in_turn(jobs, settings.rounds, advance)
+    return compared("sweep", settings.cells, rates, benchmark_sweep.SIZE * benchmark_sweep.REPLICATES)
 
 
 SMALL_CALL = 10  # samples of a call where precision is measured: many replicates

@@ -75,7 +75,7 @@ class Grid(NamedTuple):
 
 def grid_of(
     problem: Problem,
-    axes: Mapping[str, Sequence[Any]],
+    axes: Mapping[str, Any],
     params: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | None = None,
 ) -> Grid:

@@ -55,7 +55,7 @@ class Sweep(NamedTuple):
 
 def sweep(
     problem: Problem,
-    axes: Mapping[str, Sequence[Any]],
+    axes: Mapping[str, Any],
     estimators: Mapping[str, Estimator] | None = None,
     params: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | None = None,
@@ -80,7 +80,7 @@ def sweep(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`; and `of_dimension(d)`, which returns the
             problem in d dimensions, where `dimension` is an axis.
-        axes: names to values. `size` is N, the samples of one gradient estimate (10 where absent), `dimension` that of the
+        axes: names to their values, lists or arrays. `size` is N, the samples of one gradient estimate (10 where absent), `dimension` that of the
             problem; all others are parameters. A number fills a parameter that is an array.
         estimators: by name; by default `reparameterized`, `score_function` and `score_function+leave_one_out`.
         params: fixed parameters that differ from the problem's own.

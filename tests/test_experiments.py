@@ -4,16 +4,25 @@ import csv
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments.loading import ESTIMATORS
+from experiments.measuring import Task
+from experiments.problems import PROBLEMS
 from experiments.settings import read_toml
+from experiments.variance import Variance
+from rgrad.moments import words
+from rgrad.problems import point_of
+from rgrad.streaming import _program
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
@@ -316,6 +325,20 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
     assert (tmp_path / "result.json").read_text() == "old"
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+def test_the_operations_of_the_main_job():
+    """In the compiled program of its three estimators: one stream of noise for all of them, one logarithm and one root for
+    two draws, and few operations (152 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
+    estimators = {name: ESTIMATORS[name] for name in Variance().estimators}
+    task = Task("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
+    key, none, many = jax.random.key(0), words(0), words(5_000)
+    program = _program(True).lower(task.gradients(1_000), key, none, many, None).compile()
+    draws = 512 * 1_000  # of one turn of its loop
+    assert len(re.findall(r"c64\[\S* conditional\(", program.as_text())) == 1
+    assert program.cost_analysis()["flops"] <= 170 * draws
+    assert program.cost_analysis()["transcendentals"] <= 2.1 * draws
+
+
 def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
     """Counts the compilations of the measuring program in a fresh process, whatever the replicates."""
     code = (
@@ -326,7 +349,7 @@ def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
         "class Count(logging.Handler):\n"
         "    def emit(self, record):\n"
         "        text = record.getMessage()\n"
-        "        if 'Finished XLA compilation of jit(power_sums)' in text: seen['compiled'] += 1\n"
+        "        if 'Finished XLA compilation of jit(_power_sums)' in text: seen['compiled'] += 1\n"
         "jax.config.update('jax_log_compiles', True)\n"
         "logging.getLogger('jax').addHandler(Count()); logging.getLogger('jax').propagate = False\n"
         "from experiments.variance import Variance, run\n"
