@@ -29,8 +29,8 @@ from jax.interpreters import batching, mlir
 Shape = tuple[int, ...]
 Pair = tuple[Any, Any]
 
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011, table 2 and the Random123 library: threefry2x32
-PARITY = np.uint32(0x1BD11BDA)  # the same, section 4.2: the key schedule's constant
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011; Random123, threefry.h: R_32x2
+PARITY = np.uint32(0x1BD11BDA)  # the same: SKEIN_KS_PARITY32, of the key schedule
 SINE = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)  # Moshier, Cephes, sinf.c: |angle| <= pi/4
 COSINE = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)  # the same
 WIDE = 32  # from so many blocks on the loop over them is the inner one, which is vectorised; below, that over keys
@@ -61,7 +61,11 @@ def fold_in(key: Array, data: Any) -> Array:
     if not _is_ours(key):
         return jax.random.fold_in(key, data)
     words = jnp.stack(threefry2x32(_words_of(key), jnp.asarray(data, np.uint32)))
-    return jax.random.wrap_key_data(words) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else words
+    return (
+        jax.random.wrap_key_data(words, impl="threefry2x32")
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        else words
+    )
 
 
 def uniform(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
@@ -87,9 +91,10 @@ def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
 def sample(q: Any, key: Array, shape: Shape) -> Any:
     """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
 
-    A rule is for one type exactly: a subclass may draw in another way. Then `q.sample` and `q.rsample` are as they are.
+    A rule is for one type exactly, as a subclass may draw in another way, and for the keys and floats that have one here.
+    Where there is none `q.sample` and `q.rsample` are as they are.
     """
-    rule = FROM_NOISE.get(type(q))
+    rule = FROM_NOISE.get(type(q)) if _is_ours(key, dtype=float) else None
     return None if rule is None else rule(q, key, (*shape, *q.shape()))
 
 

@@ -469,8 +469,8 @@ def run(run_main):
 def test_signal_to_noise(small_run):
     """Near the optimum IWAE's falls with K for the inference network and DReG's rises; far from it DReG's falls.
 
-    The seed is fixed. By the jackknife each step is over 8 standard errors, so with other random numbers too a failure
-    by accident is rarer than 1e-6.
+    The seed is fixed, and with it all numbers. With 400 replicates not every seed has every step over 8 standard errors:
+    of six, 0.01 from the optimum, the reparameterized one of b has from 4 to 18.
     """
     rows = json.loads((small_run("bounds")[3] / "result.json").read_text())["rows"]
     assert all(tuple(row) == ROW for row in rows)

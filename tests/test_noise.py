@@ -204,6 +204,8 @@ def test_other_keys_and_floats_are_those_of_jax(x64):
     other = jax.random.key(1, impl="rbg")
     assert_array_equal(noise.normal(other, (5,), np.float32), jax.random.normal(other, (5,), np.float32))
     assert_array_equal(noise.bits(other, (5,)), jax.random.bits(other, (5,), "uint32"))
+    for q in (dist.Normal(0.0, 1.0), dist.Laplace(0.0, 1.0)):
+        assert_array_equal(sample(q, KEY, (4,)), q.sample(KEY, (4,)))
     with jax.threefry_partitionable(False):
         assert_array_equal(noise.bits(KEY, (6,)), jax.random.bits(KEY, (6,), "uint32"))
 
