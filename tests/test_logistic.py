@@ -84,6 +84,7 @@ def test_minibatches_by_enumeration(x64):
     assert np.sort(rows, axis=1).tolist() == [list(range(6))] * 10
 
 
+@pytest.mark.long
 def test_the_command_finds_the_optimum_and_the_posterior(run):
     """A user's table of six rows and two weights, against quadrature: the ELBO to 0.02 nats of the optimum (its
     standard error is under 0.003), NUTS's means to 6 of its own standard errors, a chance under 1e-6."""
