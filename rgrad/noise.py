@@ -6,7 +6,7 @@ is faster:
 - its twenty rounds are written out, so that XLA makes one vectorised loop of them and of all that follows
   (`jax.random` has a loop over arrays on CPU);
 - each block gives two words, and both are used (`jax.random` takes their exclusive or);
-- two words make two normals by Box and Muller's transform, with short polynomials for sine and cosine (`jax.random`
+- two words make two normals by Box and Muller's transform, with short polynomials (`jax.random`
   inverts the distribution function). From 32 bits, so that tails are right up to |e| = 6.7; there they end, which takes
   away 1e-11 of the probability.
 
@@ -15,7 +15,7 @@ are those of `jax.random`. Numbers from the same key differ, therefore, between 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,18 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011; Random123
 PARITY = np.uint32(0x1BD11BDA)  # the same: SKEIN_KS_PARITY32, of the key schedule
 SINE = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)  # Moshier, Cephes, sinf.c: |angle| <= pi/4
 COSINE = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)  # the same
+LOGARITHM = (
+    3.3333331174e-1,
+    -2.4999993993e-1,
+    2.0000714765e-1,
+    -1.6668057665e-1,
+    1.4249322787e-1,
+    -1.2420140846e-1,
+    1.1676998740e-1,
+    -1.1514610310e-1,
+    7.0376836292e-2,
+)  # fmt: skip; the same, logf.c: (log(1 + x) - x + x^2/2) / x^3 for 1 + x between the roots of 1/2 and of 2
+ROOT_OF_HALF = np.float32(0.5**0.5).view(np.int32)
 WIDE = 32  # from so many blocks on the loop over them is the inner one, which is vectorised; below, that over keys
 
 
@@ -154,18 +166,34 @@ def _box_muller(first: Array, second: Array) -> Pair:
     of the circle to which that is turned: one says whether to exchange cosine and sine, one the sign of the cosine.
     """
     u = (first.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
-    radius = jnp.sqrt(np.float32(-2) * jnp.log(u))
+    radius = jnp.sqrt(np.float32(-2) * _log(u))
     low = lax.bitcast_convert_type(lax.shift_left(second, np.uint32(2)), np.int32)
     angle = low.astype(np.float32) * np.float32(math.pi / 4 * 2**-31)
     z = angle * angle
-    s1, s2, s3, c1, c2, c3 = map(np.float32, SINE + COSINE)
-    sine = angle + angle * z * (s1 + z * (s2 + z * s3))
-    cosine = np.float32(1) - np.float32(0.5) * z + z * z * (c1 + z * (c2 + z * c3))
+    sine = angle + angle * z * _polynomial(SINE, z)
+    cosine = np.float32(1) - np.float32(0.5) * z + z * z * _polynomial(COSINE, z)
     sign = second & np.uint32(1 << 31)
     exchange = (second & np.uint32(1 << 30)) != 0
     x = lax.bitcast_convert_type(lax.bitcast_convert_type(radius, np.uint32) ^ sign, np.float32) * cosine
     y = radius * sine
     return jnp.where(exchange, y, x), jnp.where(exchange, x, y)
+
+
+def _log(u: Array) -> Array:
+    """Of normal floats: `u = 2^e (1 + x)`. A tenth of the whole job faster than XLA's own."""
+    word = lax.bitcast_convert_type(u, np.int32) - ROOT_OF_HALF
+    e = lax.shift_right_arithmetic(word, np.int32(23)).astype(np.float32)
+    x = lax.bitcast_convert_type((word & np.int32(0x7FFFFF)) + ROOT_OF_HALF, np.float32) - np.float32(1)
+    z = x * x
+    return e * np.float32(math.log(2)) + (x - np.float32(0.5) * z + x * z * _polynomial(LOGARITHM, x))
+
+
+def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    """Horner's, from the constant on."""
+    value: Any = np.float32(coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value * x + np.float32(c)
+    return jnp.asarray(value)
 
 
 FROM_WORDS: dict[str, Callable[[Array, Array], Pair]] = {"uniform": _uniforms, "normal": _box_muller}
