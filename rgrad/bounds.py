@@ -22,7 +22,7 @@ from rgrad.detach import detach
 from rgrad.draws import check_draw, draw, draw_pathwise, evaluate
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectation import expect
-from rgrad.implicit import has_rsample, rsample
+from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
 from rgrad.protocols import Estimator, Objective, Sample
 from rgrad.support import forbid_moving_support
@@ -127,7 +127,7 @@ class Copies(NamedTuple):
         return self.base
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        return self.base.sample(key, (*shape, self.k))
+        return sample(self.base, key, (*shape, self.k))
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> Sample:
         return rsample(self.base, key, (*shape, self.k))
