@@ -14,7 +14,7 @@ from calibration import assert_unbiased
 from jax.nn import logsumexp
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments import vae, vae_checkpoint, vae_task
+from experiments import record, vae, vae_checkpoint, vae_task
 from experiments.errors import UsageError
 from experiments.loading import ESTIMATORS
 from experiments.settings import parse
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vae_checkpoint.os, "fsync", fail)
+    monkeypatch.setattr(record.os, "fsync", fail)
     with pytest.raises(UsageError, match="No space left on device"):
         write_checkpoint(tmp_path, Saved(20, [np.zeros(3)], []), Vae(), 10)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["10.checkpoint"]
