@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -43,13 +43,18 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
     return pairs
 
 
-NAME_VALUE = tyro.constructors.PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="NAME=VALUE ...",
-    instance_from_str=parse_pairs,
-    is_instance=lambda x: isinstance(x, dict),
-    str_from_instance=lambda pairs: [f"{name}={json.dumps(value)}" for name, value in pairs.items()],
-)
+def pairs(parse: Callable[[Sequence[str]], dict[str, Any]], metavar: str) -> Any:
+    """For tyro: a flag that takes several NAME=SOMETHING, and how they are read."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=metavar,
+        instance_from_str=parse,
+        is_instance=lambda x: isinstance(x, dict),
+        str_from_instance=lambda given: [f"{name}={json.dumps(value)}" for name, value in given.items()],
+    )
+
+
+NAME_VALUE = pairs(parse_pairs, "NAME=VALUE ...")
 
 
 def parse_words(arguments: Sequence[str]) -> dict[str, str]:
@@ -60,16 +65,7 @@ def parse_words(arguments: Sequence[str]) -> dict[str, str]:
     return {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
 
 
-WHERE = Annotated[
-    dict[str, str],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="NAME=VALUE ...",
-        instance_from_str=parse_words,
-        is_instance=lambda x: isinstance(x, dict),
-        str_from_instance=lambda pairs: [f"{name}={value}" for name, value in pairs.items()],
-    ),
-]
+WHERE = Annotated[dict[str, str], pairs(parse_words, "NAME=VALUE ...")]
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:

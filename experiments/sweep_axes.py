@@ -1,14 +1,12 @@
 """Axes as they are written: `loc=-3:3:61`, `scale=log:0.1:10:21`, `size=10,100`; in TOML `{from, to, points, log}`."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tyro
 
-from experiments.settings import parse_pairs
+from experiments.settings import pairs, parse_pairs
 
 COUNTS = ("size", "dimension")
 KEYS = {"from", "to", "points", "log"}
@@ -36,13 +34,7 @@ def parse_axes(arguments: Sequence[str]) -> dict[str, Axis]:
     return axes
 
 
-AXES = tyro.constructors.PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="NAME=VALUES ...",
-    instance_from_str=parse_axes,
-    is_instance=lambda x: isinstance(x, dict),
-    str_from_instance=lambda axes: [f"{name}={json.dumps(axis)}" for name, axis in axes.items()],
-)
+AXES = pairs(parse_axes, "NAME=VALUES ...")
 
 
 def checked(axes: Mapping[str, Any]) -> dict[str, Axis]:

@@ -14,6 +14,7 @@ from rgrad.moments import Moments
 from rgrad.protocols import Estimator, Problem
 
 Row = dict[str, Any]
+DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
 
 
 class Sweep(NamedTuple):
@@ -117,9 +118,6 @@ def sweep(
             if progress is not None:
                 progress(stop - first)
     return Sweep(grid, {shape: _joined(parts) for shape, parts in found.items()})
-
-
-DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
 
 
 def take(moments: Moments, count: int) -> Moments:
