@@ -5,7 +5,7 @@ python -m experiments.benchmark
 
 import json
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -39,16 +39,7 @@ class Benchmark(Common):
         "precision",
     )
     """Which of draws, growth (time and memory from few draws to many), dimension, fit, sweep, cold and precision."""
-    rivals: Annotated[tuple[Rival, ...], ONCE] = (
-        "numpy loop",
-        "numpy threads",
-        "torch eager",
-        "torch.func",
-        "torch.compile",
-        "jax naive",
-        "jax streamed",
-        "C",
-    )
+    rivals: Annotated[tuple[Rival, ...], ONCE] = get_args(Rival)
     """Which others; those that are not installed here are left out, with a word."""
     sizes: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
     """N of the section draws, integers."""

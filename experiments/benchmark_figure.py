@@ -2,22 +2,13 @@
 
 from typing import Any
 
+from experiments.benchmark_rivals import CONTENDERS
 from experiments.plotting import COLOURS as OKABE
 from experiments.plotting import MARKERS, figure_files, grid
 
 PANELS = ("draws", "fit", "sweep", "growth", "dimension", "cold")
 COLOURS = (*OKABE, "#999999", "#8c510a")
-ORDER = (
-    "rgrad",
-    "numpy loop",
-    "numpy threads",
-    "torch eager",
-    "torch.func",
-    "torch.compile",
-    "jax naive",
-    "jax streamed",
-    "C",
-)
+ORDER = tuple(CONTENDERS)
 
 
 def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, bytes]:

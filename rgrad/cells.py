@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -211,6 +211,3 @@ def merged(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         whole = whole.merge(part)
     return whole
-
-
-Advance = Callable[[int, float], None]  # cells done (fractions add up), draws made

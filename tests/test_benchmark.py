@@ -45,6 +45,7 @@ def test_rivals_are_right(name, n):
 
 
 def test_the_stock_jax_rival_is_right():
+    """Within 8 standard errors: under 1e-9 by accident. Catches a variance off by 15 %, a mean by 6 %."""
     benchmark_task.check("jax streamed", 10, CONTENDERS["jax streamed"](10)(2**15, 1))
     benchmark_task.check("jax naive", 10, CONTENDERS["jax naive"](10)(2**15, 1))
 

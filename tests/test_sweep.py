@@ -92,13 +92,14 @@ def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
 
 
 def test_cells_have_draws_of_their_own_unless_they_share_them():
-    """x = loc + eps: with the noise in common, 2 x differs between cells by 2 (loc' - loc) exactly."""
+    """x = loc + eps: with the noise in common, 2 x differs between cells by 2 (loc' - loc) exactly. Without, that
+    difference has the standard deviation 0.13: within 1e-7 of 2 by accident 6e-7."""
     axes = {"loc": [0.0, 1.0]}
     own = rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=50).moments().mean["reparameterized"]["loc"]
     shared = rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=50, common_noise=True)
     shared = shared.moments().mean["reparameterized"]["loc"]
     assert shared[1] - shared[0] == pytest.approx(2.0, abs=1e-6)
-    assert abs(own[1] - own[0] - 2.0) > 1e-4
+    assert abs(own[1] - own[0] - 2.0) > 1e-7
 
 
 def test_a_cell_is_measured_as_by_measure():
