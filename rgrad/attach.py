@@ -39,7 +39,7 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
     log_density = jnp.asarray(log_density)
     # Both branches must be finite: `-inf - -inf` is nan, and a nan in the branch not taken still reaches the gradient.
     log_density = jnp.where(jnp.isfinite(log_density), log_density, 0.0)
-    return jnp.asarray(values) * jnp.exp(log_density - lax.stop_gradient(log_density))
+    return jnp.asarray(values) * _ratio.bind(log_density)
 
 
 def attach_gradient(
@@ -105,6 +105,21 @@ def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[
 def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
     """`values` as they are; differentiating with respect to `forbidden` raises `NotImplementedError(message)`."""
     return _sealed.bind(values, jnp.asarray(forbidden), message=message)
+
+
+_ratio = Primitive("rgrad_ratio")  # exp(l - stop_gradient(l)): it is 1, and XLA need not compute l for that
+
+
+def _ratio_jvp(primals, tangents):  # type: ignore[no-untyped-def]
+    ratio = _ratio.bind(*primals)
+    return ratio, ratio * tangents[0]  # so that every derivative has the next
+
+
+_ratio.def_impl(jnp.ones_like)
+_ratio.def_abstract_eval(lambda l: l.update(weak_type=False))
+ad.primitive_jvps[_ratio] = _ratio_jvp
+batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), axes[0])
+mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
 
 
 # The two primitives are the identity of their first operand; the others are there for the rules of differentiation.
