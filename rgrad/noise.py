@@ -45,7 +45,7 @@ LOGARITHM = (
     7.0376836292e-2,
 )  # fmt: skip; the same, logf.c: (log(1 + x) - x + x^2/2) / x^3 for 1 + x between the roots of 1/2 and of 2
 ROOT_OF_HALF = np.float32(0.5**0.5).view(np.int32)
-WIDE = 32  # from so many blocks on the loop over them is the inner one, which is vectorised; below, that over keys
+FEW_BLOCKS = 15  # up to so many the loop over keys is the inner one, which is vectorised; from there on, that over blocks
 
 
 def threefry2x32(key: Pair, counter: Array) -> Pair:
@@ -72,7 +72,8 @@ def fold_in(key: Array, data: Any) -> Array:
     """`jax.random.fold_in(key, data)`, bit for bit."""
     if not _is_ours(key):
         return jax.random.fold_in(key, data)
-    words = jnp.stack(threefry2x32(_words_of(key), jnp.asarray(data, np.uint32)))
+    first, second = threefry2x32(_words_of(key), jnp.asarray(data, np.uint32))
+    words = lax.concatenate([first[None], second[None]], 0)  # not stacked: XLA sees through this to the words
     return (
         jax.random.wrap_key_data(words, impl="threefry2x32")
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -214,23 +215,19 @@ def _on_cpu(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
     """For each key first the one number of every block, and then the other."""
     keys, size, blocks = math.prod(k0.shape), math.prod(shape), -(-math.prod(shape) // 2)
     if not keys:
-        return lax.full((*k0.shape, *shape), np.float32(0))
-    wide = blocks >= WIDE or keys == 1
-    counters = lax.iota(np.uint32, blocks)
-    if wide:
-        a, b, counters = k0.reshape(keys, 1), k1.reshape(keys, 1), counters.reshape(1, blocks)
-    else:
-        a, b, counters = k0.reshape(1, keys), k1.reshape(1, keys), counters.reshape(blocks, 1)
+        return lax.full(_arranged(k0.shape, shape), np.float32(0))
+    by_key = _keys_first(shape)
+    of_keys, of_blocks = ((keys, 1), (1, blocks)) if by_key else ((1, keys), (blocks, 1))
+    a, b, counters = k0.reshape(of_keys), k1.reshape(of_keys), lax.iota(np.uint32, blocks).reshape(of_blocks)
 
     def pairs(a: Array, b: Array) -> Array:  # one complex array, because a fused loop has one result
         return lax.complex(*FROM_WORDS[kind](*threefry2x32((a, b), counters)))
 
     def apart(z: Array) -> Array:
-        z = z if wide else z.T
-        return jnp.concatenate([lax.real(z), lax.imag(z)], 1)
+        return jnp.concatenate([lax.real(z), lax.imag(z)], 1 if by_key else 0)
 
     numbers = _once(a[0, 0], apart, _once(a[0, 0], pairs, a, b))
-    return numbers[:, :size].reshape(*k0.shape, *shape)
+    return (numbers[:, :size] if by_key else numbers[:size]).reshape(_arranged(k0.shape, shape))
 
 
 def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
@@ -240,12 +237,23 @@ def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
         "uniform": lambda key: jax.random.uniform(key, shape, np.float32, minval=jnp.finfo(np.float32).tiny),
         "normal": lambda key: jax.random.normal(key, shape, np.float32),
     }[kind]
-    return jax.vmap(make)(keys).reshape(*k0.shape, *shape)
+    out_axis = 0 if _keys_first(shape) else len(shape)
+    return jax.vmap(make, out_axes=out_axis)(keys).reshape(_arranged(k0.shape, shape))
+
+
+def _keys_first(shape: Shape) -> bool:
+    """Whether a row has the many numbers of a key. Where they are few, the keys are along the rows instead: the last axis is
+    that which is vectorised, here and in all that is made of the noise."""
+    return math.prod(shape) > 2 * FEW_BLOCKS
+
+
+def _arranged(keys: Shape, shape: Shape) -> Shape:
+    return (*keys, *shape) if _keys_first(shape) else (*shape, *keys)
 
 
 # A primitive, because the conditional must stay one under `vmap` (which would make a choice between both branches of it),
 # and because the platform is known when it is lowered, and not before. No derivative passes through it: it is of integers.
-_noise = Primitive("rgrad_noise")  # (two words of each key) -> (*keys, *shape) floats
+_noise = Primitive("rgrad_noise")  # (two words of each key) -> floats, as `_arranged` of the shapes of keys and of noise
 _noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))
 mlir.register_lowering(_noise, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
@@ -253,7 +261,7 @@ mlir.register_lowering(_noise, mlir.lower_fun(_on_cpu, multiple_results=False), 
 
 @_noise.def_abstract_eval
 def _(k0, k1, *, shape, kind):  # type: ignore[no-untyped-def]
-    noise = jax.core.ShapedArray((*k0.shape, *shape), np.float32)
+    noise = jax.core.ShapedArray(_arranged(k0.shape, shape), np.float32)
     varying = getattr(k0, "vma", frozenset()) | getattr(k1, "vma", frozenset())  # the devices of a shard_map
     return noise.update(vma=varying) if varying else noise
 
@@ -264,7 +272,7 @@ def _batch(words, axes, **params):  # type: ignore[no-untyped-def]
         jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
         for x, axis in zip(words, axes, strict=True)
     )  # fmt: skip
-    return _noise.bind(*front, **params), 0
+    return _noise.bind(*front, **params), 0 if _keys_first(params["shape"]) else len(params["shape"])
 
 
 batching.primitive_batchers[_noise] = _batch
