@@ -5,6 +5,7 @@ mu = 0 and sigma = 1; half of the fits by reparameterization, half by the score 
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -35,14 +36,15 @@ def ours(steps: int, fits: int) -> FitJob:
     losses = [partial(loss, e) for e in (rgrad.reparameterized, rgrad.score_function)]
     start = {"mu": 0.0, "log_sigma": 0.0}
 
-    @jax.jit
-    def all_fits(key: Array) -> Any:
-        keys = jax.random.split(key, (2, fits))
-        one = lambda loss, key: rgrad.fit(loss, start, OPTIMIZER, key, steps, record=lambda params: ()).params
-        return [jax.vmap(partial(one, loss))(k) for loss, k in zip(losses, keys, strict=True)]
+    nothing = lambda params: ()
+
+    def all_fits(loss: Any, keys: Array) -> Any:
+        fit = lambda key: rgrad.fit(loss, start, OPTIMIZER, key, steps, record=nothing).params
+        return jax.block_until_ready(jax.vmap(fit)(keys))
 
     def job(seed: int) -> Fitted:
-        ends = all_fits(jax.random.key(seed))
+        with ThreadPoolExecutor() as pool:
+            ends = list(pool.map(all_fits, losses, jax.random.split(jax.random.key(seed), (2, fits))))
         return np.array([e["mu"] for e in ends]), np.exp([e["log_sigma"] for e in ends])
 
     return job

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from rgrad.compiling import compiled
 from rgrad.noise import fold_in
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Fit(NamedTuple):
     params: Params
     state: State
     optimizer_state: Any
+    """Of a fit that has stopped: its floats are those of then, and its counters have gone on."""
     step: Array
     """How many steps have been taken, those after a stop included."""
     stopped_at: Array
@@ -96,7 +98,7 @@ def fit(
         raise TypeError(f"fit: optimizer = {optimizer!r} is no optax transformation; call it, as optax.adam(0.01)")
     start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
     _check_loss(loss, start, key)
-    return _fit(loss, start._replace(trace=NOTHING), optimizer, key, int(steps), feasible, record)
+    return _program(loss, start._replace(trace=NOTHING), optimizer, key, int(steps), feasible, record)
 
 
 def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
@@ -132,7 +134,6 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("loss", "optimizer", "steps", "feasible", "record"))
 def _fit(
     loss: Callable[..., Any],
     start: Fit,
@@ -165,7 +166,7 @@ def _fit(
         moved = Fit(
             params=keep(params, at.params),
             state=keep(_like(state, at.state), at.state),
-            optimizer_state=keep(optimizer_state, at.optimizer_state),
+            optimizer_state=_keep_floats(good, optimizer_state, at.optimizer_state),
             step=at.step + 1,
             stopped_at=jnp.where((at.stopped_at < 0) & ~good, at.step, at.stopped_at),
             diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
@@ -181,9 +182,19 @@ def _fit(
     return end._replace(trace=trace)
 
 
+_program = compiled(_fit, ("loss", "optimizer", "steps", "feasible", "record"))
+
+
 def _like(tree: Any, model: Any) -> Any:
     """The same numbers with the dtypes of `model`, as a loop must carry them."""
     return jax.tree.map(lambda x, m: jnp.asarray(x, jnp.result_type(m)), tree, model)
+
+
+def _keep_floats(good: Array, new: Any, old: Any) -> Any:
+    """The new state of an optimizer where the step was good. Its counters go on in any case, which nothing depends on in a fit
+    that has stopped: so they are the same number in all fits of a `vmap`, and not one for each to be raised to powers."""
+    moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)
 
 
 def _all_finite(tree: Any) -> Array:

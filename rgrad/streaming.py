@@ -7,28 +7,20 @@ two words (compensated, Knuth's two-sum); and replicates are counted in two word
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
+from jax.extend.core import jaxprs_in_params
 
+from rgrad.compiling import compiled
 from rgrad.noise import fold_in
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
-# Of what is computed these change the order alone in which a call adds up its own samples: 8e-7 of a sum of 1e6 numbers.
-OPTIONS = {
-    "xla_cpu_prefer_vector_width": 512,  # where the CPU has AVX-512, and none of it otherwise
-    # Sums where the summands are made: neither the library's, which are for long rows of what is in memory, nor those in
-    # pieces of 32, which are not vectorised.
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-    "xla_disable_hlo_passes": "tree_reduction_rewriter",
-}
 
 
 class SUMS(NamedTuple):
@@ -55,36 +47,7 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
-    return _program(_nothing_traced())(draw, key, start, end, batch)
-
-
-@cache
-def _program(outermost: bool) -> Any:
-    """`_power_sums`, compiled; JAX takes options for the outermost program alone."""
-    return jax.jit(_power_sums, static_argnames=("draw", "batch"), compiler_options=options() if outermost else None)
-
-
-@cache
-def options() -> dict[str, Any] | None:
-    """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())` of a program with `power_sums` in it."""
-    return {name: value for name, value in OPTIONS.items() if _accepted(name, value)} or None
-
-
-def _accepted(name: str, value: Any) -> bool:
-    if jax.default_backend() != "cpu":
-        return False
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except jax.errors.JaxRuntimeError:  # this XLA has no such option
-        return False
-    return True
-
-
-def _nothing_traced() -> bool:
-    return get_opaque_trace_state(convention="flax") == NOTHING_TRACED
-
-
-NOTHING_TRACED = get_opaque_trace_state(convention="flax")
+    return _program(draw, key, start, end, batch)
 
 
 def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
@@ -120,6 +83,9 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     total, ends = _across_lanes(sums), np.cumsum(sizes)
     pick = lambda leaf, size, end: jax.tree.map(lambda row: row[end - size : end].reshape(leaf.shape), total)
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
+
+
+_program = compiled(_power_sums, ("draw", "batch"))
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
