@@ -16,9 +16,9 @@ from experiments.problems import PROBLEMS
 from rgrad.cells import Cells, devices_for, extent_for
 from rgrad.compiling import options
 from rgrad.grid import each, grid_of
-from rgrad.moments import moments_of, words
+from rgrad.moments import moments_of
 from rgrad.problems import gradient
-from rgrad.streaming import power_sums
+from rgrad.streaming import power_sums, words
 
 SIZE, REPLICATES = 1_000, 1_000  # 1e6 draws a cell
 ESTIMATORS = {"score_function": rgrad.score_function, "reparameterized": rgrad.reparameterized}

@@ -6,15 +6,15 @@ Both leave a value as it is and change only what its derivative says:
 - `attach_gradient` carries a gradient worked out by hand (measure-valued, rejection, ...). It is right to first
   order only, and *raises* where a second order, or a parameter without a rule, is asked for.
 
-`attach` is plain arithmetic, and `attach_gradient` is built on JAX primitives, because a `custom_jvp` rule is
-dropped by jax 0.10 when reverse mode passes through `scan` or `map`.
+They are built on JAX primitives, because a `custom_jvp` rule is dropped by jax 0.10 when reverse mode passes through
+`scan` or `map`.
 """
 
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
@@ -107,22 +107,22 @@ def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
     return _sealed.bind(values, jnp.asarray(forbidden), message=message)
 
 
-_ratio = Primitive("rgrad_ratio")  # exp(l - stop_gradient(l)): it is 1, and XLA need not compute l for that
+# log_density -> 1, as `exp(l - stop_gradient(l))` is, whose derivative it has; nobody need compute the density for that.
+_ratio = Primitive("rgrad_ratio")
 
 
 def _ratio_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     ratio = _ratio.bind(*primals)
-    return ratio, ratio * tangents[0]  # so that every derivative has the next
+    return ratio, ratio * tangents[0]  # so that every derivative has the next one
 
 
 _ratio.def_impl(jnp.ones_like)
-_ratio.def_abstract_eval(lambda l: l.update(weak_type=False))
+_ratio.def_abstract_eval(lambda log_density: log_density.update(weak_type=False))
 ad.primitive_jvps[_ratio] = _ratio_jvp
 batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), axes[0])
 mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
 
-
-# The two primitives are the identity of their first operand; the others are there for the rules of differentiation.
+# The other two are the identity of their first operand; the further ones are there for the rules of differentiation.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
 _sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises where a witness is differentiated
 

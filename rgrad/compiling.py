@@ -15,6 +15,7 @@ OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
 }
+ONE_CORE = {"xla_disable_hlo_passes": "tree_reduction_rewriter,cpu-parallel-task-assigner"}
 
 
 def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> Any:
@@ -38,13 +39,18 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> An
 
 
 @cache
-def options() -> dict[str, Any] | None:
-    """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())`."""
+def options(one_core: bool = False) -> dict[str, Any] | None:
+    """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())`.
+
+    Args:
+        one_core: no step of the program is shared between threads.
+    """
     if jax.default_backend() != "cpu":
         return None
-    if _empty_program(OPTIONS):
-        return OPTIONS
-    return {name: value for name, value in OPTIONS.items() if _empty_program({name: value})} or None
+    wanted = OPTIONS | (ONE_CORE if one_core else {})
+    if _empty_program(wanted):
+        return wanted
+    return {name: value for name, value in wanted.items() if _empty_program({name: value})} or None
 
 
 def _empty_program(options: dict[str, Any] | None) -> Any:

@@ -45,7 +45,7 @@ LOGARITHM = (
     7.0376836292e-2,
 )  # fmt: skip; the same, logf.c: (log(1 + x) - x + x^2/2) / x^3 for 1 + x between the roots of 1/2 and of 2
 ROOT_OF_HALF = np.float32(0.5**0.5).view(np.int32)
-FEW_BLOCKS = 15  # up to so many the loop over keys is the inner one, which is vectorised; from there on, that over blocks
+FEW_BLOCKS = 15  # up to so many the inner loop, which is vectorised, is that over keys; from there on, over blocks
 
 
 def threefry2x32(key: Pair, counter: Array) -> Pair:
@@ -253,7 +253,7 @@ def _arranged(keys: Shape, shape: Shape) -> Shape:
 
 # A primitive, because the conditional must stay one under `vmap` (which would make a choice between both branches of it),
 # and because the platform is known when it is lowered, and not before. No derivative passes through it: it is of integers.
-_noise = Primitive("rgrad_noise")  # (two words of each key) -> floats, as `_arranged` of the shapes of keys and of noise
+_noise = Primitive("rgrad_noise")  # (two words of each key) -> floats, with the shapes of both as `_arranged`
 _noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))
 mlir.register_lowering(_noise, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")

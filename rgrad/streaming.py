@@ -1,4 +1,4 @@
-"""The loop under `measure`: replicates made in batches, their power sums kept in constant memory.
+"""The loop under `measure`: replicates made in batches, their power sums kept in constant memory, a loop for each core.
 
 Three things make it safe at 1e10 draws in 32 bits: powers are taken of `(x - shift) / scale`, with the mean and the
 spread of the first batch, so that nothing cancels, overflows or underflows; every lane of the batch keeps its sums in
@@ -6,20 +6,25 @@ two words (compensated, Knuth's two-sum); and replicates are counted in two word
 """
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
-from rgrad.compiling import compiled
+from rgrad.compiling import compiled, options
 from rgrad.noise import fold_in
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
+IN_CACHE = 2**16  # the same where every core has a loop of its own
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
 
 
@@ -47,17 +52,47 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
-    return _program(draw, key, start, end, batch)
+    return _program(draw, key, start, end, batch or batch_for(draw, key, IN_FLIGHT))
 
 
-def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
+def power_sums_by_core(
+    draw: Callable[[Array], Any], key: Array, start: int, stop: int, batch: int | None
+) -> list[tuple[Any, int]]:
+    """The replicates from `start` to before `stop` in as many pieces as there are cores: the `SUMS` and the size of each.
+
+    A thread for each piece, in a program of one thread, because threads that share the work of every step wait for one
+    another at every step. One piece on other platforms, and where anything is traced.
+    """
+    if jax.default_backend() != "cpu" or get_opaque_trace_state(convention="flax") != NOTHING_TRACED:
+        return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
+    batch = batch or batch_for(draw, key, IN_CACHE)
+    program = program_of_one_core(draw, key, batch)
+    batches = range(start - start % batch, stop, batch)
+    firsts = [start, *batches[:: -(-len(batches) // CORES)][1:]]
+    pieces = list(zip(firsts, [*firsts[1:], stop], strict=True))
+    sums = lambda piece: jax.block_until_ready(program(key, *map(words, piece)))
+    with ThreadPoolExecutor(len(pieces)) as threads:
+        return [(done, b - a) for done, (a, b) in zip(threads.map(sums, pieces), pieces, strict=True)]
+
+
+def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
+    """Compiled here, and not when it is called, because settings of JAX (as 64 bits) are those of a thread. JAX keeps it."""
+    return _of_one_core().lower(draw, key, words(0), words(0), batch).compile()
+
+
+def words(number: int) -> Words:
+    """A count up to 2**64 as two 32-bit words, high and low, because JAX has no 64-bit integers by default."""
+    return np.uint32(number >> 32), np.uint32(number & 0xFFFFFFFF)
+
+
+def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int) -> Any:
     leaves, structure = jax.tree.flatten(jax.eval_shape(draw, key))
     if not leaves:
         raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
-    lanes = _batch_for(draw, key) if batch is None else batch
+    lanes = batch
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
     floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -85,7 +120,14 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
 
 
-_program = compiled(_power_sums, ("draw", "batch"))
+STATIC = ("draw", "batch")
+NOTHING_TRACED = get_opaque_trace_state(convention="flax")
+_program = compiled(_power_sums, STATIC)
+
+
+@cache
+def _of_one_core() -> Any:
+    return jax.jit(_power_sums, static_argnames=STATIC, compiler_options=options(one_core=True))
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
@@ -135,10 +177,10 @@ def _before(high: Array, low: Array, other: Words) -> Array:
     return (high < other[0]) | ((high == other[0]) & (low < other[1]))
 
 
-def _batch_for(draw: Callable[[Array], Any], key: Array) -> int:
+def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
     """How many replicates to make at once: a power of two, at most 65536."""
-    work, largest = size_of(jax.make_jaxpr(draw)(key).jaxpr)
-    return 2 ** max(0, round(math.log2(min(2**16, IN_FLIGHT / largest, MOST_WORK / work))))
+    work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
+    return 2 ** max(0, round(math.log2(min(2**16, in_flight / largest, MOST_WORK / work))))
 
 
 def size_of(jaxpr: Any) -> tuple[int, int]:

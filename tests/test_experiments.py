@@ -20,9 +20,8 @@ from experiments.measuring import Task
 from experiments.problems import PROBLEMS
 from experiments.settings import read_toml
 from experiments.variance import Variance
-from rgrad.moments import words
 from rgrad.problems import point_of
-from rgrad.streaming import _program
+from rgrad.streaming import IN_CACHE, batch_for, program_of_one_core
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
@@ -331,9 +330,10 @@ def test_the_operations_of_the_main_job():
     two draws, and few operations (152 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
     estimators = {name: ESTIMATORS[name] for name in Variance().estimators}
     task = Task("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
-    key, none, many = jax.random.key(0), words(0), words(5_000)
-    program = _program(True).lower(task.gradients(1_000), key, none, many, None).compile()
-    draws = 512 * 1_000  # of one turn of its loop
+    key, draw = jax.random.key(0), task.gradients(1_000)
+    batch = batch_for(draw, key, IN_CACHE)
+    program = program_of_one_core(draw, key, batch)
+    draws = batch * 1_000  # of one turn of its loop
     assert len(re.findall(r"c64\[\S* conditional\(", program.as_text())) == 1
     assert program.cost_analysis()["flops"] <= 170 * draws
     assert program.cost_analysis()["transcendentals"] <= 2.1 * draws
