@@ -36,10 +36,8 @@ def ours(steps: int, fits: int) -> FitJob:
     losses = [partial(loss, e) for e in (rgrad.reparameterized, rgrad.score_function)]
     start = {"mu": 0.0, "log_sigma": 0.0}
 
-    nothing = lambda params: ()
-
     def all_fits(loss: Any, keys: Array) -> Any:
-        fit = lambda key: rgrad.fit(loss, start, OPTIMIZER, key, steps, record=nothing).params
+        fit = lambda key: rgrad.fit(loss, start, OPTIMIZER, key, steps, record=None).params
         return jax.block_until_ready(jax.vmap(fit)(keys))
 
     def job(seed: int) -> Fitted:

@@ -12,12 +12,12 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from rgrad.compiling import options
+from rgrad.compiling import options, size_of
 from rgrad.grid import Grid, Shape
 from rgrad.moments import Moments, moments_of
 from rgrad.problems import gradient
 from rgrad.protocols import Estimator
-from rgrad.streaming import IN_FLIGHT, MOST_WORK, power_sums, size_of, words
+from rgrad.streaming import IN_FLIGHT, MOST_WORK, power_sums, words
 
 log = logging.getLogger("rgrad")
 CALL = {"cpu": 2**26}  # how many numbers one call of the program should make: about half a second of work

@@ -1,11 +1,16 @@
 """Programs compiled with options of XLA's that make them fast, which JAX takes for an outermost program alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, wraps
 from typing import Any
 
 import jax
+from jax.extend.core import Primitive, jaxprs_in_params
+from jax.interpreters import ad, batching
+
+IN_CACHE = 2**16  # how many numbers of an intermediate result fit into what a core has for itself
 
 # Of what is computed these change the order alone in which a call adds up its own samples: 8e-7 of a sum of 1e6 numbers.
 OPTIONS = {
@@ -15,6 +20,7 @@ OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     "xla_disable_hlo_passes": "tree_reduction_rewriter",
 }
+# No step is shared between threads, which takes longer than a small step does, and makes each wait for the slowest of them.
 ONE_CORE = {"xla_disable_hlo_passes": "tree_reduction_rewriter,cpu-parallel-task-assigner"}
 
 
@@ -23,19 +29,39 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> An
     within = jax.jit(function, static_argnames=static_argnames)
 
     @cache
-    def outermost() -> Any:
-        return jax.jit(function, static_argnames=static_argnames, compiler_options=options())
+    def outermost(one_core: bool) -> Any:
+        return jax.jit(function, static_argnames=static_argnames, compiler_options=options(one_core))
 
     @wraps(function)
     def call(*args: Any) -> Any:
         if _is_outermost():
-            # JAX refuses options under `grad` too, and says so late. (A ValueError of the function's own comes again.)
-            with suppress(ValueError):
-                return outermost()(*args)
+            _, largest = size_of(within.trace(*args).jaxpr.jaxpr)
+            arrays = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
+            with suppress(
+                ValueError
+            ):  # under `grad`: JAX takes no options there. (One of the function's own comes again.)
+                return outermost(one_core=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
         return within(*args)
 
-    call.outermost = outermost  # type: ignore[attr-defined]
     return call
+
+
+# Arrays -> over how many of them a `vmap` around this goes, all of them together; 1 where there is none.
+_lanes = Primitive("rgrad_lanes")
+_lanes.def_impl(lambda *arrays: 1)
+
+
+def _batch(arrays, axes):  # type: ignore[no-untyped-def]
+    size = next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
+    return size * _lanes.bind(*arrays), None
+
+
+def _refuse(primals, tangents):  # type: ignore[no-untyped-def]
+    raise ValueError("rgrad: not under grad")
+
+
+batching.primitive_batchers[_lanes] = _batch
+ad.primitive_jvps[_lanes] = _refuse
 
 
 @cache
@@ -73,3 +99,14 @@ def _is_outermost() -> bool:
     except ValueError:
         return False
     return True
+
+
+def size_of(jaxpr: Any) -> tuple[int, int]:
+    """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
+    work, largest = 1, 1
+    for eqn in jaxpr.eqns:
+        sizes = [math.prod(v.aval.shape) for v in eqn.outvars if hasattr(v.aval, "shape")]
+        inner = [size_of(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
+        work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
+        largest = max([largest, *sizes, *(size for _, size in inner)])
+    return work, largest

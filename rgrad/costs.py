@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import Literal, jaxpr_as_fun, jaxprs_in_params
 
-from rgrad.streaming import IN_FLIGHT, MOST_WORK, size_of
+from rgrad.compiling import size_of
+from rgrad.streaming import IN_FLIGHT, MOST_WORK
 
 MOST_LANES = 2**12  # calls made at once: enough to drown what it costs to start a program
 MOST_NUMBERS = 2**22  # of all gradients made at once

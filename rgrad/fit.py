@@ -59,7 +59,7 @@ def fit(
     state: State = None,
     *,
     feasible: Callable[[Params], Array] | None = None,
-    record: Callable[[Params], Any] = lambda params: params,
+    record: Callable[[Params], Any] | None = lambda params: params,
 ) -> Fit:
     """Minimise `E[loss]` by `steps` steps of `optimizer` along `jax.grad` of the loss.
 
@@ -84,7 +84,8 @@ def fit(
         steps: a Python int, at least 1.
         state: a pytree of arrays; None for a loss without.
         feasible: parameters to a boolean; None for everywhere.
-        record: what to keep of the parameters at each step; everything by default.
+        record: what to keep of the parameters at each step; everything by default. None for no trace at all, which saves
+            time and memory where only the end of many fits is wanted.
 
     Raises:
         TypeError: `steps` is not an int, a parameter is not a float, or the loss returns no scalar.
@@ -141,7 +142,7 @@ def _fit(
     key: Array,
     steps: int,
     feasible: Callable[[Params], Array] | None,
-    record: Callable[[Params], Any],
+    record: Callable[[Params], Any] | None,
 ) -> Fit:
     import optax  # here, because it takes long to import
 
@@ -160,7 +161,9 @@ def _fit(
         norm = optax.tree.norm(gradient)
         allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(params))
         # What is recorded is judged within the feasible set alone: beyond it a square root may be nan.
-        finite = _all_finite((value, norm, params, state)) & (~allowed | _all_finite(record(params)))
+        finite = _all_finite((value, norm, params, state))
+        if record is not None:
+            finite &= ~allowed | _all_finite(record(params))
         good = (at.stopped_at < 0) & finite & allowed
         keep = lambda new, old: jax.tree.map(partial(jnp.where, good), new, old)
         moved = Fit(
@@ -172,6 +175,8 @@ def _fit(
             diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
             trace=at.trace,
         )
+        if record is None:
+            return (moved, last_value, last_norm), NOTHING
         running = (at.stopped_at < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
         value, norm = jnp.where(running, value, last_value), jnp.where(running, norm, last_norm)
         return (moved, value, norm), Trace(value, record(at.params), norm)

@@ -16,15 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
+from jax.extend.core import get_opaque_trace_state
 
-from rgrad.compiling import compiled, options
+from rgrad.compiling import IN_CACHE, compiled, options, size_of
 from rgrad.noise import fold_in
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
-IN_CACHE = 2**16  # the same where every core has a loop of its own
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
 
 
@@ -181,14 +180,3 @@ def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
     """How many replicates to make at once: a power of two, at most 65536."""
     work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
     return 2 ** max(0, round(math.log2(min(2**16, in_flight / largest, MOST_WORK / work))))
-
-
-def size_of(jaxpr: Any) -> tuple[int, int]:
-    """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
-    work, largest = 1, 1
-    for eqn in jaxpr.eqns:
-        sizes = [int(np.prod(v.aval.shape)) for v in eqn.outvars if hasattr(v.aval, "shape")]
-        inner = [size_of(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
-        work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
-        largest = max([largest, *sizes, *(size for _, size in inner)])
-    return work, largest

@@ -20,8 +20,9 @@ from experiments.measuring import Task
 from experiments.problems import PROBLEMS
 from experiments.settings import read_toml
 from experiments.variance import Variance
+from rgrad.compiling import IN_CACHE
 from rgrad.problems import point_of
-from rgrad.streaming import IN_CACHE, batch_for, program_of_one_core
+from rgrad.streaming import batch_for, program_of_one_core
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",

@@ -1,5 +1,6 @@
 """`rgrad.fit`: the steps that optax would take, in pieces or at once, one by one or many; and what stops it."""
 
+import re
 from functools import partial
 
 import jax
@@ -149,6 +150,54 @@ def test_bad_input(call, error, match):
 
 
 def test_nothing_need_be_recorded():
-    fitted = rgrad.fit(lambda x, key: x**2, 1.0, optax.sgd(0.1), jax.random.key(0), 3, record=lambda x: ())
+    square = lambda x, key: x**2
+    fitted = rgrad.fit(square, 1.0, optax.sgd(0.1), KEY, 3, record=lambda x: ())
     assert fitted.trace.params == ()
     assert float(fitted.params) == pytest.approx(0.8**3)
+    bare = rgrad.fit(square, 1.0, optax.sgd(0.1), KEY, 3, record=None)
+    assert jax.tree.leaves(bare.trace) == []
+    assert bare.params == fitted.params
+    assert rgrad.fit(square, bare, optax.sgd(0.1), KEY, 3).trace.loss.shape == (3,)
+
+
+def test_the_same_fits_however_they_are_called():
+    """Alone, under vmap (where the program is compiled with options), under jit, and differentiated: one trajectory."""
+    fit = lambda at, key: rgrad.fit(loss, {"loc": at, "scale": 1.0}, optax.adam(0.02), key, 50).params["loc"]
+    keys, at = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
+    alone = [fit(*of) for of in zip(at, keys, strict=True)]
+    np.testing.assert_allclose(jax.vmap(fit)(at, keys), alone, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(fit))(at, keys), alone, rtol=1e-5)
+    forward, reverse = float(jax.jacfwd(fit)(2.0, keys[1])), float(jax.grad(fit)(2.0, keys[1]))
+    step = (fit(2.01, keys[1]) - fit(1.99, keys[1])) / 0.02
+    assert forward == pytest.approx(reverse, rel=1e-4)
+    assert forward == pytest.approx(step, rel=0.01)
+    np.testing.assert_allclose(jax.vmap(jax.grad(fit))(at, keys)[1], reverse, rtol=1e-4)
+
+
+def test_a_fit_that_stops_does_not_hold_up_the_others():
+    """The counter of Adam goes on in all of them, and is one number: its powers are not taken for each fit."""
+    steep = lambda params, key: params["loc"] ** 2
+    inside = lambda params: jnp.abs(params["loc"]) < 1.5
+    fit = lambda at: rgrad.fit(steep, {"loc": at}, optax.adam(0.1), KEY, 30, feasible=inside)
+    many = jax.vmap(fit)(jnp.array([2.0, 1.0]))
+    np.testing.assert_array_equal(many.stopped_at, [0, -1])
+    assert many.params["loc"][0] == 2.0
+    np.testing.assert_array_equal(many.optimizer_state[0].mu["loc"][0], 0.0)
+    np.testing.assert_array_equal(many.optimizer_state[0].count, [30, 30])
+    assert many.params["loc"][1] == pytest.approx(float(fit(1.0).params["loc"]), rel=1e-5)
+    program = jax.jit(jax.vmap(fit)).lower(jnp.ones(64)).as_text()
+    assert "stablehlo.power" in program
+    assert not re.search(r"stablehlo.power.*tensor<64x", program)
+
+
+def test_an_error_of_the_loss_is_said_once():
+    def broken(params, key):
+        if len(calls) > 1:
+            raise ValueError("mine")
+        calls.append(1)
+        return params["loc"]
+
+    calls = []
+    with pytest.raises(ValueError, match="mine") as caught:
+        jax.vmap(lambda at: rgrad.fit(broken, {"loc": at}, optax.sgd(0.1), KEY, 5))(jnp.ones(2))
+    assert caught.value.__context__ is None
