@@ -168,7 +168,7 @@ def test_the_same_fits_however_they_are_called():
     np.testing.assert_allclose(jax.vmap(fit)(at, keys), alone, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(jax.vmap(fit))(at, keys), alone, rtol=1e-5)
     forward, reverse = float(jax.jacfwd(fit)(2.0, keys[1])), float(jax.grad(fit)(2.0, keys[1]))
-    step = (fit(2.01, keys[1]) - fit(1.99, keys[1])) / 0.02
+    step = float(fit(2.01, keys[1]) - fit(1.99, keys[1])) / 0.02
     assert forward == pytest.approx(reverse, rel=1e-4)
     assert forward == pytest.approx(step, rel=0.01)
     np.testing.assert_allclose(jax.vmap(jax.grad(fit))(at, keys)[1], reverse, rtol=1e-4)
