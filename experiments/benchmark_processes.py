@@ -75,6 +75,8 @@ import jax
 jax_there = time.perf_counter()
 import rgrad
 rgrad_there = time.perf_counter()
+rgrad.expect
+numpyro_there = time.perf_counter()
 import numpyro.distributions as dist
 def loss(theta, key, estimator):
     return rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, 1000, estimator)
@@ -83,12 +85,13 @@ def draw(key):
 moments = rgrad.measure(draw, jax.random.key(0), 1000)
 assert 3 < float(moments.mean[0]) < 5
 there = time.perf_counter()
-print(json.dumps([jax_there - began, rgrad_there - jax_there, there - rgrad_there]))
+print(json.dumps([jax_there - began, rgrad_there - jax_there, numpyro_there - rgrad_there, there - numpyro_there]))
 """
 
 
 def cold_section(settings: Any, advance: Advance) -> list[Row]:
-    """Seconds to import jax, to import rgrad after it, and from there to a first result, in units of the first."""
+    """Seconds to import jax, to import rgrad after it, to use it (which imports NumPyro), and until a first result, in units
+    of the first."""
     with tempfile.TemporaryDirectory() as cache:
         kept = {
             "JAX_COMPILATION_CACHE_DIR": cache,
@@ -103,6 +106,7 @@ def cold_section(settings: Any, advance: Advance) -> list[Row]:
     parts = {
         "import jax": [r[0][0] for r in runs],
         "import rgrad after it": [r[0][1] for r in runs],
+        "its first use, with NumPyro": [r[0][2] for r in runs],
         "first result": [sum(r[0]) for r in runs],
         "first result, programs kept": [sum(r[1]) for r in runs],
     }
