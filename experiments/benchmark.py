@@ -64,7 +64,7 @@ class Benchmark(Common):
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
     """How many times each contender has its turn, an integer."""
     seconds: Annotated[float, Field(gt=0, le=3600)] = 0.15
-    """Of each turn in the sections draws and dimension, about."""
+    """Of each turn in the sections draws and dimension, about; of one in fit at least."""
 
 
 TITLES = {
@@ -80,7 +80,7 @@ NOTES = {
     "draws": "brackets: quartiles of {rounds} rounds; under 1 the other is faster",
     "growth": "the time of a draw in units of the last line's; by how much the peak of memory has grown since the first",
     "dimension": "a sum of squares in D dimensions, 100 draws a gradient, the moments of every coordinate",
-    "fit": "{fits:,} fits at once of {steps:,} steps by each of two estimators",
+    "fit": "{fits:,} fits at once of {steps:,} steps by each of two estimators, by rgrad in a thread each",
     "sweep": "{cells:,} cells of 1e6 draws each; compilation is left out, but where each cell is compiled",
     "cold": "a fresh process, from its first import on, in units of import jax; with the programs of an earlier one kept on disk",
     "precision": "moments streamed in 32 bits of {precision:,} draws, 10 a gradient, beside the same draws in 64 bits",
