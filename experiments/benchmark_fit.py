@@ -17,7 +17,7 @@ import optax
 from jax import Array
 
 import rgrad
-from experiments.benchmark_rivals import OURS, WrongResult, best_threads, torch_module
+from experiments.benchmark_rivals import OURS, Missing, WrongResult, best_threads, torch_module
 
 SAMPLES = 10  # of a gradient
 RATE = 0.05
@@ -48,32 +48,68 @@ def ours(steps: int, fits: int) -> FitJob:
     return job
 
 
+def torch_loss(params: Any, e: Any) -> Any:
+    """The sum of the losses of all fits: `params` has mu and log sigma of both estimators, shape (2, 2, fits)."""
+    mu, log_sigma = params
+    y = mu[..., None] + log_sigma.exp()[..., None] * e
+    x = y[1].detach()
+    log_q = -(((x - mu[1, :, None]) / log_sigma[1, :, None].exp()) ** 2) / 2 - log_sigma[1, :, None]
+    f = lambda y: (y - MU) ** 2 / (2 * SIGMA**2)
+    return (f(y[0]).sum() + (f(x) * log_q).sum()) / SAMPLES - log_sigma.sum()
+
+
+def torch_job(torch: Any, steps: int, run: Callable[[int], Any]) -> FitJob:
+    """A job of `run(steps)`, which returns the parameters at the end, with as many threads as are best."""
+    set_threads = best_threads(torch, lambda: run(50))
+
+    def job(seed: int) -> Fitted:
+        set_threads()
+        torch.manual_seed(seed)
+        mu, log_sigma = run(steps).detach().cpu()
+        return mu.numpy(), log_sigma.exp().numpy()
+
+    return job
+
+
 def torch_batched(steps: int, fits: int) -> FitJob:
     """One tensor for all fits, one backward pass and one fused Adam for each step."""
     torch = torch_module()
 
-    def run(steps: int, seed: int) -> Fitted:
-        torch.manual_seed(seed)
-        mu, log_sigma = torch.zeros(2, fits, requires_grad=True), torch.zeros(2, fits, requires_grad=True)
-        optimizer = torch.optim.Adam([mu, log_sigma], RATE, fused=True)
+    def run(steps: int) -> Any:
+        params = torch.zeros(2, 2, fits, requires_grad=True)
+        optimizer = torch.optim.Adam([params], RATE, fused=True)
         for _ in range(steps):
             optimizer.zero_grad()
-            y = mu[..., None] + log_sigma.exp()[..., None] * torch.randn(2, fits, SAMPLES)
-            x = y[1].detach()
-            log_q = -(((x - mu[1, :, None]) / log_sigma[1, :, None].exp()) ** 2) / 2 - log_sigma[1, :, None]
-            f = lambda y: (y - MU) ** 2 / (2 * SIGMA**2)
-            loss = (f(y[0]).sum() + (f(x) * log_q).sum()) / SAMPLES - log_sigma.sum()
-            loss.backward()
+            torch_loss(params, torch.randn(2, fits, SAMPLES)).backward()
             optimizer.step()
-        return mu.detach().cpu().numpy(), log_sigma.detach().exp().cpu().numpy()
+        return params
 
-    set_threads = best_threads(torch, lambda: run(50, 0))
+    return torch_job(torch, steps, run)
 
-    def job(seed: int) -> Fitted:
-        set_threads()
-        return run(steps, seed)
 
-    return job
+def torch_compiled(steps: int, fits: int) -> FitJob:
+    """The same with Adam's formulas in the step, which is compiled; its random numbers are made outside."""
+    torch = torch_module()
+    torch.compiler.reset()
+
+    def step(params: Any, m: Any, v: Any, t: Any, e: Any) -> Any:
+        g = torch.func.grad(torch_loss)(params, e)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        return params - RATE * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8), m, v
+
+    compiled = torch.compile(step, dynamic=False)
+
+    def run(steps: int) -> Any:
+        state, times = (torch.zeros(2, 2, fits),) * 3, torch.arange(1.0, steps + 1)
+        for t in times:
+            state = compiled(*state, t, torch.randn(2, fits, SAMPLES))
+        return state[0]
+
+    try:
+        run(1)
+    except Exception as error:
+        raise Missing(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from None
+    return torch_job(torch, steps, run)
 
 
 def jax_batched(steps: int, fits: int) -> FitJob:
@@ -107,6 +143,7 @@ def jax_batched(steps: int, fits: int) -> FitJob:
 CONTENDERS: dict[str, Callable[[int, int], FitJob]] = {
     OURS: ours,
     "torch eager": torch_batched,
+    "torch.compile": torch_compiled,
     "jax streamed": jax_batched,
 }
 
