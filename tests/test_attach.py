@@ -48,6 +48,18 @@ def test_attach_to_third_order_and_keeps_the_derivative_of_values(x64):
         assert derivative(2.0) == pytest.approx(truth, rel=1e-12)
 
 
+def test_attach_is_the_ratio_of_densities_and_computes_none():
+    """Derivatives to the fourth are those of v exp(l - stop_gradient(l)); in the value nothing is left of l."""
+    ratio = lambda v, l: v * jnp.exp(l - jax.lax.stop_gradient(l))  # noqa: E741
+    value, log_density = lambda t: jnp.cos(t), lambda t: jnp.sin(3 * t) - t**2
+    mine, theirs = (lambda t, of=of: of(value(t), log_density(t)) for of in (rgrad.attach, ratio))
+    for order in range(5):
+        assert float(mine(0.7)) == pytest.approx(float(theirs(0.7)), rel=1e-4), order
+        mine, theirs = (jax.grad(f) if order % 2 else jax.jacfwd(f) for f in (mine, theirs))
+    program = jax.jit(lambda t: rgrad.attach(2.0, jnp.sin(t))).lower(1.0).compile().as_text()
+    assert "exponential" not in program
+
+
 @pytest.mark.parametrize("density", [-np.inf, np.inf, np.nan])
 def test_attach_leaves_values_where_the_density_is_not_finite(density):
     terms = lambda t: rgrad.attach(jnp.array([1.0, 2.0]), jnp.array([density, 3.0 * t]))
@@ -137,3 +149,6 @@ def test_under_shard_map():
     local = lambda loc: jax.grad(lambda t: two_parameters(t[0], 2.0, 1.0))(loc)
     sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(1))
     np.testing.assert_allclose(sharded, local(jnp.ones(1)))
+    attached = lambda loc: jax.grad(lambda t: rgrad.attach(3.0, t[0] ** 2))(loc)
+    sharded = jax.jit(jax.shard_map(attached, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(1))
+    np.testing.assert_allclose(sharded, [6.0])

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import rgrad
+from rgrad import streaming
 
 KEY = jax.random.key(3)
 FIELDS = ("mean", "m2", "m3", "m4")
@@ -178,6 +179,32 @@ def test_traced_or_not_the_moments_are_the_same():
     for moments in (jax.jit(lambda: within(2.0))(), jax.jvp(within, (2.0,), (1.0,))[0]):
         assert moments.mean == pytest.approx(alone.mean, rel=1e-5)
         assert moments.m4 == pytest.approx(alone.m4, rel=1e-4)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 7])
+def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
+    """Every replicate is in one piece, whole batches of it but at both ends; the moments are those of one loop."""
+    monkeypatch.setattr(streaming, "CORES", cores)
+    first = lambda key: jax.random.key_data(key)[0]
+    cases = [(0, 5, 64), (0, 64, 64), (5, 200, 64), (60, 9, 64), (0, 1000, 1), (2**32 - 70, 500, 32)]
+    for start, count, batch in cases:
+        pieces = streaming.power_sums_by_core(first, KEY, start, start + count, batch)
+        assert sum(size for _, size in pieces) == count
+        assert len(pieces) <= cores
+        assert all(size > 0 for _, size in pieces)
+        moments = rgrad.measure(cubed, KEY, count, start=start, batch=batch)
+        assert_same(moments, moments_of(draws(cubed, start, count)), rtol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's cores")
+def test_settings_of_jax_hold_in_every_piece(monkeypatch):
+    """64 bits within a context are those of the thread that asks."""
+    monkeypatch.setattr(streaming, "CORES", 3)
+    with jax.enable_x64(True):
+        moments = rgrad.measure(lambda key: jnp.float64(1) + jax.random.key_data(key)[0] * 1e-12, KEY, 999)
+    assert 1 < moments.mean < 1.005
+    assert 0 < moments.variance < 1e-4
+    assert moments.mean != np.float32(moments.mean)
 
 
 def test_what_is_not_finite_is_counted_and_never_hidden():

@@ -21,7 +21,7 @@ from rgrad.implicit import rsample, sample
 KEY = jax.random.key(3)
 KEYS = [KEY, jax.random.key(2**31 - 1), jax.random.PRNGKey(7), jax.random.split(KEY)[1]]
 LONG = 2**16, 64  # keys, and numbers of each: the loop is over a key's own blocks
-SHORT = 2**17, 31  # and over keys, with a word left over
+SHORT = 2**17, 29  # and over keys, with a word left over
 
 
 @pytest.fixture(scope="module")
@@ -176,23 +176,25 @@ def test_uniforms():
     check_independence(u - 0.5)
 
 
-def test_the_same_numbers_however_they_are_asked_for():
+@pytest.mark.parametrize("shape", [(3, 3), (30,), (31,), (9, 8)])  # few of each key up to 30, many from there on
+def test_the_same_numbers_however_they_are_asked_for(shape):
     """Eagerly, under jit, vmap over any axis, scan and shard_map, up to the rounding of the last bit."""
     keys = jax.random.split(KEY, 4)
-    make = lambda k: noise.normal(k, (3, 3))
+    make = lambda k: noise.normal(k, shape)
     want = np.stack([make(k) for k in keys])
     same = partial(assert_allclose, rtol=1e-5, atol=1e-6)
     same(jax.jit(jax.vmap(make))(keys), want)
     same(
-        jax.vmap(jax.vmap(make, 0, 1), 1, 0)(keys.reshape(2, 2)), want.reshape(2, 2, 3, 3).swapaxes(0, 1).swapaxes(1, 2)
+        jax.vmap(jax.vmap(make, 0, 1), 1, 0)(keys.reshape(2, 2)),
+        want.reshape(2, 2, *shape).swapaxes(0, 1).swapaxes(1, 2),
     )
     same(jax.lax.scan(lambda c, k: (c, make(k)), 0, keys)[1], want)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
     along = jax.sharding.PartitionSpec("d")
     same(jax.jit(jax.shard_map(jax.vmap(make), mesh=mesh, in_specs=along, out_specs=along))(keys), want)
-    assert jax.vmap(make)(keys[:0]).shape == (0, 3, 3)
+    assert jax.vmap(make)(keys[:0]).shape == (0, *shape)
     carried = lambda t: jax.lax.scan(
-        lambda c, _: ((noise.fold_in(c[0], 1), c[1] * make(c[0])[0, 0]), 0.0), (KEY, t), None, 2
+        lambda c, _: ((noise.fold_in(c[0], 1), c[1] * make(c[0]).ravel()[0]), 0.0), (KEY, t), None, 2
     )
     assert jax.grad(lambda t: carried(t)[0][1])(2.0) == pytest.approx(float(carried(1.0)[0][1]), rel=1e-5)
 
@@ -322,3 +324,14 @@ def test_two_estimators_of_one_key_make_the_noise_once():
     assert len(re.findall(r" conditional\(", program)) == 2
     assert len(re.findall(r"f32\[64,50\]\S* sqrt\(", program)) == 1
     assert " while(" not in program
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+def test_few_numbers_of_many_keys_have_the_keys_along_the_rows():
+    """So that sums over the numbers of each key are vectorised. Nothing is transposed on the way."""
+    gradient = lambda t, key: jax.grad(
+        lambda t: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 10, rgrad.score_function)
+    )(t)
+    program = jax.jit(jax.vmap(gradient, (None, 0))).lower(2.0, jax.random.split(KEY, 64)).compile().as_text()
+    assert re.search(r"f32\[10,64\]\S* conditional\(|\(f32\[10,64\]\S*\) conditional\(", program)
+    assert "f32[64,10]{1,0} fusion(" not in program
