@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
@@ -116,11 +117,16 @@ def _ratio_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     return ratio, ratio * tangents[0]  # so that every derivative has the next one
 
 
+def _ratio_jet(primals_in, series_in, **params):  # type: ignore[no-untyped-def]
+    return jet.jet_rules[lax.exp_p]([jnp.zeros_like(*primals_in)], series_in)  # Taylor's series of exp(l - l)
+
+
 _ratio.def_impl(jnp.ones_like)
 _ratio.def_abstract_eval(lambda log_density: log_density.update(weak_type=False))
 ad.primitive_jvps[_ratio] = _ratio_jvp
 batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), axes[0])
 mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
+jet.jet_rules[_ratio] = _ratio_jet
 
 # The other two are the identity of their first operand; the further ones are there for the rules of differentiation.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, wraps
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 from jax.extend.core import Primitive, jaxprs_in_params
@@ -103,10 +104,17 @@ def _is_outermost() -> bool:
 
 def size_of(jaxpr: Any) -> tuple[int, int]:
     """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
-    work, largest = 1, 1
-    for eqn in jaxpr.eqns:
-        sizes = [math.prod(v.aval.shape) for v in eqn.outvars if hasattr(v.aval, "shape")]
-        inner = [size_of(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
-        work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
-        largest = max([largest, *sizes, *(size for _, size in inner)])
-    return work, largest
+    if jaxpr not in _sizes:
+        work, largest = 1, 1
+        for eqn in jaxpr.eqns:
+            sizes = [math.prod(v.aval.shape) for v in eqn.outvars if hasattr(v.aval, "shape")]
+            inner = [size_of(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(eqn.params)]
+            work += sum(sizes) + eqn.params.get("length", 1) * sum(w for w, _ in inner)
+            largest = max([largest, *sizes, *(size for _, size in inner)])
+        _sizes[jaxpr] = work, largest
+    return _sizes[jaxpr]
+
+
+_sizes: WeakKeyDictionary[Any, tuple[int, int]] = (
+    WeakKeyDictionary()
+)  # JAX keeps the programs of functions that it knows

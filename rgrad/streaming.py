@@ -7,7 +7,7 @@ two words (compensated, Knuth's two-sum); and replicates are counted in two word
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from rgrad.noise import fold_in
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
+MOST_LANES = 2**13  # replicates made at once by one core, at most
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
 
 
@@ -64,14 +65,29 @@ def power_sums_by_core(
     """
     if jax.default_backend() != "cpu" or get_opaque_trace_state(convention="flax") != NOTHING_TRACED:
         return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
-    batch = batch or batch_for(draw, key, IN_CACHE)
+    batch = batch or min(MOST_LANES, batch_for(draw, key, IN_CACHE))
     program = program_of_one_core(draw, key, batch)
     batches = range(start - start % batch, stop, batch)
     firsts = [start, *batches[:: -(-len(batches) // CORES)][1:]]
     pieces = list(zip(firsts, [*firsts[1:], stop], strict=True))
-    sums = lambda piece: jax.block_until_ready(program(key, *map(words, piece)))
-    with ThreadPoolExecutor(len(pieces)) as threads:
-        return [(done, b - a) for done, (a, b) in zip(threads.map(sums, pieces), pieces, strict=True)]
+    sums = side_by_side(lambda piece: jax.block_until_ready(program(key, *map(words, piece))), pieces)
+    return [(done, b - a) for done, (a, b) in zip(sums, pieces, strict=True)]
+
+
+def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+    """`call` of each of the arguments, in a thread each; one after another where Python shuts down and starts none."""
+    if len(arguments) == 1:
+        return [call(arguments[0])]
+    try:
+        with ThreadPoolExecutor(len(arguments)) as threads:
+            calls = [threads.submit(call, argument) for argument in arguments]
+    except RuntimeError:
+        return [call(argument) for argument in arguments]
+    return [done.result() for done in calls]
+
+
+# What JAX says where nothing is traced: asked in threads, because this one may be tracing when it first needs this module.
+NOTHING_TRACED, _ = side_by_side(lambda _: get_opaque_trace_state(convention="flax"), [None, None])
 
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
@@ -120,7 +136,6 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
 
 
 STATIC = ("draw", "batch")
-NOTHING_TRACED = get_opaque_trace_state(convention="flax")
 _program = compiled(_power_sums, STATIC)
 
 

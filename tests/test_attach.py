@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import jet
 
 import rgrad
 
@@ -56,6 +57,11 @@ def test_attach_is_the_ratio_of_densities_and_computes_none():
     for order in range(5):
         assert float(mine(0.7)) == pytest.approx(float(theirs(0.7)), rel=1e-4), order
         mine, theirs = (jax.grad(f) if order % 2 else jax.jacfwd(f) for f in (mine, theirs))
+    attached, plain = (
+        jet.jet(lambda t, of=of: of(value(t), log_density(t)), (0.7,), ((1.0, 0.0, 0.0),))
+        for of in (rgrad.attach, ratio)
+    )
+    np.testing.assert_allclose(attached[1], plain[1], rtol=1e-4)
     program = jax.jit(lambda t: rgrad.attach(2.0, jnp.sin(t))).lower(1.0).compile().as_text()
     assert "exponential" not in program
 

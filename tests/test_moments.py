@@ -1,5 +1,8 @@
 """`measure` and `Moments`: against 64-bit NumPy on the same draws; intervals that cover; one program; no overflow."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -205,6 +208,30 @@ def test_settings_of_jax_hold_in_every_piece(monkeypatch):
     assert 1 < moments.mean < 1.005
     assert 0 < moments.variance < 1e-4
     assert moments.mean != np.float32(moments.mean)
+
+
+LIFE = """
+import atexit, threading, time, jax, rgrad
+key, draw = jax.random.key(0), lambda key: jax.random.normal(key)
+within = jax.jit(lambda key: rgrad.measure(draw, key, 100_000).mean)(key)  # rgrad is imported here, while jit traces
+mean = lambda: rgrad.measure(draw, key, 100_000).mean
+assert abs(mean() - within) < 1e-7 and rgrad.streaming.NOTHING_TRACED == jax.extend.core.get_opaque_trace_state(convention="flax")
+atexit.register(lambda: print("at the end", float(mean())))
+later = lambda: (time.sleep(0.3), print("after the main thread", float(mean())))
+threading.Thread(target=later).start()
+print("now", float(mean()))
+"""
+
+
+def test_from_the_first_use_to_the_last():
+    """The first while something is traced, the last when Python shuts down and starts no thread."""
+    # Without the tests' compilation cache: reading it may print warnings of its own.
+    env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run([sys.executable, "-c", LIFE], capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = {line.rsplit(" ", 1)[1] for line in done.stdout.splitlines()}
+    assert len(done.stdout.splitlines()) == 3
+    assert len(said) == 1
 
 
 def test_what_is_not_finite_is_counted_and_never_hidden():
