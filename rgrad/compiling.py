@@ -35,12 +35,11 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> An
 
     @wraps(function)
     def call(*args: Any) -> Any:
-        if _is_outermost():
+        if _takes_options():
             _, largest = size_of(within.trace(*args).jaxpr.jaxpr)
             arrays = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-            with suppress(
-                ValueError
-            ):  # under `grad`: JAX takes no options there. (One of the function's own comes again.)
+            # A ValueError says that this is under `grad`, where JAX takes none; one of the function's own comes again.
+            with suppress(ValueError):
                 return outermost(one_core=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
         return within(*args)
 
@@ -93,13 +92,19 @@ def _empty_program(options: dict[str, Any] | None) -> Any:
 _probe = cache(lambda: _empty_program(options()))
 
 
-def _is_outermost() -> bool:
-    """Whether JAX runs what it is given now, and does not stage it for a program around it: there it refuses options."""
+def _takes_options() -> bool:
+    """Whether there are any, and JAX runs what it is given now, and does not stage it for a program around: then it refuses."""
+    if options() is None:
+        return False
     try:
         _probe()()
     except ValueError:
         return False
     return True
+
+
+# Of the programs that JAX keeps.
+_sizes: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 
 
 def size_of(jaxpr: Any) -> tuple[int, int]:
@@ -113,8 +118,3 @@ def size_of(jaxpr: Any) -> tuple[int, int]:
             largest = max([largest, *sizes, *(size for _, size in inner)])
         _sizes[jaxpr] = work, largest
     return _sizes[jaxpr]
-
-
-_sizes: WeakKeyDictionary[Any, tuple[int, int]] = (
-    WeakKeyDictionary()
-)  # JAX keeps the programs of functions that it knows

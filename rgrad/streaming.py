@@ -100,14 +100,13 @@ def words(number: int) -> Words:
     return np.uint32(number >> 32), np.uint32(number & 0xFFFFFFFF)
 
 
-def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int) -> Any:
+def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, lanes: int) -> Any:
     leaves, structure = jax.tree.flatten(jax.eval_shape(draw, key))
     if not leaves:
         raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
-    lanes = batch
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
     floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -135,7 +134,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
 
 
-STATIC = ("draw", "batch")
+STATIC = ("draw", "lanes")
 _program = compiled(_power_sums, STATIC)
 
 

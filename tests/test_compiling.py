@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rgrad import compiling
-from rgrad.compiling import IN_CACHE, _is_outermost, _lanes, compiled, options, size_of
+from rgrad.compiling import IN_CACHE, _lanes, _takes_options, compiled, options, size_of
 
 HERE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
 ALONG = jax.sharding.PartitionSpec("d")
@@ -26,12 +26,12 @@ AROUND = {
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_what_is_outermost(around):
+def test_what_takes_options(around):
     apply, truth = AROUND[around]
     said = []
 
     def f(x):
-        said.append(_is_outermost())
+        said.append(_takes_options())
         return x
 
     apply(f)
@@ -63,6 +63,13 @@ def test_a_compiled_function_is_that_function_under_everything(of):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, theirs)
 
 
+@pytest.mark.parametrize("of", [*AROUND, *GRADIENTS])
+def test_where_there_are_no_options(of, monkeypatch):
+    """As on an accelerator."""
+    monkeypatch.setattr(compiling, "options", lambda one_core=False: None)
+    test_a_compiled_function_is_that_function_under_everything(of)
+
+
 def test_how_many_a_vmap_goes_over():
     said = []
 
@@ -82,10 +89,10 @@ def test_how_many_a_vmap_goes_over():
 @pytest.mark.parametrize(("lanes", "one_core"), [(2, True), (IN_CACHE, True), (2 * IN_CACHE, False)])
 def test_small_programs_have_one_core(lanes, one_core, monkeypatch):
     asked = []
-    monkeypatch.setattr(compiling, "options", lambda one_core=False: asked.append(one_core))
+    monkeypatch.setattr(compiling, "options", lambda one_core=None: asked.append(one_core) or {})
     compiling._probe()  # has asked already
     jax.vmap(compiled(lambda x: x + 1, ()))(jnp.zeros(lanes))
-    assert asked == [one_core]
+    assert asked == [None, one_core]
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the CPU's compiler")

@@ -335,3 +335,18 @@ def test_few_numbers_of_many_keys_have_the_keys_along_the_rows():
     program = jax.jit(jax.vmap(gradient, (None, 0))).lower(2.0, jax.random.split(KEY, 64)).compile().as_text()
     assert re.search(r"f32\[10,64\]\S* conditional\(|\(f32\[10,64\]\S*\) conditional\(", program)
     assert "f32[64,10]{1,0} fusion(" not in program
+
+
+@pytest.mark.parametrize("shape", [(), (3, 3), (30,), (31,)])
+def test_elsewhere_it_is_that_of_jax_in_the_same_arrangement(shape):
+    """What is lowered for other platforms."""
+    keys = jax.random.split(KEY, (2, 3))
+    data = jax.random.key_data(keys)
+    for kind, theirs in (("normal", jax.random.normal), ("uniform", partial(jax.random.uniform, minval=1.2e-38))):
+        got = noise._elsewhere(data[..., 0], data[..., 1], shape=shape, kind=kind)
+        want = jax.vmap(jax.vmap(lambda key, theirs=theirs: theirs(key, shape)))(keys)
+        if shape != (31,):  # few of each key: the keys are the last axes
+            got = jnp.moveaxis(got, (-2, -1), (0, 1))
+        assert_allclose(got, want, rtol=1e-6)
+        here = noise._noise.bind(data[..., 0], data[..., 1], shape=shape, kind=kind)
+        assert here.shape == noise._elsewhere(data[..., 0], data[..., 1], shape=shape, kind=kind).shape
