@@ -85,6 +85,7 @@ NOTES = {
     "cold": "a fresh process, from its first import on, in units of import jax; with the programs of an earlier one kept on disk",
     "precision": "moments streamed in 32 bits of {precision:,} draws, 10 a gradient, beside the same draws in 64 bits",
 }
+UNITS = {"draws": "draws", "dimension": "coordinates", "fit": "steps", "sweep": "cells"}
 
 
 def run(settings: Benchmark) -> None:
@@ -150,8 +151,7 @@ def report(rows: list[dict[str, Any]], settings: Benchmark) -> None:
             sizes = list(dict.fromkeys(r["size"] for r in mine))
             at = {(r["contender"], r["size"]): r for r in mine}
             names = list(dict.fromkeys(r["contender"] for r in mine))
-            unit = "draws" if section == "draws" else "coordinates"
-            lines = [[f"{names[0]}: {unit} a second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
+            lines = [[f"{names[0]}: {UNITS[section]} a second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
             lines += [[name, *(times(at[name, n]) if (name, n) in at else "-" for n in sizes)] for name in names[1:]]
             print_table(["contender", *(f"{'N' if section == 'draws' else 'D'} = {n:,}" for n in sizes)], lines, title)
         elif section == "growth":
@@ -163,12 +163,11 @@ def report(rows: list[dict[str, Any]], settings: Benchmark) -> None:
                 [[r["contender"], number(r["error"], 2)] for r in mine],
                 title,
             )
+        elif section == "cold":
+            print_table(["until", "ratio"], [[r["contender"], times(r)] for r in mine], title)
         else:
-            print_table(
-                ["until" if section == "cold" else "contender", "ratio"],
-                [[r["contender"], times(r)] for r in mine],
-                title,
-            )
+            first = [f"{mine[0]['contender']}: {UNITS[section]} a second", number(mine[0]["rate"], 2)]
+            print_table(["contender", "ratio"], [first, *([r["contender"], times(r)] for r in mine[1:])], title)
         print(NOTES[section].format(**settings.model_dump()), end="\n\n")
 
 

@@ -1,5 +1,6 @@
 # The public names, and where each is; `__init__.py` imports one when it is first used.
 
+from . import noise
 from .attach import attach, attach_gradient
 from .baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
 from .bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
@@ -79,6 +80,8 @@ __all__ = [
     "stratified",
     "quasi",
     "jax_random",
+    # a module: the normals and uniforms themselves
+    "noise",
     # measure
     "measure",
     "Moments",

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from rgrad.draws import WithKey, check_draw
 from rgrad.estimators.reparameterized import reparameterized
+from rgrad.noise import check_key
 from rgrad.protocols import Estimator, Objective
 
 
@@ -45,11 +44,7 @@ def expect(
             raise TypeError(
                 f"expect: {name} = {given!r} is no function; give one, as rgrad.score_function for the estimator"
             )
-    if not hasattr(key, "dtype"):
-        raise TypeError(f"expect: key = {key!r} is no PRNG key; make one with jax.random.key(0)")
-    # A legacy key is two words of uint32; a new-style one has no shape.
-    if key.shape != (() if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
-        raise ValueError(f"expect: key has shape {key.shape}; give one key, and vmap over several")
+    check_key(key, "expect")
     terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
     if getattr(terms, "shape", None) != (n,):
         raise ValueError(

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri, stdtrit
 
+from rgrad.noise import check_key
 from rgrad.streaming import SUMS, power_sums_by_core
 
 Tree = Any
@@ -152,8 +153,9 @@ def measure(
         Moments per call, with the structure of `draw`'s output; 64-bit NumPy arrays where nothing is traced.
 
     Raises:
-        ValueError: replicates < 1, a negative start, more than 2**63 in all, or a batch that is no power of two.
-        TypeError: replicates is not an int, or `draw` returns nothing, or complex numbers.
+        ValueError: replicates < 1, a negative start, more than 2**63 in all, a batch that is no power of two, or several
+            keys.
+        TypeError: replicates is not an int, `key` is none, or `draw` returns nothing, or complex numbers.
     """
     for name, value in (("replicates", replicates), ("start", start)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -164,6 +166,7 @@ def measure(
         raise ValueError(f"measure: replicates {start} to {start} + {replicates}; ask for at least 1, from 0 on")
     if batch is not None and (batch < 1 or batch & (batch - 1)):
         raise ValueError(f"measure: batch = {batch}; it must be a power of two")
+    check_key(key, "measure")
     if not isinstance(draw, Hashable):
         unhashable = draw
         draw = lambda key: unhashable(key)

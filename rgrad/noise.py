@@ -101,6 +101,15 @@ def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
     return bool(known) and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
 
+def check_key(key: Any, caller: str) -> None:
+    """Raises where `key` is no PRNG key, or several."""
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"{caller}: key = {key!r} is no PRNG key; make one with jax.random.key(0)")
+    # A legacy key is two words of uint32; a new-style one has no shape.
+    if key.shape != (() if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
+        raise ValueError(f"{caller}: key has shape {key.shape}; give one key, and vmap over several")
+
+
 def sample(q: Any, key: Array, shape: Shape) -> Any:
     """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
 

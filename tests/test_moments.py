@@ -294,11 +294,17 @@ def test_few_replicates():
         ({"replicates": 1e6}, TypeError, "replicates = 1000000.0 is not an int"),
         ({"replicates": 5, "start": -1}, ValueError, "from 0 on"),
         ({"replicates": 5, "batch": 100}, ValueError, "batch = 100; it must be a power of two"),
+        ({"replicates": 5, "key": 0}, TypeError, "measure: key = 0 is no PRNG key"),
+        (
+            {"replicates": 5, "key": jax.random.split(KEY, 2)},
+            ValueError,
+            r"measure: key has shape \(2,\); give one key",
+        ),
     ],
 )
 def test_bad_input(options, error, match):
     with pytest.raises(error, match=match):
-        rgrad.measure(cubed, KEY, **options)
+        rgrad.measure(cubed, **{"key": KEY, **options})
     with pytest.raises(ValueError, match="level = 95"):
         rgrad.measure(cubed, KEY, 10).interval(95)
     with pytest.raises(TypeError, match="moments are of real numbers"):
