@@ -93,7 +93,7 @@ _probe = cache(lambda: _empty_program(options()))
 
 
 def _takes_options() -> bool:
-    """Whether there are any, and JAX runs what it is given now, and does not stage it for a program around: then it refuses."""
+    """Whether there are any, and JAX runs now what it is given. Where it stages that for a program around, it refuses them."""
     if options() is None:
         return False
     try:

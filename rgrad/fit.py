@@ -209,8 +209,11 @@ def _like(tree: Any, model: Any) -> Any:
 
 
 def _keep_floats(good: Array, new: Any, old: Any) -> Any:
-    """The new state of an optimizer where the step was good. Its counters go on in any case, which nothing depends on in a fit
-    that has stopped: so they are the same number in all fits of a `vmap`, and not one for each to be raised to powers."""
+    """The new state of an optimizer where the step was good.
+
+    Its counters go on in any case, which nothing depends on in a fit that has stopped: so they are the same number in all
+    fits of a `vmap`, and not one for each to be raised to powers.
+    """
     moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)
 

@@ -136,11 +136,11 @@ def measure(
     antithetic draws). `key_r` derives from `key` and `r` alone, so that the draws are the same whatever the batch, and
     a run may be cut into pieces: `measure(..., a).merge(measure(..., b, start=a))` is `measure(..., a + b)`.
 
-    Constant memory, up to one thread for each core, and one compiled program for each `draw` whatever the replicates: pass the same
-    function again to use it again. As with `jax.jit`, what `draw` closes over is read when it is first traced; to change that, pass a new
-    function. Pure: it may be jitted and vmapped, and `draw` may close over what is traced. Called with nothing traced, it
-    finishes in 64 bits on the host; the streamed mean and variance are within 1e-6 of 64-bit ones, for 1e10
-    replicates and more.
+    Constant memory, up to one thread for each core, and one compiled program for each `draw` whatever the replicates: pass
+    the same function again to use it again. As with `jax.jit`, what `draw` closes over is read when it is first traced; to
+    change that, pass a new function. Pure: it may be jitted and vmapped, and `draw` may close over what is traced. Called
+    with nothing traced, it finishes in 64 bits on the host; the streamed mean and variance are within 1e-6 of 64-bit ones,
+    for 1e10 replicates and more.
 
     Args:
         draw: one key to a pytree of arrays, a gradient estimate for example.

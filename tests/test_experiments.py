@@ -327,8 +327,8 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
 def test_the_operations_of_the_main_job():
-    """In the compiled program of its three estimators: one stream of noise for all of them, one root for
-    two draws, and few operations (134 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
+    """In the compiled program of its three estimators: one stream of noise for all of them, one root for two
+    draws, and few operations (134 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
     estimators = {name: ESTIMATORS[name] for name in Variance().estimators}
     task = Task("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
     key, draw = jax.random.key(0), task.gradients(1_000)
