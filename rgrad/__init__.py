@@ -4,8 +4,17 @@ An estimator is a function `(f, q, key, n) -> terms`; the mean of the terms esti
 the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 """
 
+from typing import Any
+
 import lazy_loader
+
+from rgrad import xla_flags  # sets a flag of XLA's, before JAX starts
 
 # The public names are in `__init__.pyi`. Each is imported when it is first used, because NumPyro takes as long to import as
 # jax does.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    xla_flags.warn_if_wrong()
+    return _load(name)

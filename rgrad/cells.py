@@ -12,18 +12,17 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from rgrad.compiling import options, size_of
+from rgrad.compiling import SHORT_SUMS, options, size_of
 from rgrad.grid import Grid, Shape
 from rgrad.moments import Moments, moments_of
 from rgrad.problems import gradient
 from rgrad.protocols import Estimator
-from rgrad.streaming import IN_FLIGHT, MOST_WORK, power_sums, words
+from rgrad.streaming import MOST_WORK, MOST_WORK_ELSEWHERE, in_flight, power_sums, words
 
 log = logging.getLogger("rgrad")
 CALL = {"cpu": 2**26}  # how many numbers one call of the program should make: about half a second of work
 CALL_ELSEWHERE = 2**34
 SHARED_LANES = 8  # replicates made at once, at least, where cells share their noise
-IN_FLIGHT_ELSEWHERE = 2**26  # a GPU has to be kept busy for much longer than it takes to start a step
 
 
 class Extent(NamedTuple):
@@ -81,14 +80,12 @@ def extent_for(
     Args:
         chunk: the cells of one call; found where None.
     """
-    draw = lambda key: _gradients(grid, shape, estimators, {}, key)
-    work, largest = size_of(jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr)
+    work, largest = _size_of_call(grid, shape, estimators)
     on_cpu = devices[0].platform == "cpu"
-    fits = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf) / 256
-    flight = min(IN_FLIGHT if on_cpu else IN_FLIGHT_ELSEWHERE, fits)
+    flight, most_work = in_flight(devices[0]), MOST_WORK if on_cpu else MOST_WORK_ELSEWHERE
     most_cells, most_lanes = 2 ** (grid.cells - 1).bit_length(), min(2**16, 2 ** (replicates - 1).bit_length())
     shared = min(most_cells, _power_of_two(flight / (SHARED_LANES * largest))) if common else 1
-    lanes = _power_of_two(min(most_lanes, flight / (largest * shared), MOST_WORK / (work * shared)))
+    lanes = _power_of_two(min(most_lanes, flight / (largest * shared), most_work / (work * shared)))
     batch = min(most_cells, _power_of_two(flight / (lanes * largest)))
     call = CALL["cpu"] if on_cpu else CALL_ELSEWHERE
     at_once = batch * len(devices)
@@ -127,11 +124,12 @@ class Cells:
         mesh = Mesh(np.asarray(self._devices), ("cells",))
         split, whole = PartitionSpec("cells"), PartitionSpec()
         program = partial(_many, *self._arguments, self.extent.batch, self.extent.lanes)
+        _, largest = _size_of_call(self.grid, self.shape, self._arguments[2])
         self._run = jax.jit(
             jax.shard_map(
                 program, mesh=mesh, in_specs=(split, split, whole, whole, whole), out_specs=split, check_vma=False
             ),
-            compiler_options=options(),
+            compiler_options=options(short_sums=largest <= SHORT_SUMS),
         )
 
     def measure(self, key: Array, first: int, start: int, stop: int) -> Moments:
@@ -169,6 +167,12 @@ def _gradients(
     """One estimate of every estimator, with the same key, at a point: `point` in place of the shape's own parameters."""
     problem, base = grid.by_shape[shape]
     return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.size, e) for name, e in estimators.items()}
+
+
+def _size_of_call(grid: Grid, shape: Shape, estimators: Mapping[str, Estimator]) -> tuple[int, int]:
+    """`size_of` one estimate of every estimator."""
+    draw = lambda key: _gradients(grid, shape, estimators, {}, key)
+    return size_of(jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr)
 
 
 def _many(

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from rgrad.attach import first_order
+from rgrad.compiling import right
 from rgrad.control_variates import one_at_a_time
 from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, check_draw, name_of
@@ -54,7 +55,7 @@ class Combined(NamedTuple):
         size = len(self.members)
         if isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 10 * size:
             raise ValueError(f"combine: pilot = {pilot}; ask for at least {10 * size} calls")
-        calls = jax.jit(jax.vmap(lambda key: _gradients(self.members, f, q, key, n)))
+        calls = jax.jit(jax.vmap(lambda key: _gradients(self.members, f, q, key, n)), compiler_options=right())
         fit, check = np.asarray(calls(jax.random.split(key, 2 * pilot)), np.float64).reshape(2, pilot, size, -1)
         if not (np.all(np.isfinite(fit)) and np.all(np.isfinite(check))):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Programs compiled with options of XLA's that make them fast, which JAX takes for an outermost program alone."""
+"""Programs compiled with options that make XLA right and fast. JAX takes them for an outermost program only."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,27 +11,33 @@ import jax
 from jax.extend.core import Primitive, jaxprs_in_params
 from jax.interpreters import ad, batching
 
+from rgrad.xla_flags import FLAG, warn_if_wrong
+
 IN_CACHE = 2**16  # how many numbers of an intermediate result fit into what a core has for itself
 
-# Of what is computed these change the order alone in which a call adds up its own samples: 8e-7 of a sum of 1e6 numbers.
+SHORT_SUMS = 2**17  # numbers of one call up to which one float32 accumulator for each vector lane is exact enough
+
 OPTIONS = {
-    "xla_cpu_prefer_vector_width": 512,  # where the CPU has AVX-512, and none of it otherwise
-    # Sums where the summands are made: neither the library's, which are for long rows of what is in memory, nor those in
-    # pieces of 32, which are not vectorised.
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    # An empty list: the library that is the default gets broadcasts wrong (see xla_flags.py), whatever it is given to do.
+    FLAG: "",
+    "xla_cpu_prefer_vector_width": 512,  # only used if the CPU has AVX-512, and XLA does not choose it
 }
+PASSES = "xla_disable_hlo_passes"
+# Sums in pieces of 32 numbers are not vectorised. They are what keeps a sum of 1e9 numbers exact, so they stay if a call
+# has more than `SHORT_SUMS` numbers. Below, the relative error of a sum without them is a few 1e-7.
+IN_PIECES = "tree_reduction_rewriter"
 # No step is shared between threads, which takes longer than a small step does, and makes each wait for the slowest of them.
-ONE_CORE = {"xla_disable_hlo_passes": "tree_reduction_rewriter,cpu-parallel-task-assigner"}
+SHARED = "cpu-parallel-task-assigner"
 
 
-def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> Any:
+def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) -> Any:
     """`jax.jit(function)`, with `options()` where it is called with nothing traced around it, or under `vmap` alone."""
     within = jax.jit(function, static_argnames=static_argnames)
 
     @cache
-    def outermost(one_core: bool) -> Any:
-        return jax.jit(function, static_argnames=static_argnames, compiler_options=options(one_core))
+    def outermost(small: bool) -> Any:
+        chosen = options(one_core=small, short_sums=small)
+        return jax.jit(function, static_argnames=static_argnames, compiler_options=chosen)
 
     @wraps(function)
     def call(*args: Any) -> Any:
@@ -40,7 +46,7 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str]) -> An
             arrays = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
             # A ValueError says that this is under `grad`, where JAX takes none; one of the function's own comes again.
             with suppress(ValueError):
-                return outermost(one_core=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
+                return outermost(small=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
         return within(*args)
 
     return call
@@ -65,18 +71,29 @@ ad.primitive_jvps[_lanes] = _refuse
 
 
 @cache
-def options(one_core: bool = False) -> dict[str, Any] | None:
+def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] | None:
     """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())`.
 
     Args:
         one_core: no step of the program is shared between threads.
+        short_sums: no sum in the program has more than `SHORT_SUMS` terms.
     """
+    warn_if_wrong()
     if jax.default_backend() != "cpu":
         return None
-    wanted = OPTIONS | (ONE_CORE if one_core else {})
+    passes = ",".join([IN_PIECES] * short_sums + [SHARED] * one_core)
+    wanted = OPTIONS | ({PASSES: passes} if passes else {})
     if _empty_program(wanted):
         return wanted
     return {name: value for name, value in wanted.items() if _empty_program({name: value})} or None
+
+
+@cache
+def right() -> dict[str, Any] | None:
+    """Only the option that makes a program right, for programs that are run once or whose usual speed is what is measured."""
+    warn_if_wrong()
+    wanted = {FLAG: OPTIONS[FLAG]}
+    return wanted if jax.default_backend() == "cpu" and _empty_program(wanted) else None
 
 
 def _empty_program(options: dict[str, Any] | None) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import Literal, jaxpr_as_fun, jaxprs_in_params
 
-from rgrad.compiling import size_of
-from rgrad.streaming import IN_FLIGHT, MOST_WORK
+from rgrad.compiling import right, size_of
+from rgrad.streaming import MOST_WORK, in_flight
 
 MOST_LANES = 2**12  # calls made at once: enough to drown what it costs to start a program
 MOST_NUMBERS = 2**22  # of all gradients made at once
@@ -46,11 +46,13 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
     """
     closed = jax.make_jaxpr(gradient)(parameters, key)
     work, largest = size_of(closed.jaxpr)
-    most = min(MOST_LANES, MOST_NUMBERS / max(1, closed.out_avals[0].size), MOST_WORK / 64 / work, IN_FLIGHT / largest)
+    most = min(
+        MOST_LANES, MOST_NUMBERS / max(1, closed.out_avals[0].size), MOST_WORK / 64 / work, in_flight() / largest
+    )
     lanes = 2 ** max(0, round(math.log2(most)))
     stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *jnp.shape(a))), parameters)
     traced = jax.jit(jax.vmap(gradient)).trace(stacked, keys_for(key, np.uint32(0), np.uint32(0), lanes))
-    compiled = traced.lower().compile()
+    compiled = traced.lower().compile(compiler_options=right())
     total = _counted(compiled) + _further_rounds(traced.jaxpr.jaxpr)
     of_key = [False] * (len(closed.in_avals) - len(jax.tree.leaves(key))) + [True] * len(jax.tree.leaves(key))
     return Program(compiled, lanes, stacked, total / lanes, not any(_depend(closed.jaxpr, of_key)))
@@ -85,7 +87,9 @@ def _further_rounds(jaxpr: Any) -> float:
             nested = _further_rounds(body)
             if rounds > 1:
                 arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in body.invars]
-                compiled = jax.jit(jaxpr_as_fun(eqn.params["jaxpr"])).lower(*arguments).compile()
+                compiled = (
+                    jax.jit(jaxpr_as_fun(eqn.params["jaxpr"])).lower(*arguments).compile(compiler_options=right())
+                )
                 nested += (rounds - 1) * (_counted(compiled) + nested)
             total += nested
     return total

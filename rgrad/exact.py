@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rgrad.compiling import right
 from rgrad.draws import check_draw
 from rgrad.log_density import log_prob
 from rgrad.problems import gradient, names_to_differentiate, point_of
@@ -177,7 +178,7 @@ def _by_rule(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> 
     """Hoeffding's decomposition of the estimate h from two samples, its expectations by the rule."""
     nodes, w, key = jnp.asarray(rule.nodes), jnp.asarray(rule.weights), jax.random.key(0)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=right())
     def moments() -> tuple[Any, Any, Any, Any]:
         # Less its value in the middle: a small variance beside a large mean would drown in rounding.
         middle = estimate(jnp.stack([nodes[jnp.argmax(w)]] * 2), key)
@@ -215,7 +216,7 @@ def _is_pairwise(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule)
     fives = nodes[np.random.default_rng(0).choice(len(nodes), (8, 5), p=rule.weights)]
     pairs = jnp.array([(i, j) if (i + j) % 2 else (j, i) for j in range(5) for i in range(j)])
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=right())
     @jax.vmap
     def compare(x: Array, number: Array) -> tuple[Any, Any]:
         whole = estimate(x, jax.random.key(number))

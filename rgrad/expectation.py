@@ -8,6 +8,7 @@ from rgrad.draws import WithKey, check_draw
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.noise import check_key
 from rgrad.protocols import Estimator, Objective
+from rgrad.xla_flags import warn_if_wrong
 
 
 def expect(
@@ -38,6 +39,7 @@ def expect(
     Raises:
         TypeError, ValueError: what the estimator raises, and for terms that are not of shape `(n,)`.
     """
+    warn_if_wrong()
     check_draw(q, n, "expect")
     for name, given in (("f", f), ("estimator", estimator)):
         if not callable(given):

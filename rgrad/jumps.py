@@ -1,6 +1,7 @@
 """Where is f not continuous? Found by bisection: a gradient that passes through f misses what a jump contributes."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
+
+from rgrad.compiling import right
 
 SEGMENTS = 4096  # lines between two points, at whose ends f is evaluated
 LENGTHS = 8  # each half as long as the one before: a jump beside a slope shows on a short line
@@ -45,7 +48,9 @@ def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | N
             return jnp.asarray(f(at(a, b, t)), float)
 
         zero, one = jnp.zeros(()), jnp.ones(())
-        of_ends = jax.jit(jax.vmap(lambda a, b: jnp.abs(value(a, b, one) - value(a, b, zero))))(first, last)
+        of_ends = jax.jit(
+            jax.vmap(lambda a, b: jnp.abs(value(a, b, one) - value(a, b, zero))), compiler_options=right()
+        )(first, last)
         change = np.where(np.isfinite(of_ends), of_ends, 0.0)
         if not change.any():
             return None
@@ -53,7 +58,7 @@ def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | N
         pick = lambda points: jax.tree.map(lambda a: a[of_length.ravel()], points)
         first, last = pick(first), pick(last)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=right())
         @jax.vmap
         def bisect(a: Any, b: Any) -> tuple[Array, Array, Array]:
             def halve(i: Array, line: tuple[Array, ...]) -> tuple[Array, ...]:

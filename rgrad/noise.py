@@ -1,4 +1,4 @@
-"""Standard uniform and normal noise from a key, several times faster on CPU than `jax.random`, and as good.
+"""Standard uniform and normal noise from a key, faster than `jax.random` (on CPU several times), and as good.
 
 The bits are those of `jax.random` (threefry2x32, Salmon et al. 2011): `bits` and `fold_in` equal its own bit for bit. What
 is faster:
@@ -10,12 +10,13 @@ is faster:
   inverts the distribution function). From 32 bits, so that tails are right up to |e| = 6.7; there they end, which takes
   away 1e-11 of the probability.
 
-That is a matter of XLA's CPU backend. Elsewhere, for keys of another kind (rbg) and for 64-bit floats, the same functions
-are those of `jax.random`. Numbers from the same key differ, therefore, between the two.
+NVIDIA GPUs make the same numbers, up to rounding, in another arrangement of the loops. On other platforms, for keys of
+another kind (rbg) and for 64-bit floats, the functions are those of `jax.random`, so that numbers from the same key differ.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -161,12 +162,9 @@ def _words_of(key: Array) -> Pair:
     return data[0], data[1]
 
 
-def _uniforms(first: Array, second: Array) -> Pair:
-    def of(word: Array) -> Array:
-        odd = (lax.shift_right_logical(word, np.uint32(9)) * 2 + 1).astype(np.int32)  # int32: the fast conversion
-        return odd.astype(np.float32) * np.float32(2**-24)
-
-    return of(first), of(second)
+def _open_uniform(word: Array) -> Array:
+    odd = (lax.shift_right_logical(word, np.uint32(9)) * 2 + 1).astype(np.int32)  # int32: the fast conversion
+    return odd.astype(np.float32) * np.float32(2**-24)
 
 
 def _box_muller(first: Array, second: Array) -> Pair:
@@ -206,7 +204,10 @@ def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
     return jnp.asarray(value)
 
 
-FROM_WORDS: dict[str, Callable[[Array, Array], Pair]] = {"uniform": _uniforms, "normal": _box_muller}
+FROM_WORDS: dict[str, Callable[[Array, Array], Pair]] = {
+    "uniform": lambda first, second: (_open_uniform(first), _open_uniform(second)),
+    "normal": _box_muller,
+}
 
 
 def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
@@ -220,7 +221,7 @@ def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
     return lax.cond((word & 1) <= 1, lambda word, *args: f(*args), other, word, *args)
 
 
-def _on_cpu(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
+def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -> Array:
     """For each key first the one number of every block, and then the other."""
     keys, size, blocks = math.prod(k0.shape), math.prod(shape), -(-math.prod(shape) // 2)
     if not keys:
@@ -229,21 +230,26 @@ def _on_cpu(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
     of_keys, of_blocks = ((keys, 1), (1, blocks)) if by_key else ((1, keys), (blocks, 1))
     a, b, counters = k0.reshape(of_keys), k1.reshape(of_keys), lax.iota(np.uint32, blocks).reshape(of_blocks)
 
-    def pairs(a: Array, b: Array) -> Array:  # one complex array, because a fused loop has one result
-        return lax.complex(*FROM_WORDS[kind](*threefry2x32((a, b), counters)))
+    def pairs(a: Array, b: Array) -> Pair:
+        return FROM_WORDS[kind](*threefry2x32((a, b), counters))
 
-    def apart(z: Array) -> Array:
-        return jnp.concatenate([lax.real(z), lax.imag(z)], 1 if by_key else 0)
+    def joined(first: Array, second: Array) -> Array:
+        return jnp.concatenate([first, second], 1 if by_key else 0)
 
-    numbers = _once(a[0, 0], apart, _once(a[0, 0], pairs, a, b))
+    if on_cpu:  # through one complex array, because a fused loop has one result
+        both = _once(a[0, 0], lambda a, b: lax.complex(*pairs(a, b)), a, b)
+        numbers = _once(a[0, 0], lambda z: joined(lax.real(z), lax.imag(z)), both)
+    else:  # fused with what is made of it: on a GPU arithmetic costs less than memory
+        numbers = joined(*pairs(a, b))
     return (numbers[:, :size] if by_key else numbers[:size]).reshape(_arranged(k0.shape, shape))
 
 
 def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
-    """What `jax.random` has: on an accelerator it is made of one fast kernel for the bits."""
+    """What `jax.random` has."""
     keys = jax.random.wrap_key_data(jnp.stack([k0, k1], -1).reshape(-1, 2), impl="threefry2x32")
     make: Callable[[Array], Array] = {
-        "uniform": lambda key: jax.random.uniform(key, shape, np.float32, minval=jnp.finfo(np.float32).tiny),
+        # Not jax.random.uniform, which goes closer to 0 than to 1: a quantile function may be infinite there.
+        "uniform": lambda key: _open_uniform(jax.random.bits(key, shape, "uint32")),
         "normal": lambda key: jax.random.normal(key, shape, np.float32),
     }[kind]
     out_axis = 0 if _keys_first(shape) else len(shape)
@@ -265,7 +271,9 @@ def _arranged(keys: Shape, shape: Shape) -> Shape:
 _noise = Primitive("rgrad_noise")  # (two words of each key) -> floats, with the shapes of both as `_arranged`
 _noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))
-mlir.register_lowering(_noise, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+for _platform in ("cpu", "cuda"):
+    _rule = mlir.lower_fun(partial(_of_blocks, on_cpu=_platform == "cpu"), multiple_results=False)
+    mlir.register_lowering(_noise, _rule, platform=_platform)
 
 
 @_noise.def_abstract_eval

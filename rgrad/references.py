@@ -10,6 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from rgrad.attach import attach
+from rgrad.compiling import right
 from rgrad.estimators import enumerated
 from rgrad.exact import CANNOT, TOLERANCE, AtNodes, OfProblem, Rule, rules_for
 from rgrad.log_density import log_prob
@@ -33,10 +34,17 @@ def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.n
         try:
             rules = rules_for(q)
             both = lambda p: [_sum(problem, {**wide, **p}, names, rule) for rule in rules]
-            by_rule = [np.asarray(total) for total in jax.jit(both)({name: wide[name] for name in names})]
+            by_rule = [
+                np.asarray(total)
+                for total in jax.jit(both, compiler_options=right())({name: wide[name] for name in names})
+            ]
             if not rules:
                 of = lambda p: gradient(problem, {**wide, **p}, names, jax.random.key(0), 1, enumerated)
-                by_rule = [np.asarray(ravel_pytree(jax.jit(of)({name: wide[name] for name in names}))[0])]
+                by_rule = [
+                    np.asarray(
+                        ravel_pytree(jax.jit(of, compiler_options=right())({name: wide[name] for name in names}))[0]
+                    )
+                ]
         except CANNOT:
             return None
         size = np.abs(by_rule[0]).max(initial=0.0)

@@ -18,14 +18,18 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import get_opaque_trace_state
 
-from rgrad.compiling import IN_CACHE, compiled, options, size_of
+from rgrad.compiling import IN_CACHE, SHORT_SUMS, compiled, options, size_of
 from rgrad.noise import fold_in
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
+# A step of a loop takes 25 microseconds on a GPU however small it is, in which an H200 makes 4e6 normals.
+IN_FLIGHT_ELSEWHERE = 2**26
+IN_FLIGHT_TRACED = 2**22  # a `vmap` around multiplies it
 MOST_LANES = 2**13  # replicates made at once by one core, at most
 MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
+MOST_WORK_ELSEWHERE = 2**33
 
 
 class SUMS(NamedTuple):
@@ -52,7 +56,7 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
         draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
         batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
     """
-    return _program(draw, key, start, end, batch or batch_for(draw, key, IN_FLIGHT))
+    return _program(draw, key, start, end, batch or batch_for(draw, key, in_flight()))
 
 
 def power_sums_by_core(
@@ -63,7 +67,10 @@ def power_sums_by_core(
     A thread for each piece, in a program of one thread, because threads that share the work of every step wait for one
     another at every step. One piece on other platforms, and where anything is traced.
     """
-    if jax.default_backend() != "cpu" or get_opaque_trace_state(convention="flax") != NOTHING_TRACED:
+    traced = get_opaque_trace_state(convention="flax") != NOTHING_TRACED
+    if jax.default_backend() != "cpu" or traced:
+        flight = min(in_flight(), IN_FLIGHT_TRACED) if traced else in_flight()
+        batch = batch or batch_for(draw, key, flight)
         return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
     batch = batch or min(MOST_LANES, batch_for(draw, key, IN_CACHE))
     program = program_of_one_core(draw, key, batch)
@@ -92,7 +99,8 @@ NOTHING_TRACED, _ = side_by_side(lambda _: get_opaque_trace_state(convention="fl
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
     """Compiled here, and not when it is called, because settings of JAX (as 64 bits) are those of a thread. JAX keeps it."""
-    return _of_one_core().lower(draw, key, words(0), words(0), batch).compile()
+    _, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
+    return _of_one_core(largest <= SHORT_SUMS).lower(draw, key, words(0), words(0), batch).compile()
 
 
 def words(number: int) -> Words:
@@ -139,8 +147,9 @@ _program = compiled(_power_sums, STATIC)
 
 
 @cache
-def _of_one_core() -> Any:
-    return jax.jit(_power_sums, static_argnames=STATIC, compiler_options=options(one_core=True))
+def _of_one_core(short_sums: bool) -> Any:
+    chosen = options(one_core=True, short_sums=short_sums)
+    return jax.jit(_power_sums, static_argnames=STATIC, compiler_options=chosen)
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
@@ -190,7 +199,21 @@ def _before(high: Array, low: Array, other: Words) -> Array:
     return (high < other[0]) | ((high == other[0]) & (low < other[1]))
 
 
+def in_flight(device: Any = None) -> int:
+    """How many numbers the largest intermediate result of a batch should hold on `device`; by default on that of JAX.
+
+    A power of two, the same for devices of about the same memory: the batch decides the last bits of moments.
+    """
+    device = device or jax.devices()[0]
+    if device.platform == "cpu":
+        return IN_FLIGHT
+    memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    # A number in flight has some 40 bytes of sums, and up to 150 of other intermediate results.
+    return 2 ** math.floor(math.log2(min(IN_FLIGHT_ELSEWHERE, memory / 256)))
+
+
 def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
-    """How many replicates to make at once: a power of two, at most 65536."""
+    """How many replicates to make at once: a power of two, on CPU at most 65536."""
     work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
-    return 2 ** max(0, round(math.log2(min(2**16, in_flight / largest, MOST_WORK / work))))
+    lanes, most_work = (2**16, MOST_WORK) if in_flight <= IN_FLIGHT else (2**24, MOST_WORK_ELSEWHERE)
+    return 2 ** max(0, round(math.log2(min(lanes, in_flight / largest, most_work / work))))

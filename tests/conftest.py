@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Nearly all of the time of the tests is compilation, and much of that is making code fast. What is computed is the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
+import rgrad  # noqa: F401, I001  before jax: it adds a flag of XLA's, without which jax.jit is not an oracle on CPU
 import jax
 import numpyro
 import pytest

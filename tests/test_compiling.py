@@ -66,7 +66,7 @@ def test_a_compiled_function_is_that_function_under_everything(of):
 @pytest.mark.parametrize("of", [*AROUND, *GRADIENTS])
 def test_where_there_are_no_options(of, monkeypatch):
     """As on an accelerator."""
-    monkeypatch.setattr(compiling, "options", lambda one_core=False: None)
+    monkeypatch.setattr(compiling, "options", lambda one_core=False, short_sums=False: None)
     test_a_compiled_function_is_that_function_under_everything(of)
 
 
@@ -89,7 +89,7 @@ def test_how_many_a_vmap_goes_over():
 @pytest.mark.parametrize(("lanes", "one_core"), [(2, True), (IN_CACHE, True), (2 * IN_CACHE, False)])
 def test_small_programs_have_one_core(lanes, one_core, monkeypatch):
     asked = []
-    monkeypatch.setattr(compiling, "options", lambda one_core=None: asked.append(one_core) or {})
+    monkeypatch.setattr(compiling, "options", lambda one_core=None, short_sums=None: asked.append(one_core) or {})
     compiling._probe()  # has asked already
     jax.vmap(compiled(lambda x: x + 1, ()))(jnp.zeros(lanes))
     assert asked == [None, one_core]

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 import rgrad
-from rgrad import streaming
+from rgrad import measure, streaming
+from rgrad.streaming import IN_FLIGHT, batch_for, in_flight
 
 KEY = jax.random.key(3)
 FIELDS = ("mean", "m2", "m3", "m4")
@@ -385,3 +386,24 @@ def test_a_billion_replicates_in_constant_memory():
         (after - before) / 1e3,
         "MB",
     )
+
+
+class Accelerator:
+    platform = "gpu"
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def memory_stats(self):
+        return self.memory and {"bytes_limit": self.memory}
+
+
+def test_numbers_in_flight():
+    """More on a GPU, as far as its memory goes; the batch follows, and what is measured does not depend on it."""
+    assert in_flight() == IN_FLIGHT
+    assert [in_flight(Accelerator(m)) for m in (None, 90e9, 8e9, 1e9)] == [2**26, 2**26, 2**24, 2**21]
+    draw = lambda key: jax.random.normal(key, (10,)).mean()
+    assert batch_for(draw, jax.random.key(0), IN_FLIGHT) == 2**16
+    assert batch_for(draw, jax.random.key(0), 2**26) == 2**23
+    large, small = (measure(draw, jax.random.key(0), 1000, batch=batch) for batch in (2**17, 2**6))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), large, small)

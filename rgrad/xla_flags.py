@@ -1,0 +1,114 @@
+"""The XLA flag without which JAX compiles sums and products wrongly on CPU, set before JAX starts.
+
+jaxlib 0.10.2 to 0.12 hand sums and matrix products on CPU to a library that mishandles broadcasts: `jax.jit` of
+`((x + 1) @ ones).sum()` can return a fifth of the sum, without a warning (https://github.com/jax-ml/jax/issues/39103,
+39257, 40412). With an empty list of operations for that library everything is right, and as fast.
+
+XLA reads its flags once, when JAX starts its backends. So `import rgrad` adds the flag to the environment variable
+`XLA_FLAGS`, which covers the user's own `jax.jit` as well. If that is too late, or the version of jaxlib is unknown, a
+small program is compiled on first use, and one warning says what to set if its result is wrong.
+"""
+
+import importlib.metadata
+import os
+import re
+import sys
+import threading
+import warnings
+from typing import Any
+
+FLAG = "xla_cpu_experimental_ynn_fusion_type"
+LINE = f"XLA_FLAGS=--{FLAG}="
+SWITCH = "RGRAD_XLA_FLAGS"
+KNOWN = ((0, 10), (0, 13))
+"""The flag is known to jaxlib from the first of these versions on, up to before the second. An unknown flag ends a process."""
+COMPILERS = ("jaxlib", "jax-cuda12-pjrt", "jax-cuda13-pjrt", "jax-rocm7-pjrt", "jax-rocm60-pjrt", "libtpu")
+"""The packages that read `XLA_FLAGS`, each with its own XLA. Those that are installed must all know the flag."""
+
+
+def set_flag() -> bool:
+    """Add the flag to `XLA_FLAGS`, unless that is useless, harmful or unwanted.
+
+    Returns:
+        Whether the flag will be in force: False means that the compiler has to be probed.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    chosen = re.findall(rf"(?:^|\s)--{FLAG}=(\S*)", flags)
+    if not chosen and _may_set(flags):
+        os.environ["XLA_FLAGS"] = f"{flags} --{FLAG}=".strip()
+        chosen = [""]
+    return chosen[-1:] == [""] and not _started()
+
+
+def _may_set(flags: str) -> bool:
+    if os.environ.get(SWITCH, "1").strip().lower() in ("0", "false", "off", "no"):
+        return False
+    if flags.strip() and not flags.strip().startswith("-"):  # the name of a file that holds the flags
+        return False
+    return not _started() and all(KNOWN[0] <= version < KNOWN[1] for version in _versions())
+
+
+def _versions() -> list[tuple[int, int]]:
+    """Major and minor version of each installed XLA; (0, 0) for one that cannot be read."""
+    found = []
+    for package in COMPILERS:
+        try:
+            text = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        match = re.match(r"(\d+)\.(\d+)", text) if package != "libtpu" else None  # libtpu counts in another way
+        found.append((int(match[1]), int(match[2])) if match else (0, 0))
+    return found or [(0, 0)]
+
+
+def _started() -> bool:
+    """Whether JAX has started its backends, after which XLA reads no flags."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if bridge is None:
+        return False
+    try:
+        return bool(bridge.backends_are_initialized())
+    except AttributeError:  # a private name of JAX's: where it is gone, expect the worst
+        return True
+
+
+_in_force = set_flag()
+_asked = threading.Lock()
+
+
+def warn_if_wrong() -> None:
+    """Warn once if `jax.jit` is wrong in this process. Does nothing before JAX has started, or if the flag is in force."""
+    global _in_force
+    if _in_force or not _started() or not _asked.acquire(blocking=False):
+        return
+    try:
+        _in_force = True  # asked once, whatever the answer
+        answer: list[bool] = []
+        # In a thread of its own, because this one may be tracing a user's function.
+        probe = threading.Thread(target=lambda: answer.append(_is_right()), daemon=True)
+        probe.start()
+        probe.join()
+        if answer == [False]:
+            warnings.warn(
+                "rgrad: JAX compiles sums and products wrongly on this CPU, in your own jax.jit too "
+                "(https://github.com/jax-ml/jax/issues/39103), and it started before rgrad could prevent that. Import "
+                f"rgrad before the first JAX computation, or set {LINE} in the environment. Programs that rgrad compiles "
+                "(measure, fit, sweep, compare) are not affected.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    finally:
+        _asked.release()
+
+
+def _is_right() -> bool:
+    """Whether one of the programs that are compiled wrongly is right; True on other platforms than CPU."""
+    import jax  # not at the top: `import rgrad` must not import jax
+    import numpy as np
+
+    if jax.default_backend() != "cpu":
+        return True
+    ones = np.ones((5, 3), np.float32)
+    x = np.ones((1000, 4, 5), np.float32)
+    program: Any = jax.jit(lambda x: ((x + 1) @ jax.numpy.asarray(ones)).sum((1, 2)))
+    return bool(np.allclose(np.asarray(program(x)), 120.0, rtol=1e-5))
