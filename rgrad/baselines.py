@@ -76,11 +76,30 @@ def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None
         _check_none_alone(np.ones(n, bool) if mask is None else np.asarray(mask, bool), groups)
     keep = jnp.ones(n, bool) if mask is None else jnp.asarray(mask, bool)
     ids = jnp.zeros(n, int) if groups is None else jnp.unique(jnp.asarray(groups), return_inverse=True, size=n)[1]
-    others = lambda x: jax.ops.segment_sum(x, ids, n)[ids] - x
-    alone = (others(keep.astype(int)) == 0) & keep
-    weight = others(weights)
-    mean = others(weights * values) / jnp.where(weight == 0, 1.0, weight)
+    alone = (_sum_of_others(keep.astype(int), ids) == 0) & keep
+    weight = _sum_of_others(weights, ids)
+    mean = _sum_of_others(weights * values, ids) / jnp.where(weight == 0, 1.0, weight)
     return jnp.where(alone, jnp.nan, mean)
+
+
+def _sum_of_others(x: Array, ids: Array) -> Array:
+    """Of each element the sum of the others with the same id: of those before it and of those after it.
+
+    The total less the element itself would be rounding only, if one element (the weight of a rare sample) is larger than all
+    others by the precision of the floats.
+    """
+    order = jnp.argsort(ids, stable=True)
+    x, ids = x[order], ids[order]
+    new = ids[1:] != ids[:-1]
+
+    def before(x: Array, new: Array) -> Array:
+        """Sums that start again where `new` is set, without the last element that they have reached."""
+        add = lambda a, b: (jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1])
+        upto, _ = lax.associative_scan(add, (x[:-1], jnp.concatenate([jnp.zeros(1, bool), new])[:-1]))
+        return jnp.concatenate([jnp.zeros(1, x.dtype), jnp.where(new, 0, upto)])
+
+    others = before(x, new) + before(x[::-1], new[::-1])[::-1]
+    return jnp.zeros_like(others).at[order].set(others)
 
 
 def _check_none_alone(keep: np.ndarray, groups: ArrayLike | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from rgrad.compiling import compiled
-from rgrad.noise import check_key, fold_in
+from rgrad.noise import check_counted_key, fold_in
 
 if TYPE_CHECKING:
     import optax
@@ -78,7 +78,8 @@ def fit(
         whole = rgrad.fit(loss, half, optimizer, key, 250)
 
     A step that would leave the feasible set, or finite numbers, is refused, and that fit stays where it was from then on:
-    its trace repeats the last values, and `stopped_at` says when that was. Nothing in a trace is nan.
+    its trace repeats the last values, and `stopped_at` says when that was. Nothing in a trace is nan, unless the very first
+    loss or gradient is not finite: then there is no value to repeat.
 
     Called outside of `jax.jit`, also under `jax.vmap`, it is compiled with options of its own and up to twice as fast.
     Programs that are called from two threads use two cores.
@@ -101,7 +102,7 @@ def fit(
 
     Raises:
         TypeError: `steps` is not an int, `key` is none, a parameter is not a float, or the loss returns no scalar.
-        ValueError: `steps < 1`, several keys, or the loss returns a state of another structure or shape.
+        ValueError: `steps < 1`, several keys, a key of the kind rbg, or the loss returns a state of another structure or shape.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise TypeError(f"fit: steps = {steps!r} is not an int; it is the length of a loop, so give a Python int")
@@ -109,10 +110,10 @@ def fit(
         raise ValueError(f"fit: steps = {steps}; ask for at least 1")
     if not hasattr(optimizer, "init"):
         raise TypeError(f"fit: optimizer = {optimizer!r} is no optax transformation; call it, as optax.adam(0.01)")
-    check_key(key, "fit")
+    check_counted_key(key, "fit")
     start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
-    _check_loss(loss, start, key)
-    return _program(loss, start._replace(trace=NOTHING), optimizer, key, int(steps), feasible, record)
+    last = _last_of(start.trace, _check_loss(loss, start, key))
+    return _program(loss, start._replace(trace=last), optimizer, key, int(steps), feasible, record)
 
 
 def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
@@ -131,7 +132,14 @@ def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state
     )
 
 
-def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> None:
+def _last_of(trace: Trace, dtype: Any) -> Trace:
+    """The last loss and gradient norm of an earlier piece; nan if there are none."""
+    last = lambda values: jnp.full((), jnp.nan, dtype) if values is None else jnp.asarray(values)[-1]
+    return Trace(last(trace.loss), None, last(trace.gradient_norm))
+
+
+def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
+    """Raises if the loss does not return what it must; the dtype of its value."""
     if start.state is None:
         value = jax.eval_shape(loss, start.params, key)
     else:
@@ -146,6 +154,7 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> None:
         raise TypeError(
             f"fit: the loss must return a float scalar, and it returned shape {getattr(value, 'shape', value)}; take a mean or a sum"
         )
+    return value.dtype
 
 
 def _fit(
@@ -186,17 +195,18 @@ def _fit(
             step=at.step + 1,
             stopped_at=jnp.where((at.stopped_at < 0) & ~good, at.step, at.stopped_at),
             diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
-            trace=at.trace,
+            trace=NOTHING,
         )
         if record is None:
             return (moved, last_value, last_norm), NOTHING
-        running = (at.stopped_at < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
-        value, norm = jnp.where(running, value, last_value), jnp.where(running, norm, last_norm)
+        known = lambda new, last: jnp.where((at.stopped_at < 0) & jnp.isfinite(new), new, last)
+        value, norm = known(value, last_value), known(norm, last_norm)
         return (moved, value, norm), Trace(value, record(at.params), norm)
 
     shape = jax.eval_shape(value_and_gradient, start.params, start.state, key)
-    first = (start, jnp.zeros((), shape[0].dtype), jnp.zeros((), jax.eval_shape(optax.tree.norm, shape[2]).dtype))
-    (end, _, _), trace = lax.scan(step, first, None, length=steps)
+    norm = jax.eval_shape(optax.tree.norm, shape[2]).dtype
+    last = start.trace.loss.astype(shape[0].dtype), start.trace.gradient_norm.astype(norm)
+    (end, _, _), trace = lax.scan(step, (start._replace(trace=NOTHING), *last), None, length=steps)
     return end._replace(trace=trace)
 
 

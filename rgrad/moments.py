@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri, stdtrit
 
-from rgrad.noise import check_key
+from rgrad.noise import check_counted_key
 from rgrad.streaming import SUMS, power_sums_by_core
 
 Tree = Any
@@ -166,7 +166,7 @@ def measure(
         raise ValueError(f"measure: replicates {start} to {start} + {replicates}; ask for at least 1, from 0 on")
     if batch is not None and (batch < 1 or batch & (batch - 1)):
         raise ValueError(f"measure: batch = {batch}; it must be a power of two")
-    check_key(key, "measure")
+    check_counted_key(key, "measure")
     if not isinstance(draw, Hashable):
         unhashable = draw
         draw = lambda key: unhashable(key)

@@ -111,6 +111,16 @@ def check_key(key: Any, caller: str) -> None:
         raise ValueError(f"{caller}: key has shape {key.shape}; give one key, and vmap over several")
 
 
+def check_counted_key(key: Any, caller: str) -> None:
+    """Raises if `key` is not one PRNG key whose draws are the same in a batch of any size. Those of rbg keys are not."""
+    check_key(key, caller)
+    if (kind := jax.random.key_impl(key)) in ("rbg", "unsafe_rbg"):  # type: ignore[comparison-overlap]
+        raise ValueError(
+            f"{caller}: key is of the kind {kind}, whose draws under vmap depend on the batch; make one with "
+            'jax.random.key(seed) (with impl="threefry2x32" if jax_default_prng_impl is not that)'
+        )
+
+
 def sample(q: Any, key: Array, shape: Shape) -> Any:
     """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
 
@@ -159,6 +169,8 @@ FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
 
 def _words_of(key: Array) -> Pair:
     data = jax.random.key_data(key)
+    if data.ndim != 1:  # the words of several keys would be taken for those of one
+        raise ValueError(f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one, and vmap over several")
     return data[0], data[1]
 
 

@@ -11,6 +11,7 @@ from rgrad.cells import Cells, devices_for, extent_for, merged
 from rgrad.contenders import ESTIMATORS, labels_of
 from rgrad.grid import DIMENSION, SIZE, Grid, Shape, each, grid_of
 from rgrad.moments import Moments
+from rgrad.noise import check_counted_key
 from rgrad.protocols import Estimator, Problem
 
 Row = dict[str, Any]
@@ -95,13 +96,16 @@ def sweep(
         progress: called with the number of cells done since.
 
     Raises:
-        ValueError: what `rgrad.grid.grid_of` refuses of the axes; replicates or chunk < 1; what an estimator refuses.
+        TypeError: `key` is not a PRNG key.
+        ValueError: what `rgrad.grid.grid_of` refuses of the axes; replicates or chunk < 1; what an estimator refuses; several
+            keys, or one of the kind rbg, whose draws depend on the batch.
         MemoryError: not even one estimate fits into memory. (Where several do not, half as many are made at once.)
     """
     if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
         raise ValueError(f"sweep: replicates = {replicates!r}; give an int of at least 1")
     if chunk is not None and chunk < 1:
         raise ValueError(f"sweep: chunk = {chunk}; a call has at least 1 cell")
+    check_counted_key(key, "sweep")
     grid = grid_of(problem, axes, params, wrt)
     chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
     if not chosen:

@@ -110,6 +110,26 @@ def test_divergence_stops_with_the_step_and_keeps_the_trace():
     assert np.all(trace.params["loc"][fitted.stopped_at :] == fitted.params["loc"])
 
 
+def test_a_trace_has_no_loss_that_was_never_computed():
+    """nan if the first loss already is, and what the earlier piece ended with in the pieces after a stop; never 0."""
+    root = lambda params, key: jnp.sqrt(params["a"])
+    first = rgrad.fit(root, {"a": -1.0}, optax.sgd(0.1), KEY, 3)
+    assert np.isnan(first.trace.loss).all()
+    assert np.isnan(first.trace.gradient_norm).all()
+    assert (int(first.stopped_at), bool(first.diverged)) == (0, True)
+    at_zero = rgrad.fit(root, {"a": 0.0}, optax.sgd(0.1), KEY, 3).trace  # its loss is 0, its derivative inf
+    np.testing.assert_array_equal(at_zero.loss, 0.0)
+    assert np.isnan(at_zero.gradient_norm).all()
+    steep = lambda params, key: params["loc"] ** 4
+    optimizer = optax.sgd(10.0)
+    whole = rgrad.fit(steep, {"loc": 2.0}, optimizer, KEY, 20)
+    piece = rgrad.fit(steep, {"loc": 2.0}, optimizer, KEY, 10)
+    later = rgrad.fit(steep, piece, optimizer, KEY, 10)
+    for field in ("loss", "gradient_norm"):
+        pieces = np.concatenate([getattr(piece.trace, field), getattr(later.trace, field)])
+        np.testing.assert_array_equal(pieces, getattr(whole.trace, field))
+
+
 def test_a_step_out_of_the_feasible_set_is_refused():
     down = lambda params, key: params["scale"]
     keys = jax.random.split(KEY, 3)

@@ -3,11 +3,13 @@
 import math
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
@@ -364,3 +366,25 @@ def test_on_cuda_it_is_the_same_numbers(shape, kind):
     draw = jax.jit(jax.vmap(lambda k: getattr(noise, kind)(k, shape)))
     text = jax.export.export(draw, platforms=("cuda",))(jax.random.split(KEY, 5)).mlir_module()
     assert not [name for name in ("stablehlo.case", "custom_call", "gather", "while", "f64") if name in text]
+
+
+@pytest.mark.parametrize("keys", [jax.random.split(jax.random.key(0), 5), jax.random.split(jax.random.PRNGKey(0), 5)])
+def test_several_keys_raise(keys):
+    """As in jax.random: the words of several keys are not those of one."""
+    noise = rgrad.noise
+    for call in (noise.normal, noise.uniform, noise.bits, lambda key, shape: noise.fold_in(key, 1)):
+        with pytest.raises(ValueError, match=r"rgrad.noise: key is an array of keys, of shape \(5,\); give one"):
+            call(keys, (3,))
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_keys_whose_draws_depend_on_the_batch_are_refused(impl):
+    key, loss = jax.random.key(0, impl=impl), lambda params, key: params**2
+    problem = SimpleNamespace(distribution=lambda p: dist.Normal(p["a"], 1.0), objective=lambda p, x: x, params={"a": 1.0})
+    for name, call in {
+        "measure": lambda: rgrad.measure(jax.random.normal, key, 10),
+        "sweep": lambda: rgrad.sweep(problem, {"a": [1.0]}, key=key, replicates=10),
+        "fit": lambda: rgrad.fit(loss, 1.0, optax.sgd(0.1), key, 5),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}: key is of the kind {impl}, .* jax.random.key\(seed\)"):
+            call()

@@ -140,3 +140,20 @@ def test_values_are_kept_and_integers_become_floats():
         assert terms.dtype == jnp.float32
         np.testing.assert_array_equal(terms, values)
     assert tuples(2).shape == (9, 2)
+
+
+def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
+    """The others of the sample that has nearly all the weight still have a mean of their own: by NumPy in 64 bits."""
+    rng, n = np.random.default_rng(0), 40
+    values, groups, mask = rng.normal(size=n), rng.integers(0, 3, n), rng.random(n) < 0.9
+    weights = np.exp(rng.normal(size=n))
+    weights[:3] = 1e12, 1e15, 3e8
+    for group, kept in ((None, np.ones(n, bool)), (groups, mask)):
+        same = np.ones((n, n), bool) if group is None else groups[:, None] == groups
+        others = same & ~np.eye(n, dtype=bool) * kept
+        want = (others * weights) @ values / (others @ weights)
+        terms = lambda lp, w: rgrad.surrogate(jnp.asarray(values), lp, rgrad.leave_one_out, weights=w, mask=kept, groups=group)
+        # d terms_i / d lp_i is weight_i (value_i - baseline_i), and n / (how many are kept) times that.
+        jacobian = jax.jit(jax.jacobian(terms))(jnp.zeros(n), jnp.asarray(weights, jnp.float32))
+        found = values - np.asarray(jacobian).diagonal() / weights * kept.mean()
+        np.testing.assert_allclose(found[kept], want[kept], rtol=1e-5, atol=1e-5)
