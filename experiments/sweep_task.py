@@ -204,7 +204,7 @@ def _wait_for_others(work: Work, group: Group) -> None:
 
 
 def _packed(moments: rgrad.Moments) -> np.ndarray[Any, Any]:
-    """Shape `(5, cells, numbers)`: mean, m2, m3, m4 and nonfinite of all estimators' numbers."""
+    """Shape `(7, cells, numbers)`: mean, m2, m3, m4, nonfinite, constant and binary of all estimators' numbers."""
     flat = lambda tree: np.concatenate([np.reshape(a, (len(a), -1)) for a in jax.tree.leaves(tree)], 1)
     return np.stack([flat(tree).astype(np.float64) for tree in moments[1:]])
 
@@ -219,8 +219,11 @@ def _unpacked(numbers: np.ndarray[Any, Any], count: int, like: Any) -> rgrad.Mom
         ]
         return jax.tree.unflatten(structure, pieces)
 
-    mean, m2, m3, m4, nonfinite = (tree(flat) for flat in numbers)
-    return rgrad.Moments(np.int64(count), mean, m2, m3, m4, jax.tree.map(lambda a: a.astype(np.int64), nonfinite))
+    mean, m2, m3, m4, nonfinite, *flags = (tree(flat) for flat in numbers)  # no flags in folders of earlier versions
+    whole, marks = (
+        lambda tree, dtype=dtype: jax.tree.map(lambda a: a.astype(dtype), tree) for dtype in (np.int64, bool)
+    )
+    return rgrad.Moments(np.int64(count), mean, m2, m3, m4, whole(nonfinite), *map(marks, flags))
 
 
 def _like(grid: Grid, task: Task) -> list[Any]:

@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 from rgrad.baselines import leave_one_out
 from rgrad.combine import Combined
 from rgrad.control_variates import optimal
-from rgrad.costs import depends
 from rgrad.dependent import antithetic
 from rgrad.draws import check_draw
 from rgrad.estimators import (
@@ -33,6 +32,7 @@ from rgrad.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Problem
 from rgrad.references import exact_gradient
+from rgrad.traced import depends
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({
     "reparameterized": reparameterized,

@@ -1,7 +1,7 @@
 """What one gradient costs: operations, from the compiled program; and a program that makes many, to be timed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Literal, jaxpr_as_fun, jaxprs_in_params
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 
 from rgrad.compiling import right, size_of
 from rgrad.streaming import MOST_WORK, in_flight
+from rgrad.traced import depend
 
 MOST_LANES = 2**12  # calls made at once: enough to drown what it costs to start a program
 MOST_NUMBERS = 2**22  # of all gradients made at once
@@ -55,7 +56,7 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
     compiled = traced.lower().compile(compiler_options=right())
     total = _counted(compiled) + _further_rounds(traced.jaxpr.jaxpr)
     of_key = [False] * (len(closed.in_avals) - len(jax.tree.leaves(key))) + [True] * len(jax.tree.leaves(key))
-    return Program(compiled, lanes, stacked, total / lanes, not any(_depend(closed.jaxpr, of_key)))
+    return Program(compiled, lanes, stacked, total / lanes, not any(depend(closed.jaxpr, of_key)))
 
 
 @partial(jax.jit, static_argnames="count")
@@ -63,12 +64,6 @@ def keys_for(key: Array, high: Array, low: Array, count: int) -> Array:
     """The keys of `count` calls from a number on, given as two words: each from `key` and its own number alone."""
     prefix = jax.random.fold_in(key, high)
     return jax.vmap(jax.random.fold_in, (None, 0))(prefix, jnp.arange(count, dtype=jnp.uint32) + low)
-
-
-def depends(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Whether what comes out can depend on what goes in: surely not where False."""
-    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    return any(_depend(jaxpr, [True] * len(jaxpr.invars)))
 
 
 def _counted(compiled: Any) -> float:
@@ -93,16 +88,3 @@ def _further_rounds(jaxpr: Any) -> float:
                 nested += (rounds - 1) * (_counted(compiled) + nested)
             total += nested
     return total
-
-
-def _depend(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
-    """Which outputs of a program depend on the inputs that are marked: surely not where False."""
-    marked = dict(zip(jaxpr.invars, inputs, strict=True))
-    is_marked = lambda v: not isinstance(v, Literal) and marked.get(v, False)
-    for eqn in jaxpr.eqns:
-        given = [is_marked(v) for v in eqn.invars]
-        inner = [getattr(sub, "jaxpr", sub) for sub in jaxprs_in_params(eqn.params)]
-        inlined = len(inner) == 1 and eqn.primitive.name in ("jit", "pjit", "closed_call", "checkpoint", "remat2")
-        out = _depend(inner[0], given) if inlined else [any(given)] * len(eqn.outvars)
-        marked.update(zip(eqn.outvars, out, strict=True))
-    return [is_marked(v) for v in jaxpr.outvars]

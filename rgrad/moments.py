@@ -32,6 +32,10 @@ class Moments(NamedTuple):
     m4: Tree
     nonfinite: Tree
     """How many replicates were nan or infinite; the moments of that number are then nan."""
+    constant: Tree = None
+    """Whether the number does not depend on the key, as the traced call shows: then its intervals have no width."""
+    binary: Tree = None
+    """Whether the number can only be 0 or 1, as the traced call shows (a boolean, or a selection between 0.0 and 1.0)."""
 
     @property
     def variance(self) -> Tree:
@@ -72,35 +76,62 @@ class Moments(NamedTuple):
         return _map(freedom, self.count, self.kurtosis)
 
     def interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
-        """A confidence interval of the mean, low and high: Student's t with n - 1 degrees of freedom."""
-        half = _map(lambda n, se: _student_t(level, n - 1) * se, self.count, self.standard_error)
-        return jax.tree.map(lambda m, h: m - h, self.mean, half), jax.tree.map(lambda m, h: m + h, self.mean, half)
+        """A confidence interval of the mean, low and high: Student's t with n - 1 degrees of freedom.
+
+        If all draws agree, the interval has no width only for a number that does not depend on the key (`constant`). For one
+        that can only be 0 or 1 (`binary`) it is the rule of three: of an event that was not seen in n draws, 0 to
+        `1 - (1 - level)^(1/n)`, about 3/n. For any other it is nan: agreement of n draws does not bound what a rarer one adds.
+        """
+
+        _two_sided(level)
+
+        def bound(sign: int, n: Any, m: Any, se: Any, agree: Any, constant: Any, binary: Any) -> Any:
+            rare = m + sign * _where(m == (0 if sign > 0 else 1), _unseen(level, n), 0.0)
+            unknown = _where(binary, rare, np.nan)
+            return _where(agree & ~constant, unknown, m + sign * _student_t(level, n - 1) * se)
+
+        of = self.count, self.mean, self.standard_error, *self._agreement()
+        return _map(partial(bound, -1), *of), _map(partial(bound, 1), *of)
 
     def variance_interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
         """A confidence interval of the variance, low and high: chi-squared with `variance_freedom` degrees of freedom.
 
-        For a normal this is the textbook interval. A variance of exactly zero has the interval (0, 0).
+        For a normal this is the textbook interval. If all draws agree it is (0, 0) for a number that does not depend on the
+        key, what the rule of three gives for one that can only be 0 or 1, and nan for any other, as in `interval`.
 
         Source: Satterthwaite's matching of two moments; quantiles by Wilson and Hilferty 1931.
         """
         z = _two_sided(level)
 
-        def bound(z: float, variance: Any, freedom: Any) -> Any:
-            exact = variance == 0
-            freedom = _where(exact, 1.0, freedom)
+        def bound(z: float, n: Any, variance: Any, freedom: Any, agree: Any, constant: Any, binary: Any) -> Any:
+            freedom = _where(agree, 1.0, freedom)
             quantile = 1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5
-            return _where(exact, 0.0, variance / _where(quantile <= 0, 0.0, quantile) ** 3)
+            p = _unseen(level, n)
+            rare = 0.0 * p if z > 0 else _where(p < 0.5, p * (1 - p), 0.25)
+            still = _where(constant, 0.0, _where(binary, rare, np.nan))
+            return _where(agree, still, variance / _where(quantile <= 0, 0.0, quantile) ** 3)
 
+        of = self.count, self.variance, self.variance_freedom, *self._agreement()
         with np.errstate(divide="ignore", invalid="ignore"):
-            low = jax.tree.map(partial(bound, z), self.variance, self.variance_freedom)
-            high = jax.tree.map(partial(bound, -z), self.variance, self.variance_freedom)
-        return low, high
+            return _map(partial(bound, z), *of), _map(partial(bound, -z), *of)
+
+    def _agreement(self) -> tuple[Tree, Tree, Tree]:
+        """Whether all of two draws or more agree; whether the number is constant; whether it is 0 or 1."""
+        known = lambda marks: jax.tree.map(lambda m2: m2 < 0, self.m2) if marks is None else marks
+        return _map(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2), known(self.constant), known(self.binary)
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of replicates together. In 64 bits where both are known (not traced).
 
+        Raises:
+            ValueError: they are of calls that return other structures.
+
         Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1).
         """
+        if (mine := jax.tree.structure(self.mean)) != (others := jax.tree.structure(other.mean)):
+            raise ValueError(
+                f"Moments.merge: one call returned {mine} and the other {others}; merge moments of the same call"
+            )
         a, b = host(self), host(other)
         na, nb = a.count, b.count
         n = na + nb
@@ -121,7 +152,9 @@ class Moments(NamedTuple):
         leaves = [jax.tree.leaves(x) for x in (a.mean, b.mean, a.m2, b.m2, a.m3, b.m3, a.m4, b.m4)]
         merged = zip(*(central(*columns) for columns in zip(*leaves, strict=True)), strict=True)
         mean, m2, m3, m4 = (jax.tree.unflatten(jax.tree.structure(self.mean), column) for column in merged)
-        return Moments(n, mean, m2, m3, m4, jax.tree.map(lambda x, y: x + y, a.nonfinite, b.nonfinite))
+        nonfinite = jax.tree.map(lambda x, y: x + y, a.nonfinite, b.nonfinite)
+        both = lambda x, y: None if x is None or y is None else jax.tree.map(lambda x, y: x & y, x, y)
+        return Moments(n, mean, m2, m3, m4, nonfinite, both(a.constant, b.constant), both(a.binary, b.binary))
 
 
 def measure(
@@ -180,6 +213,7 @@ def moments_of(sums: Tree, count: int) -> Moments:
     n = jnp.asarray(float(count)) if traced else np.int64(count)
 
     def central(s: SUMS) -> tuple[Any, ...]:
+        constant, binary = (x if traced else np.asarray(x, bool) for x in (s.constant, s.binary))
         s = s if traced else jax.tree.map(lambda x: np.asarray(x, np.float64), s)
         a1, a2, a3, a4 = ((hi + lo) / n for hi, lo in zip(s.high, s.low, strict=True))
         c2 = a2 - a1**2
@@ -188,10 +222,10 @@ def moments_of(sums: Tree, count: int) -> Moments:
         nan = _where(s.nonfinite > 0, np.nan, 0.0)
         c2, c4 = _where(c2 < 0, 0.0, c2), _where(c4 < 0, 0.0, c4)  # rounding may leave a hair below zero
         m2 = s.scale**2 * c2
-        m2 = _where((m2 == 0) & (c2 > 0), np.nan, m2)  # where 32 bits cannot hold it
+        m2 = _where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # where 32 bits cannot hold it
         return (
-            s.shift + s.scale * a1 + nan, m2 + nan, s.scale**3 * c3 + nan, s.scale**4 * c4 + nan,
-            s.nonfinite if traced else s.nonfinite.astype(np.int64),
+            (s.origin[0] + (s.origin[1] + (s.shift + s.scale * a1))) + nan, m2 + nan, s.scale**3 * c3 + nan,
+            s.scale**4 * c4 + nan, s.nonfinite if traced else s.nonfinite.astype(np.int64), constant, binary,
         )  # fmt: skip
 
     leaves, structure = jax.tree.flatten(sums, is_leaf=lambda x: isinstance(x, SUMS))
@@ -203,9 +237,11 @@ def host(moments: Moments) -> Moments:
     """The same in 64-bit NumPy arrays; as it is where anything is traced."""
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(moments)):
         return moments._replace(count=moments.count * 1.0)
-    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), moments)
+    flags = jax.tree.map(lambda x: np.asarray(x, bool), (moments.constant, moments.binary))
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), moments._replace(constant=None, binary=None))
     whole = lambda x: np.rint(x).astype(np.int64)
-    return wide._replace(count=whole(wide.count), nonfinite=jax.tree.map(whole, wide.nonfinite))
+    whole_numbers = {"count": whole(wide.count), "nonfinite": jax.tree.map(whole, wide.nonfinite)}
+    return wide._replace(**whole_numbers, constant=flags[0], binary=flags[1])
 
 
 # Plain arithmetic serves NumPy and traced arrays alike; these are the few places where it does not.
@@ -228,6 +264,11 @@ def _beside(n: Any, leaf: Any) -> Any:
 
 def _map(function: Callable[..., Any], n: Any, *trees: Tree) -> Tree:
     return jax.tree.map(lambda *leaves: function(_beside(n, leaves[0]), *leaves), *trees)
+
+
+def _unseen(level: float, n: Any) -> Any:
+    """The largest probability of an event that n draws do not show, at a confidence of `level`."""
+    return -(jnp if isinstance(n, Array) else np).expm1(np.log1p(-level) / n)
 
 
 def _two_sided(level: float) -> float:

@@ -170,7 +170,9 @@ FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
 def _words_of(key: Array) -> Pair:
     data = jax.random.key_data(key)
     if data.ndim != 1:  # the words of several keys would be taken for those of one
-        raise ValueError(f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one, and vmap over several")
+        raise ValueError(
+            f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one, and vmap over several"
+        )
     return data[0], data[1]
 
 

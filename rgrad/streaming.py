@@ -20,6 +20,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from rgrad.compiling import IN_CACHE, SHORT_SUMS, compiled, options, size_of
 from rgrad.noise import fold_in
+from rgrad.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -33,13 +34,20 @@ MOST_WORK_ELSEWHERE = 2**33
 
 
 class SUMS(NamedTuple):
-    """For the numbers of a call: sums over replicates of `z^k`, k = 1..4, `z = (x - shift) / scale`."""
+    """For the numbers of a call: sums over replicates of `z^k`, k = 1..4, `z = (x - origin - shift) / scale`."""
 
+    origin: tuple[Any, ...]
+    """The first replicate of what is an integer, in two parts that floats hold exactly; 0 for a float. It is subtracted as an
+    integer is: two billion and the next number are one and the same 32-bit float."""
     shift: Any
     scale: Any
     high: tuple[Any, ...]
     low: tuple[Any, ...]
     nonfinite: Any
+    constant: Any
+    """Whether the number does not depend on the key, as the traced `draw` shows."""
+    binary: Any
+    """Whether it can only be 0 or 1, as the traced `draw` shows."""
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
@@ -109,7 +117,8 @@ def words(number: int) -> Words:
 
 
 def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, lanes: int) -> Any:
-    leaves, structure = jax.tree.flatten(jax.eval_shape(draw, key))
+    traced, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
+    leaves, structure = jax.tree.flatten(shapes)
     if not leaves:
         raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
     for leaf in leaves:
@@ -117,26 +126,37 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
             raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
-    floats = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    dtype = jnp.result_type(jnp.float32, *(floats or [float]))
+    # Integers are measured in floats of the widest kind.
+    dtype = jnp.result_type(jnp.float32, *(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float for x in leaves))
 
-    def step(state: tuple[Words, SUMS]) -> tuple[Words, SUMS]:
-        (high, low), sums = state
+    def step(state: tuple[Words, SUMS, list[Array]]) -> tuple[Words, SUMS, list[Array]]:
+        (high, low), sums, origins = state
         # `low` is a multiple of the batch, so within one there is no carry into the high word.
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
         prefix = fold_in(key, high)
-        x = jax.vmap(lambda r: draw(fold_in(prefix, r)))(number)
-        # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
-        rows = jnp.concatenate([leaf.reshape(lanes, -1).T.astype(dtype) for leaf in jax.tree.leaves(x)])
+        x = jax.tree.leaves(jax.vmap(lambda r: draw(fold_in(prefix, r)))(number))
         is_first = (high == first[0]) & (low == first[1])
+        one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # of the first batch: the first that is wanted
+        origins = [
+            jnp.where(is_first, leaf[one], origin) if _is_wide(leaf.dtype) else origin
+            for leaf, origin in zip(x, origins, strict=True)
+        ]
+        # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
+        apart = [_less(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
         low = low + np.uint32(lanes & 0xFFFFFFFF)
-        return (high + (low == 0), low), _add(wanted, is_first, sums, rows)
+        return (high + (low == 0), low), _add(wanted, is_first, sums, jnp.concatenate(apart), one), origins
 
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     one, word = jnp.zeros(sum(sizes), dtype), jnp.zeros((sum(sizes), lanes), dtype)
-    zeros = SUMS(one, one, (word,) * 4, (word,) * 4, word.astype(jnp.uint32))
-    _, sums = lax.while_loop(lambda state: _before(*state[0], end), step, (first, zeros))
+    is_true = lambda marks: jnp.asarray(np.repeat(np.asarray(marks, bool), sizes))
+    constant = is_true([not marked for marked in depend(traced.jaxpr, [True])])
+    binary = is_true(only_0_or_1(traced.jaxpr, [False], traced.consts))
+    zeros = SUMS((one, one), one, one, (word,) * 4, (word,) * 4, word.astype(jnp.uint32), constant, binary)
+    begin = first, zeros, [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    _, sums, origins = lax.while_loop(lambda state: _before(*state[0], end), step, begin)
+    parts = zip(*(_in_two_parts(origin, dtype) for origin in origins), strict=True)
+    sums = sums._replace(origin=tuple(jnp.concatenate(part) for part in parts))
     total, ends = _across_lanes(sums), np.cumsum(sizes)
     pick = lambda leaf, size, end: jax.tree.map(lambda row: row[end - size : end].reshape(leaf.shape), total)
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
@@ -152,16 +172,45 @@ def _of_one_core(short_sums: bool) -> Any:
     return jax.jit(_power_sums, static_argnames=STATIC, compiler_options=chosen)
 
 
-def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
-    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(numbers, lanes)`."""
+def _less(x: Array, origin: Array, dtype: Any) -> Array:
+    """`x - origin` as a float; of integers of 32 bits and more the difference is taken exactly, and then rounded."""
+    if not _is_wide(x.dtype):
+        return x.astype(dtype)
+    unsigned = x.astype(f"uint{8 * x.dtype.itemsize}"), origin.astype(f"uint{8 * x.dtype.itemsize}")
+    above, below = unsigned[0] - unsigned[1], unsigned[1] - unsigned[0]
+    return jnp.where(x >= origin, above.astype(dtype), -below.astype(dtype))
+
+
+def _in_two_parts(origin: Array, dtype: Any) -> tuple[Array, Array]:
+    """The high and the low half of the bits of an integer, as floats: their sum is the number. (0, 0) for another."""
+    if not _is_wide(origin.dtype):
+        return jnp.zeros(origin.size, dtype), jnp.zeros(origin.size, dtype)
+    half = origin.dtype.type(4 * origin.dtype.itemsize)
+    high = lax.shift_right_arithmetic(origin, half) if origin.dtype.kind == "i" else origin >> half
+    low = origin - (high << half)
+    return high.astype(dtype).ravel() * 2.0 ** int(half), low.astype(dtype).ravel()
+
+
+def _is_wide(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.integer)) and dtype.itemsize >= 4
+
+
+def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
+    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(numbers, lanes)`, lane `one` is wanted."""
     use = wanted & jnp.isfinite(x)
     count = jnp.maximum(use.sum(1, keepdims=True), 1)
     mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
     shift = jnp.where(is_first, mean, sums.shift)
-    distance = jnp.where(use, x - shift[:, None], 0.0)
-    scale = _scale_for(jnp.abs(distance).max(1), sums.scale)
+    most = jnp.abs(jnp.where(use, x - shift[:, None], 0.0)).max(1)
+    # If all draws agree but for rounding the mean of the first batch may be none of them. One of the draws is, and then what
+    # never varies has a variance of exactly 0.
+    agree = is_first & (most <= 2**-20 * jnp.abs(mean)) & jnp.isfinite(x[:, one])
+    shift = jnp.where(agree, x[:, one], shift)
+    scale = _scale_for(most, sums.scale)
     known = jnp.where(scale > 0, scale, 1.0)
-    z = distance / known[:, None]
+    # Not the difference by the scale: that of two numbers near the largest float may overflow.
+    less = 1 / known[:, None]
+    z = jnp.where(use, x * less - shift[:, None] * less, 0.0)
     # A larger scale than before, by a power of two: the sums so far are scaled without rounding.
     shrink = jnp.where(scale > 0, sums.scale / known, 1.0)[:, None]
     high, low = [], []
@@ -169,7 +218,8 @@ def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array) -> SUMS:
         total, lost = two_sum(sums.high[k] * shrink ** (k + 1), z ** (k + 1))
         high.append(total)
         low.append(sums.low[k] * shrink ** (k + 1) + lost)
-    return SUMS(shift, scale, tuple(high), tuple(low), sums.nonfinite + (wanted & ~jnp.isfinite(x)))
+    nonfinite = sums.nonfinite + (wanted & ~jnp.isfinite(x))
+    return sums._replace(shift=shift, scale=scale, high=tuple(high), low=tuple(low), nonfinite=nonfinite)
 
 
 def _scale_for(spread: Array, scale: Array) -> Array:
@@ -177,8 +227,10 @@ def _scale_for(spread: Array, scale: Array) -> Array:
 
     It is 0 until there is a spread; with |z| up to 2^16, sums of 1e10 fourth powers stay under 1e30.
     """
-    _, exponent = jnp.frexp(spread)
-    power = jnp.ldexp(jnp.ones_like(spread), exponent - 1)
+    info = jnp.finfo(spread.dtype)
+    _, exponent = jnp.frexp(jnp.minimum(spread, info.max))
+    # Neither it nor its inverse may leave the normal floats, which become 0 then.
+    power = jnp.ldexp(jnp.ones_like(spread), jnp.clip(exponent - 1, info.minexp + 2, -info.minexp - 2))
     return jnp.where((spread > 0) & ((scale == 0) | (spread > 2**16 * scale)), power, scale)
 
 

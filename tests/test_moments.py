@@ -153,6 +153,89 @@ def test_constants_have_no_variance():
     assert np.isnan(moments.kurtosis).all()
 
 
+def test_integers_beyond_the_floats():
+    """Against NumPy in 64 bits on the same draws: 32-bit floats have only every 128th number near two billion."""
+    draw = lambda key: {
+        "2^26": 2**26 + jax.random.randint(key, (), 0, 2),
+        "2e9": jax.random.randint(key, (2,), 2_000_000_000, 2_000_000_010),
+        "far apart": jnp.where(jax.random.bernoulli(key), 2**31 - 1, -(2**31)),
+        "all bits": jax.random.bits(key),
+        "small": jax.random.bits(key, dtype=jnp.uint8),
+        "float": 3 + jax.random.normal(key),
+    }
+    keys = jax.vmap(lambda r: jax.random.fold_in(jax.random.fold_in(KEY, 0), r))(jnp.arange(7, 1007, dtype=jnp.uint32))
+    x = jax.tree.map(lambda a: np.asarray(a, np.float64), jax.jit(jax.vmap(draw))(keys))
+    moments = rgrad.measure(draw, KEY, 1000, start=7)
+    for name in x:
+        truth = moments_of(x[name])
+        np.testing.assert_allclose(moments.mean[name], truth["mean"], rtol=1e-14, atol=1e-7 * x[name].std())
+        np.testing.assert_allclose(moments.variance[name], x[name].var(0, ddof=1), rtol=1e-6)
+        np.testing.assert_allclose(moments.m4[name], truth["m4"], rtol=1e-5)
+
+
+def test_near_the_largest_float():
+    """Of 3.4e38: the square of the spread is 3.5e75, and the difference of two draws may be more than there are floats for."""
+    draw = lambda key: jnp.stack([
+        6e37 * jax.random.normal(key), 1e38 * jnp.clip(jax.random.normal(key), -3, 3),
+        jnp.where(jax.random.bernoulli(key, 0.3), 3.3e38, -3.3e38), 1e-37 * jax.random.normal(key),
+    ])  # fmt: skip
+    moments, truth = rgrad.measure(draw, KEY, 1000, batch=16), moments_of(draws(draw, 0, 1000))
+    for power, field in enumerate(FIELDS, 1):
+        size = truth["m2"] ** (power / 2)
+        np.testing.assert_allclose(getattr(moments, field) / size, truth[field] / size, rtol=1e-5, atol=1e-6)
+    assert np.all(moments.interval()[0] < moments.interval()[1])
+
+
+def test_an_interval_has_no_width_only_if_nothing_depends_on_the_key():
+    """What all of 1,000 draws agree on says nothing of rarer ones. Of what can only be 0 or 1, it is the rule of three."""
+    n, rare = 1000, 1 - 0.05 ** (1 / 1000)
+    assert rare == pytest.approx(3 / n, rel=0.004)
+
+    def draw(key):
+        x = jax.random.normal(key)
+        loop = jax.lax.scan(lambda c, r: ((c[0] + r, c[1] * x), c[1]), (0.25, x), jnp.arange(3.0))[0]
+        known = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + 0.1, c[2] * x), (0, 0.1, x))[1]
+        return {
+            "constant": {
+                "one": 0.1,
+                "scan": loop[0],
+                "while": known,
+                "cond": jax.lax.cond(known > 9, lambda: 1.0, lambda: 0.1),
+            },
+            "unseen": (x > 6, jnp.where(x > 6, 1.0, 0.0), 1.0 * (x > 6), ((x > 6) & (x < 7)).astype(int)[None].max()),
+            "always": (x < 6, jnp.where(x[None] > 6, jnp.zeros(1), jnp.ones(1))[0]),
+            "unknown": (x * (x > 6), jnp.where(x > 6, 7.0, 0.1), 1e10 + x, jnp.where(x > 6, 2, 1), (0 * x)),
+            "cond": jax.lax.cond(x > 6, lambda: 1.7, lambda: 0.1),
+        }
+
+    alone = rgrad.measure(draw, KEY, n)
+    halves = rgrad.measure(draw, KEY, n // 2).merge(rgrad.measure(draw, KEY, n // 2, start=n // 2))
+    with pytest.raises(ValueError, match=r"Moments.merge: one call returned .* merge moments of the same call"):
+        alone.merge(rgrad.measure(cubed, KEY, n))
+    traced = jax.jit(lambda: rgrad.measure(draw, KEY, n))()
+    for moments in (alone, halves, traced):
+        (low, high), (least, most) = moments.interval(), moments.variance_interval()
+        of = lambda name, tree: np.array(jax.tree.leaves(tree[name]), float)  # noqa: B023
+        np.testing.assert_array_equal(of("constant", low), of("constant", high))
+        np.testing.assert_allclose(of("constant", low), [0.1, 0.1, 3.25, 0.4], rtol=1e-6)
+        np.testing.assert_array_equal(of("constant", most), 0.0)
+        for name, lowest, highest in (("unseen", 0, rare), ("always", 1 - rare, 1)):
+            np.testing.assert_allclose(of(name, low), lowest, rtol=1e-5)
+            np.testing.assert_allclose(of(name, high), highest, rtol=1e-5)
+            np.testing.assert_array_equal(of(name, least), 0.0)
+            np.testing.assert_allclose(of(name, most), rare * (1 - rare), rtol=1e-5)
+        for name in ("unknown", "cond"):
+            assert not of(name, moments.variance).any()
+            for bound in (low, high, least, most):
+                assert np.isnan(of(name, bound)).all(), name
+
+
+def test_a_callback_may_draw_numbers_of_its_own():
+    """Nothing that is traced says that it depends on the key."""
+    draw = lambda key: jax.pure_callback(lambda: np.float32(0.5), jax.ShapeDtypeStruct((), jnp.float32))
+    assert np.isnan(rgrad.measure(draw, KEY, 10).interval()).all()
+
+
 def test_pytrees_vmap_and_jit():
     draw = lambda t, key: {
         "a": t * jax.random.normal(key),

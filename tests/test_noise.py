@@ -380,7 +380,9 @@ def test_several_keys_raise(keys):
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_keys_whose_draws_depend_on_the_batch_are_refused(impl):
     key, loss = jax.random.key(0, impl=impl), lambda params, key: params**2
-    problem = SimpleNamespace(distribution=lambda p: dist.Normal(p["a"], 1.0), objective=lambda p, x: x, params={"a": 1.0})
+    problem = SimpleNamespace(
+        distribution=lambda p: dist.Normal(p["a"], 1.0), objective=lambda p, x: x, params={"a": 1.0}
+    )
     for name, call in {
         "measure": lambda: rgrad.measure(jax.random.normal, key, 10),
         "sweep": lambda: rgrad.sweep(problem, {"a": [1.0]}, key=key, replicates=10),

@@ -152,7 +152,9 @@ def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
         same = np.ones((n, n), bool) if group is None else groups[:, None] == groups
         others = same & ~np.eye(n, dtype=bool) * kept
         want = (others * weights) @ values / (others @ weights)
-        terms = lambda lp, w: rgrad.surrogate(jnp.asarray(values), lp, rgrad.leave_one_out, weights=w, mask=kept, groups=group)
+        terms = lambda lp, w: rgrad.surrogate(
+            jnp.asarray(values), lp, rgrad.leave_one_out, weights=w, mask=kept, groups=group
+        )
         # d terms_i / d lp_i is weight_i (value_i - baseline_i), and n / (how many are kept) times that.
         jacobian = jax.jit(jax.jacobian(terms))(jnp.zeros(n), jnp.asarray(weights, jnp.float32))
         found = values - np.asarray(jacobian).diagonal() / weights * kept.mean()
