@@ -10,7 +10,8 @@ from scipy.special import ndtr, ndtri
 
 from rgrad.comparison_table import as_text
 from rgrad.moments import Moments
-from rgrad.verdicts import FREE, Judged, Mean, judge
+from rgrad.verdicts import EFFECTIVE, FREE, Judged, Mean
+from rgrad.witnesses import judge_all
 
 CONFIDENCE = 0.95  # of a recommendation; under it the answer is that more budget is needed
 SLACK = 1.1  # what is recommended may be so much less efficient than the best
@@ -51,6 +52,11 @@ class Entry(NamedTuple):
         return self.finite and not self.heavy.any() and not self.silent
 
     @property
+    def carried(self) -> bool:
+        """Whether the total variance is that of `EFFECTIVE` draws or more, and not of a few that are larger than all others."""
+        return self.total_error <= EFFECTIVE**-0.5 * self.total
+
+    @property
     def log_efficiency(self) -> float:
         return -float(np.log(self.total * self.cost)) if self.total > 0 else np.inf
 
@@ -74,7 +80,7 @@ class Comparison(NamedTuple):
     where the variance is 0; `biased` is True, False, or None where that cannot be told; `operations` are those of
     `rgrad.costs`; `smallest_bias` would have been seen 9 times in 10."""
     totals: list[dict[str, Any]]
-    """One for each estimator, over all coordinates: `variance` is their sum."""
+    """One for each estimator, over all coordinates: `variance` is their sum, `smallest_bias` the largest of theirs."""
     recommended: str | None
     recommendation: str
     """In one sentence."""
@@ -122,41 +128,19 @@ def conclude(
             "recommended": name == chosen,
             "calls": int(entry.moments.count),
             "remark": _remark(entry, judged[name]),
+            "smallest_bias": float(np.max(judged[name].smallest_bias)),
         }
         for name, entry in entries.items()
     ]
-    reference = (
-        "the exact gradient" if task.exact is not None
-        else " and ".join(dict.fromkeys(task.judges.values())) + ", from samples of their own" if task.judges
+    by = dict.fromkeys(reference for of in judged.values() for reference in of.by)
+    reference = "; ".join(by) or (
+        "nothing: no two references agree"
+        if task.exact is not None or task.judges
         else "nothing: there is no reference"
-    )  # fmt: skip
+    )
     return Comparison(
         rows, totals, chosen, sentence, confidence, dict(task.left_out), task.notes, reference, n, cost, spent, compile_seconds
     )  # fmt: skip
-
-
-def judge_all(found: Mapping[str, Entry], task: Any) -> dict[str, Judged]:
-    """The verdict on every estimator that is asked for, in all of its coordinates."""
-    eps = float(jnp.finfo(jnp.result_type(float)).eps)
-    judged_by = {name: task.judges.get(name) for name in task.asked}
-    tests = len(task.labels) * sum(task.exact is not None or other is not None for other in judged_by.values())
-    verdicts = {}
-    for name, other in judged_by.items():
-        entry = found[name]
-        if other is not None:
-            reference, heavy = found[other].mean, found[other].heavy
-        elif task.exact is not None:
-            reference, heavy = Mean.exact(task.exact), np.zeros_like(entry.heavy)
-        else:
-            size = len(task.labels)
-            verdicts[name] = Judged(["cannot tell"] * size, np.full(size, np.nan), ["no reference"] * size)
-            continue
-        of = judge(entry.mean, reference, tests, eps, task.jump is not None, entry.heavy | heavy)
-        for i, label in enumerate(task.labels):
-            if label in task.jumping:
-                of.verdict[i], of.why[i] = "cannot tell", f"the objective jumps in {label}"
-        verdicts[name] = of
-    return verdicts
 
 
 def with_exact(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -184,6 +168,12 @@ def recommend(
         best = min(exact, key=lambda name: entries[name].cost)
         return best, 1.0, f"Use {best}: it is exact, its variance is 0{_caveat(judged[best])}."
     best, *others = sorted(able, key=lambda name: -entries[name].log_efficiency)
+    if not entries[best].carried:
+        few = np.nan_to_num((entries[best].total / entries[best].total_error) ** 2)
+        return best, 0.0, (
+            f"Cannot recommend {best} yet, nor another: only {few:.0f} draws carry its variance, and {EFFECTIVE} are needed; "
+            "give a larger budget."
+        )  # fmt: skip
     leads = {name: entries[best].lead(entries[name]) for name in others}
     confidence = max(0.0, 1 - sum(float(ndtr(-lead)) for lead in leads.values()))
     if confidence < CONFIDENCE:

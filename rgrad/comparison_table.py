@@ -45,7 +45,8 @@ def as_text(c: Any) -> str:
             ])  # fmt: skip
         if len(labels) > 1:
             exact = total["variance"] == 0
-            verdict = {True: "YES", False: "no", None: f"cannot tell: {total['remark']}"}[total["biased"]]
+            no = f"no (bias < {total['smallest_bias']:.1g} in each)"
+            verdict = {True: "YES", False: no, None: f"cannot tell: {total['remark']}"}[total["biased"]]
             lines.append([
                 total["estimator"], "all", "", "exact" if exact else f"{total['variance']:.4g}", "", "",
                 _time(total["seconds"]), f"{total['operations']:,.0f}", _efficiency(total), verdict,

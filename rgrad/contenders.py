@@ -28,11 +28,13 @@ from rgrad.estimators import (
     reparameterized,
     score_function,
 )
+from rgrad.exact import rules_for
 from rgrad.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Problem
 from rgrad.references import exact_gradient
 from rgrad.traced import depends
+from rgrad.witnesses import THROUGH_F
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({
     "reparameterized": reparameterized,
@@ -49,7 +51,13 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({
     "rebar": rebar,
 })  # fmt: skip
 """What `compare` takes by default, as far as each has a rule for the distribution; all are unbiased where they apply."""
-REFERENCES = ("score_function+leave_one_out", "score_function")
+KINDS = {
+    score_function: "score", rebar: "score", reparameterized: "path", generalized: "generalized", rejection: "rejection",
+    measure_valued: "weak", enumerated: "exact", arm: "arm", disarm: "arm",
+}  # fmt: skip
+"""How an estimator gets at the gradient: what is of one kind may be wrong in the same way. One that is not here has none."""
+REFERENCES = ("score_function+leave_one_out", "score_function", "measure_valued")
+FEW = 8  # numbers of a sample up to which `measure_valued`, which evaluates f at two places for each, is asked unasked
 Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
 
 
@@ -71,6 +79,13 @@ class Task(NamedTuple):
     notes: tuple[str, ...] = ()
     jumping: frozenset[str] = frozenset()
     """The labels of the parameters in which the objective itself jumps."""
+    kinds: Mapping[str, str | None] = MappingProxyType({})
+    """Of each gradient; see `KINDS`. None of losses."""
+    references: tuple[str, ...] = ()
+    """The sampled ones that may judge, the first first."""
+    rarest: float = 0.0
+    """The smallest probability in a sum over the support; 1 for quadrature, which converges only if nothing is rare."""
+    n: int = 1
 
 
 def of_problem(
@@ -98,17 +113,29 @@ def of_problem(
 
     gradients, left_out = _those_that_trace({name: flat(e) for name, e in asked.items()}, chosen)
     in_x, in_params = _jumps(problem, point, chosen, q)
-    references = _those_that_trace({name: flat(ESTIMATORS[name]) for name in REFERENCES}, chosen)[0]
     exact = exact_gradient(problem, point, names)
+    kinds = {name: _kind(e) for name, e in asked.items() if name in gradients}
+    small = (
+        exact is None and sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda k: q.sample(k, ()), key))) <= FEW
+    )
+    wanted = {name: flat(ESTIMATORS[name]) for name in REFERENCES if name != "measure_valued" or small}
+    references = _those_that_trace(wanted, chosen)[0]
     # The estimators that are asked for serve as references as they are; others join for that alone.
     same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name])), name)
             for name in references}  # fmt: skip
     judges = {}
     for name in gradients:
-        if exact is None or _is(asked[name], enumerated):
+        if exact is None or kinds[name] == "exact":
             others = [same[reference] for reference in references if same[reference] != name]
             judges.update({name: others[0]} if others else {})
-    needed = {mine: references[reference] for reference, mine in same.items() if mine in judges.values()}
+    use = set(judges.values()) | {mine for mine in same.values() if kinds.get(mine, "weak") == "weak"}
+    if "score" not in kinds.values():
+        use |= set(list(same.values())[:1])
+    needed = {mine: references[reference] for reference, mine in same.items() if mine in use}
+    kinds = {mine: _kind(ESTIMATORS[reference]) for reference, mine in same.items() if mine in use} | kinds
+    if exact is None and not set(kinds.values()) - {None, "score", *(THROUGH_F if in_x else ())}:
+        further = {} if in_x else _those_that_trace({"reparameterized": flat(reparameterized)}, chosen)[0]
+        needed, kinds = {**needed, **further}, {**dict.fromkeys(further, "path"), **kinds}
     notes = [
         f"the objective jumps by {jump.size:.3g} in {name} itself, near {_place(jump.where[0])}: no estimator here has what "
         "that adds to the gradient, so none is judged in it"
@@ -119,9 +146,11 @@ def of_problem(
             f"the objective jumps by {in_x.size:.3g} near x = {_place(in_x.where)}: no gradient may pass through it"
         )
     labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
-    return Task({**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), frozenset(
-        label for name in in_params for label in labels_of(name, chosen[name])
-    ))  # fmt: skip
+    jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
+    return Task(
+        {**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), jumping,
+        kinds, tuple(mine for mine in same.values() if mine in use), _rarest(q) if exact is not None else 0.0, n,
+    )  # fmt: skip
 
 
 def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | None, dict[str, Jump]]:
@@ -194,10 +223,21 @@ def _same(a: Any, b: Any) -> bool:
     return a is b
 
 
-def _is(estimator: Any, function: Any) -> bool:
+def _kind(estimator: Any) -> str | None:
+    if estimator is ESTIMATORS["reparameterized+antithetic"]:
+        return "path"
     while isinstance(estimator, partial):
         estimator = estimator.func
-    return estimator is function
+    return KINDS.get(estimator) if callable(estimator) and estimator.__hash__ else None
+
+
+def _rarest(q: Any) -> float:
+    """The smallest probability with which a sample is what a sum over the support has; 1 for quadrature."""
+    rules = rules_for(q)
+    if len(rules) > 1:
+        return 1.0
+    weights = np.asarray(rules[0].weights) if rules else np.zeros(1)
+    return float(np.min(weights, where=weights > 0, initial=1.0)) if rules else 0.0
 
 
 def labels_of(name: str, value: Any) -> list[str]:

@@ -51,9 +51,11 @@ class Judged(NamedTuple):
     verdict: list[Verdict]
     smallest_bias: Numbers
     why: list[str]
+    by: tuple[str, ...] = ()
+    """What the means were compared with."""
 
 
-def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool, heavy: Numbers) -> Judged:
+def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Numbers, heavy: Numbers) -> Judged:
     """Whether the mean of an estimator is that of a reference, which was drawn independently.
 
     The difference of two means over its standard error is corrected for skewness by Hall's transformation,
@@ -65,7 +67,8 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool, heav
 
     - "BIASED": they differ, and at least `EFFECTIVE` draws carry each of the two means. A steep sigmoid looks like a step
       to few draws: its pathwise gradient is 0 but for rare large values that are not there. That excuse is not heard where
-      `jump` says that f was found to jump, nor for an estimate without randomness.
+      `jump` says that f was found to jump (or that rare draws cannot hold what is missing, for each coordinate), nor for an
+      estimate without randomness.
     - "unbiased so far": they do not differ, and a bias of `smallest_bias` would have been seen with probability `POWER`,
       which is less than the gradient itself or than the standard deviation of one call.
     - "cannot tell": all else; `why` says what is missing.
@@ -92,21 +95,21 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool, heav
     excused = jump & (reference.effective >= EFFECTIVE)
     still = (found.error == 0) & (reference.effective >= EFFECTIVE)
     telling = smallest <= np.maximum(np.abs(reference.mean), np.maximum(found.sd, rounding))
-    verdicts: list[Verdict] = []
-    why = []
-    for i in range(len(z)):
-        differs = np.abs(z[i]) > critical
-        excuse = ""
-        if not np.isfinite(difference[i]):
-            excuse = "nan or infinite gradients"
+    differs = np.abs(z) > critical
+    unknown = ~np.isfinite(difference)
+    few = ~(enough | np.where(differs, excused, still))
+    excuse = unknown | heavy | few | (~differs & ~telling)
+    verdicts: list[Verdict] = np.select([excuse, differs], ["cannot tell", "BIASED"], "unbiased so far").tolist()
+    why = [""] * len(verdicts)
+    for i in np.flatnonzero(excuse):
+        if unknown[i]:
+            why[i] = "nan or infinite gradients"
         elif heavy[i]:
-            excuse = "infinite variance (suspected)"
-        elif not (enough[i] or (excused[i] if differs else still[i])):
-            excuse = f"only {min(found.effective[i], reference.effective[i]):.0f} draws carry the mean"
-        elif not differs and not telling[i]:
-            excuse = f"a bias under {smallest[i]:.2g} would not be seen"
-        verdicts.append("cannot tell" if excuse else "BIASED" if differs else "unbiased so far")
-        why.append(excuse)
+            why[i] = "infinite variance (suspected)"
+        elif few[i]:
+            why[i] = f"only {min(found.effective[i], reference.effective[i]):.0f} draws carry the mean"
+        else:
+            why[i] = f"a bias under {smallest[i]:.2g} would not be seen"
     return Judged(verdicts, smallest, why)
 
 

@@ -215,7 +215,7 @@ def test_an_interval_has_no_width_only_if_nothing_depends_on_the_key():
     traced = jax.jit(lambda: rgrad.measure(draw, KEY, n))()
     for moments in (alone, halves, traced):
         (low, high), (least, most) = moments.interval(), moments.variance_interval()
-        of = lambda name, tree: np.array(jax.tree.leaves(tree[name]), float)  # noqa: B023
+        of = lambda name, tree: np.array(jax.tree.leaves(tree[name]), float)
         np.testing.assert_array_equal(of("constant", low), of("constant", high))
         np.testing.assert_allclose(of("constant", low), [0.1, 0.1, 3.25, 0.4], rtol=1e-6)
         np.testing.assert_array_equal(of("constant", most), 0.0)
