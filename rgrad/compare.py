@@ -47,13 +47,19 @@ def compare(
     for each coordinate of the parameters, relative to the best; and over all of them, with the total variance (the sum over
     the coordinates, which is the mean squared error of the estimate). What is best overall is recommended, unless it is
     called biased. For the tests of bias see `rgrad.verdicts.judge`: they call an unbiased estimator biased in one
-    comparison out of 100, at most, and each estimator is judged by
+    comparison out of 100, at most. No reference is taken for the truth by itself (`rgrad.witnesses.judge_all`): one counts in a
+    coordinate if another that is made in another way agrees with it, and an estimator that differs from it is biased if it
+    differs from that other one too; all else is "cannot tell". These are
 
     - the exact gradient, where `q` has a finite support (a sum) or is normal in one or two dimensions and quadrature
-      converges;
-    - otherwise by the score function with a leave-one-out baseline (that one by the plain score function), from samples of
-      their own; where the support of `q` moves with the parameters there is none;
-    - by none where f is found to jump in the parameters themselves (a step at theta): every one leaves that out.
+      converges; the score function must agree with it;
+    - the score function with a leave-one-out baseline (that one by the plain score function), from samples of their own; where
+      the support of `q` moves with the parameters there is none; and `measure_valued`, for a few numbers at a time;
+    - the estimators that are compared, if they are rgrad's own, confirm those, but not one of the same kind; nor does a
+      gradient through f where f is found to jump.
+
+    Nothing is judged in parameters in which f itself is found to jump (a step at theta): every estimator leaves that out.
+    Nothing is recommended whose variance fewer than 100 draws carry.
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`; or ready-made losses by name, each
@@ -66,7 +72,7 @@ def compare(
             result is the same on a slow machine and on a fast one.
         cost: of a gradient: its time, measured, many at once in one program; or its operations (`rgrad.costs`).
         references: losses only: the names of those that are known to be right. The others are judged by the first of
-            them, and that one by the second. Without any there is no verdict.
+            them, and that one by the second; by none where these two differ. Without any there is no verdict.
         progress: called with the share of the budget that was used since.
 
     Raises:

@@ -128,7 +128,7 @@ def of_problem(
         if exact is None or kinds[name] == "exact":
             others = [same[reference] for reference in references if same[reference] != name]
             judges.update({name: others[0]} if others else {})
-    use = set(judges.values()) | {mine for mine in same.values() if kinds.get(mine, "weak") == "weak"}
+    use = set(judges.values()) | {mine for reference, mine in same.items() if reference == "measure_valued"}
     if "score" not in kinds.values():
         use |= set(list(same.values())[:1])
     needed = {mine: references[reference] for reference, mine in same.items() if mine in use}
@@ -149,7 +149,7 @@ def of_problem(
     jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
     return Task(
         {**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), jumping,
-        kinds, tuple(mine for mine in same.values() if mine in use), _rarest(q) if exact is not None else 0.0, n,
+        kinds, tuple(mine for mine in same.values() if mine in use or mine in gradients), _rarest(q) if exact is not None else 0.0, n,
     )  # fmt: skip
 
 

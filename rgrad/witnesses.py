@@ -115,13 +115,18 @@ class _Court:
             for other, agrees in others.items():
                 least = np.where(agrees, np.minimum(least, by_others[other].smallest_bias), least)
             smallest = np.where(np.isfinite(least), np.maximum(of.smallest_bias, least), of.smallest_bias)
+            enough = smallest <= np.maximum(np.maximum(np.abs(reference.mean.mean), entry.mean.sd), of.smallest_bias)
+            enough |= reference.kind == "exact"
             for i in np.flatnonzero(confirmed):
-                out.verdict[i], out.why[i], out.smallest_bias[i] = of.verdict[i], of.why[i], smallest[i]
-                if of.verdict[i] == "BIASED" and not twice[i]:
-                    out.verdict[i], out.why[i] = (
+                verdict, excuse = of.verdict[i], of.why[i]
+                if verdict == "BIASED" and not twice[i]:
+                    verdict, excuse = (
                         "cannot tell",
-                        f"differs from {reference.name}, not surely from a second",
+                        f"differs from {reference.name}, not surely from a second reference",
                     )
+                elif verdict == "unbiased so far" and not enough[i]:
+                    verdict, excuse = "cannot tell", f"a bias under {smallest[i]:.2g} would not be seen"
+                out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
             still &= ~confirmed
         return out._replace(by=tuple(by))
 

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 import rgrad
 from rgrad.compare import Run, compare, compiled, entries_of, measure_all
-from rgrad.comparison import Entry, judge_all, recommend
+from rgrad.comparison import Entry, conclude, judge_all, recommend
 from rgrad.contenders import Task, of_problem
 from rgrad.costs import compile_many
 from rgrad.jumps import SEGMENTS, find_jump, lines_between, lines_from
@@ -140,6 +140,123 @@ def test_what_does_not_apply_is_left_out_and_a_gradient_that_is_nan_is_told():
     assert c.recommended == "leave_one_out"
 
 
+@pytest.mark.parametrize(("height", "width", "n", "score"), [(286.0, 0.002, 100, None), (12.0, 0.02, 10, False)])
+def test_a_feature_between_the_nodes_of_quadrature_makes_nothing_biased(height, width, n, score):
+    """Between the nodes of both rules, which have 0 for a gradient of 0.252 or 0.1. If the noise of the pathwise one is small
+    enough to confirm the score function, the two judge in place of quadrature; otherwise that cannot be told.
+
+    d/dm E[A exp(-(x - c)^2 / 2 w^2)] = A w (c - m) exp(-(c - m)^2 / (2 + 2 w^2)) / (1 + w^2)^(3/2). The means are within 6
+    standard errors (false failure: 1e-8), and catch the 0 of quadrature where it is 20 of them off."""
+    problem = of_normal(lambda x: height * jnp.exp(-(((x - 0.5) / width) ** 2) / 2), 0.0, wrt=("loc",))
+    truth = height * width * 0.5 * np.exp(-0.25 / (2 + 2 * width**2)) / (1 + width**2) ** 1.5
+    c = by_operations(problem, THREE, n=n)
+    assert [total["biased"] for total in c.totals] == [False, score, score], str(c)
+    assert ("the exact gradient" in c.reference) is False
+    for row in c.rows:
+        assert abs(row["mean"] - truth) < 6 * row["standard_error"]
+
+
+def test_zero_in_every_draw_is_biased_where_the_gradient_is_known():
+    def silent(f, q, key, n):
+        x = q.rsample(key, (n,))
+        return jnp.where(x > 1e6, x, 0.0)
+
+    c = by_operations(
+        of_normal(lambda x: x**2, 1.0, wrt=("loc",)), {"silent": silent, "leave_one_out": LOO}, budget=0.05
+    )
+    assert {t["estimator"]: t["biased"] for t in c.totals} == {"silent": True, "leave_one_out": False}
+    assert c.recommended == "leave_one_out"
+    assert c.reference == "the exact gradient (confirmed by leave_one_out)"
+
+
+def witness(mean, error=0.01, calls=10**5, constant=False):
+    """An estimate whose mean and standard error are known, of light tails; `error=0` is the same in every draw."""
+    one = lambda x: np.array([float(x)])
+    effective = np.inf if constant else calls / 3 if error else 0.0
+    of = Mean(one(mean), one(error), one(0), one(effective), one(error * calls**0.5))
+    moments = rgrad.Moments(
+        np.int64(calls), one(mean), one(error**2 * calls), one(0), one(3 * (error**2 * calls) ** 2), one(0)
+    )
+    return Entry(moments, of, error**2 * calls, error**2, 1.0, 1.0, 1.0, 0.0, np.zeros(1, bool), constant)
+
+
+KINDS = {"path": "path", "score": "score", "loo": "score", "weak": "weak", "enumerated": "exact", "mine": None}
+
+
+@pytest.mark.parametrize(
+    ("means", "exact", "jump", "verdicts"),
+    [
+        # All agree, and one of the user's own does not.
+        ({"path": 2, "loo": 2, "mine": 1}, 2, False, {"path": False, "loo": False, "mine": True}),
+        # Quadrature missed something, and nothing confirms it. Then the score judges, which the path confirms.
+        ({"path": 2, "loo": 2, "score": 2}, 0, False, {"path": False, "loo": False, "score": False}),
+        ({"loo": 2, "score": 2}, 0, False, {"loo": None, "score": None}),
+        # A step between the nodes: 0 by quadrature and, without a word, through f.
+        ({"path": 0, "loo": 2}, 0, False, {"path": None, "loo": None}),
+        ({"path": 0, "loo": 2, "weak": 2}, 0, False, {"path": True, "loo": False, "weak": False}),
+        # A wrong score and no other reference; with one, it is the score that is biased, of whatever baseline.
+        ({"path": 2, "loo": 1.5, "score": 1.5}, None, False, {"path": None, "loo": None, "score": None}),
+        ({"path": 2, "loo": 1.5, "score": 1.5, "weak": 2}, None, False, {"path": False, "loo": True, "score": True}),
+        # Two of the same kind do not confirm one another, nor does what differentiates f where f jumps.
+        ({"loo": 2, "score": 2}, None, False, {"loo": None, "score": None}),
+        ({"path": 2, "loo": 2}, None, True, {"path": None, "loo": None}),
+        ({"path": 0, "loo": 2, "weak": 2}, None, True, {"path": True, "loo": False}),
+        # A sum over the support and the estimator that makes the same sum.
+        ({"enumerated": 2, "loo": 2}, 2, False, {"enumerated": False, "loo": False}),
+        ({"enumerated": 2, "loo": 1}, 2, False, {"enumerated": None, "loo": None}),
+    ],
+)  # fmt: skip
+def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts):
+    found = {name: witness(mean) for name, mean in means.items()}
+    references = tuple(name for name in ("loo", "score", "weak") if name in means)
+    exact = None if exact is None else np.array([float(exact)])
+    task = Task({}, {}, ("x",), tuple(means), {}, exact, {}, jump or None, kinds=KINDS, references=references)
+    judged = judge_all(found, task)
+    said = {"BIASED": True, "unbiased so far": False, "cannot tell": None}
+    assert {name: said[judged[name].verdict[0]] for name in verdicts} == verdicts
+
+
+def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
+    """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or to 0.5."""
+    for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
+        found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
+        task = Task({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
+        of = judge_all(found, task)["mine"]
+        assert of.verdict == [verdict]
+        assert of.smallest_bias[0] > 4 * error
+
+
+def test_silence_is_excused_where_something_is_rare():
+    """All draws are 0 for a known gradient of 2: an event of 1e-9 could hold it, and then nothing is known."""
+    found = {"silent": witness(0.0, 0.0), "loo": witness(2.0)}
+    for rarest, verdict in ((1.0, "BIASED"), (1e-9, "cannot tell"), (0.0, "cannot tell")):
+        task = Task({}, {}, ("x",), ("silent", "loo"), {}, np.array([2.0]), {}, kinds={"loo": "score"}, references=("loo",),
+                    rarest=rarest)  # fmt: skip
+        assert judge_all(found, task)["silent"].verdict == [verdict]
+
+
+def test_references_that_differ_judge_nothing():
+    found = {"a": witness(2.0), "b": witness(1.0), "c": witness(2.0)}
+    task = Task({}, {}, ("x",), ("a", "b", "c"), {"a": "b", "b": "a", "c": "a"}, None, {})
+    assert {of.verdict[0] for of in judge_all(found, task).values()} == {"cannot tell"}
+
+
+def test_many_coordinates_keep_their_smallest_visible_bias():
+    many = [witness(i, 0.01 * (1 + i)) for i in range(9)]
+    together = lambda *xs: np.concatenate(xs)
+    moments = rgrad.Moments(many[0].moments.count, *jax.tree.map(together, *[tuple(e.moments[1:6]) for e in many]))
+    mean = Mean(*jax.tree.map(together, *[tuple(e.mean) for e in many]))
+    found = {"mine": many[0]._replace(moments=moments, mean=mean, heavy=np.zeros(9, bool))}
+    found["score"] = found["mine"]
+    labels = tuple(f"a[{i}]" for i in range(9))
+    task = Task({}, {}, labels, ("mine",), {}, np.arange(9.0), {}, kinds={"score": "score"}, references=("score",))
+    c = conclude(found, task, "operations", 10, 1.0, 1.0)
+    assert c.totals[0]["biased"] is False
+    assert c.totals[0]["smallest_bias"] == max(row["smallest_bias"] for row in c.rows)
+    assert 4 * 0.09 < c.totals[0]["smallest_bias"] < 7 * 0.09
+    assert f"no (bias < {c.totals[0]['smallest_bias']:.1g} in each)" in str(c)
+
+
 def entry(variance, noise, cost=1.0):
     moments = rgrad.Moments(np.array(100), *(np.ones(1) for _ in range(5)))
     nothing = np.zeros(1, bool)
@@ -158,6 +275,10 @@ def test_it_says_when_it_cannot_tell():
     assert sentence.startswith("Use a: 3 times as efficient as b, the next best (95 % interval 2.27 to 3.96)")
     assert confidence > 0.999
     assert say(entry(1.0, 0.1), entry(0.0, 0.0))[2] == "Use b: it is exact, its variance is 0."
+    # One that is left is not the best for that: 5 draws carry its variance, which rarer ones may multiply.
+    alone = recommend({"a": entry(1.0, 5**-0.5)}, ["a"], judged, task)
+    assert alone == ("a", 0.0, "Cannot recommend a yet, nor another: only 5 draws carry its variance, and 100 are needed; give a "
+                     "larger budget.")  # fmt: skip
 
 
 @pytest.mark.parametrize(
