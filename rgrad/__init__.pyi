@@ -33,6 +33,7 @@ from .exact import ExactMoments, exact_moments
 from .expectation import expect
 from .fit import Fit, fit, initial_fit
 from .location_scale import location_scale
+from .log_density import log_prob
 from .moments import Moments, measure
 from .protocols import Distribution, Estimator, Problem
 from .sweep import Sweep, sweep
@@ -66,7 +67,8 @@ __all__ = [
     "doubly_reparameterized",
     # several variables and costs: each variable is paid only what it can have caused
     "credit",
-    # with constant parameters (sticking the landing)
+    # the log density of a sample, with the right derivative everywhere; and with constant parameters (sticking the landing)
+    "log_prob",
     "detach",
     # with which baseline or control variate
     "leave_one_out",

@@ -26,6 +26,7 @@ from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
 from rgrad.protocols import Estimator, Objective, Sample
 from rgrad.support import forbid_moving_support
+from rgrad.wrappers import Wrapper
 
 
 def iwae(log_p: Objective, q: Any, key: Array, k: int, n: int = 1, gradient: Estimator = reparameterized) -> Array:
@@ -80,10 +81,10 @@ def iwae(log_p: Objective, q: Any, key: Array, k: int, n: int = 1, gradient: Est
             "rgrad.doubly_reparameterized, rgrad.sticking_the_landing, rgrad.score_function, rgrad.vimco, or an "
             "estimator of your own"
         )
-    if dependent_draws(q) is not None:
+    if (together := dependent_draws(q)) is not None:
         raise ValueError(
             "iwae: the K samples of a bound must be independent, or it is another bound; give q itself, not "
-            f"{type(q).__name__.lower()}(q)"
+            f"{type(together).__name__.lower()}(q)"
         )
     return expect(Bound(log_p, q), Copies(q, k), key, n, gradient)
 
@@ -112,19 +113,17 @@ def bound_of(log_weights: Array) -> Array:
     return logsumexp(log_weights, -1) - log(log_weights.shape[-1])
 
 
-class Copies(NamedTuple):
-    """k independent samples of `base` as one sample, with an axis of k in front."""
-
+class _BaseAndNumber(NamedTuple):
     base: Any
     k: int
+
+
+class Copies(_BaseAndNumber, Wrapper):
+    """k independent samples of `base` as one sample, with an axis of k in front."""
 
     @property
     def has_rsample(self) -> bool:
         return has_rsample(self.base)
-
-    @property
-    def base_dist(self) -> Any:
-        return self.base
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
         return sample(self.base, key, (*shape, self.k))

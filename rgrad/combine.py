@@ -18,6 +18,7 @@ from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, check_draw, name_of
 from rgrad.estimators import gumbel_softmax, straight_through
 from rgrad.protocols import Estimator, Objective
+from rgrad.wrappers import JaxRandom
 
 BIASED = (gumbel_softmax, straight_through)
 SHRINK = 4.0  # over how many replicates there are: the ridge, relative to the mean variance of the differences
@@ -181,7 +182,7 @@ def coordinates(q: Any) -> tuple[Array, Any]:
 
 def _parts(q: Any) -> tuple[dict[str, Array], Any]:
     """The parameters by name (not the leaves of the pytree: a LogNormal has each twice), and what makes `q` of them."""
-    if isinstance(q, DependentDraws):
+    if isinstance(q, DependentDraws | JaxRandom):
         parameters, inner = _parts(q.base)
         return parameters, lambda p: type(q)(inner(p))
     if isinstance(q, dist.Independent):

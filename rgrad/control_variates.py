@@ -23,6 +23,7 @@ from rgrad.draws import WithKey, name_of
 from rgrad.implicit import elementary
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective, Sample
+from rgrad.wrappers import JaxRandom, unwrapped
 
 Pair = tuple[Objective, ArrayLike]
 ControlVariate = Pair | Callable[[Objective, Any], Pair]
@@ -53,7 +54,7 @@ def delta(f: Objective, q: Any) -> Pair:
     if isinstance(q, WithKey):
         raise NotImplementedError("delta: f has randomness of its own (keyed=True), and there is no Taylor polynomial of "
                                   "that; give control_variate=(h, expectation), or use a baseline")  # fmt: skip
-    base = getattr(q, "base", q)  # of antithetic and other dependent draws
+    base = unwrapped(q)
     inner = elementary(base)
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
@@ -191,8 +192,9 @@ def _(q: dist.LowRankMultivariateNormal) -> Any:
     return dist.MultivariateNormal(q.loc, covariance_matrix=q.covariance_matrix)
 
 
-@one_at_a_time.register
-def _(q: DependentDraws) -> Any:
+@one_at_a_time.register(JaxRandom)
+@one_at_a_time.register(DependentDraws)
+def _(q: Any) -> Any:
     return type(q)(one_at_a_time(q.base))
 
 

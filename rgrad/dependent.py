@@ -10,7 +10,7 @@ noise of their own and take `q` itself alone.
 (Common random numbers need no draws of their own: what is called with the same key at two parameters shares its noise.)
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,11 @@ import numpy as np
 from jax import Array
 
 from rgrad.draws import check_draw, name_of
-from rgrad.log_density import log_prob
 from rgrad.quantiles import quantile
+from rgrad.wrappers import OfBase, Wrapper
 
 
-class _Of(NamedTuple):
-    base: Any
-
-
-class DependentDraws(_Of):
+class DependentDraws(OfBase, Wrapper):
     """`q`, whose n samples of one call are drawn together: what `antithetic`, `stratified` and `quasi` return."""
 
     pairs = False
@@ -40,10 +36,6 @@ class DependentDraws(_Of):
     @property
     def has_rsample(self) -> bool:
         return self.base.has_rsample
-
-    @property
-    def base_dist(self) -> Any:
-        return self.base
 
     @property
     def support(self) -> Any:
@@ -64,9 +56,6 @@ class DependentDraws(_Of):
         return x
 
     rsample = sample
-
-    def log_prob(self, value: Array) -> Array:
-        return log_prob(self.base, value)
 
 
 class Antithetic(DependentDraws):
@@ -148,9 +137,15 @@ def quasi(q: Any) -> Quasi:
 
 
 def dependent_draws(q: Any) -> DependentDraws | None:
-    """The dependent draws that `q` makes, also where it is paired with keys; None where its samples are independent."""
-    inner = getattr(q, "base", None)
-    return q if isinstance(q, DependentDraws) else inner if isinstance(inner, DependentDraws) else None
+    """The dependent draws that `q` makes, however deep inside of it they are; None if its samples are independent."""
+    if isinstance(q, DependentDraws):
+        return q
+    is_part = lambda part: part is not q and hasattr(part, "log_prob")
+    parts = jax.tree.leaves(q, is_leaf=is_part)
+    if any(part is q for part in parts):  # it is not a pytree
+        parts = list(getattr(q, "__dict__", {}).values())
+    found = (dependent_draws(part) for part in parts if is_part(part))
+    return next((draws for draws in found if draws is not None), None)
 
 
 def _checked(q: Any, caller: str) -> Any:

@@ -11,7 +11,7 @@ def detach(q: Any) -> Any:
 
     Sticking the landing (Roeder, Wu and Duvenaud 2017) is an ELBO whose entropy term is detached,
 
-        rgrad.expect(lambda x: log_p(x) - rgrad.detach(q).log_prob(x), q, key, n)
+        rgrad.expect(lambda x: log_p(x) - rgrad.log_prob(rgrad.detach(q), x), q, key, n)
 
     by the reparameterization trick: its gradient is exactly zero, not only in the mean, where q = p. It is no better
     everywhere: far from there the score that it leaves out may have been cancelling noise. For q = N(0, s^2) and

@@ -5,7 +5,7 @@ default that is `rgrad.noise` for location-scale families, and `q.sample` and `q
 drawn by those in any case.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jax import Array, lax
 
 from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
-from rgrad.protocols import Distribution, Objective, Sample
+from rgrad.protocols import Objective, Sample
+from rgrad.wrappers import JaxRandom, OfBase, Wrapper
 
 
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
@@ -80,19 +81,6 @@ def name_of(q: Any) -> str:
     return name.removesuffix("Probs").removesuffix("Logits")
 
 
-class JaxRandom(NamedTuple):
-    """`q` with its own `sample` and `rsample`: what `jax_random` returns. All else is that of `q`."""
-
-    base: Any
-
-    @property
-    def base_dist(self) -> Any:
-        return self.base
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.base, name)
-
-
 def jax_random(q: Any) -> Any:
     """`q` drawn by `jax.random`, through its own `sample` and `rsample`, and not from the noise of `rgrad.noise`.
 
@@ -100,7 +88,6 @@ def jax_random(q: Any) -> Any:
 
     The law is the same, and the numbers of a key are NumPyro's then. (64-bit floats, keys of another kind than
     threefry, accelerators and distributions that are no location-scale family are drawn so without asking.)
-    `measure_valued`, `rejection` and `generalized` look at the type of `q`, and take `q` itself alone.
 
     Returns:
         A distribution of one sample, as `q`.
@@ -112,13 +99,11 @@ def jax_random(q: Any) -> Any:
     return JaxRandom(q)
 
 
-class WithKey(NamedTuple):
+class WithKey(OfBase, Wrapper):
     """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
 
     So every estimator is keyed as it is, a user's own included.
     """
-
-    base: Distribution
 
     @property
     def has_rsample(self) -> bool:
@@ -127,10 +112,6 @@ class WithKey(NamedTuple):
     @property
     def support(self) -> Any:
         return getattr(self.base, "support", ())
-
-    @property
-    def base_dist(self) -> Distribution:
-        return self.base
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
         for_x, for_f = jax.random.split(key)

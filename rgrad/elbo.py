@@ -17,6 +17,7 @@ from rgrad.expectation import expect
 from rgrad.location_scale import check_cholesky
 from rgrad.log_density import log_prob
 from rgrad.protocols import Estimator, Objective
+from rgrad.wrappers import unwrapped
 
 Entropy = Literal["sampled", "exact", "detached"]
 
@@ -91,6 +92,7 @@ def elbo(
 
 
 def _check_factor(q: Any) -> None:
+    q = unwrapped(q)
     if isinstance(q, dist.MultivariateNormal):
         check_cholesky(q.scale_tril, "elbo: MultivariateNormal")
     for transform in getattr(q, "transforms", ()):

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 
 from rgrad.compiling import right
 from rgrad.draws import check_draw
-from rgrad.log_density import log_prob
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
+from rgrad.wrappers import Wrapper
 
 # What an estimator raises that cannot be asked for nodes in place of its own samples, or for five of them.
 CANNOT = (AttributeError, NotImplementedError, TypeError, ValueError)
@@ -101,28 +101,25 @@ class Rule(NamedTuple):
     place: Callable[[Any, Array], Array]
 
 
-class AtNodes:
+class AtNodes(Wrapper):
     """`q`, whose samples are what the nodes say: the other source of noise that makes an expectation exact."""
 
     batch_shape = ()
 
     def __init__(self, base: Any, place: Callable[[Any, Array], Array], nodes: Array):
-        self.base_dist, self._place, self._nodes = base, place, nodes
+        self.base, self._place, self._nodes = base, place, nodes
         self.has_rsample, self._used = base.has_rsample, False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.base_dist, name)  # its parameters, for an estimator that reads them
+        return getattr(self.base, name)  # its parameters, for an estimator that reads them
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         if shape != (len(self._nodes),) or self._used:
             raise ValueError("exact_moments: the estimator draws other samples than the n of its call")
         self._used = True
-        return jax.vmap(partial(self._place, self.base_dist))(self._nodes)
+        return jax.vmap(partial(self._place, self.base))(self._nodes)
 
     rsample = sample
-
-    def log_prob(self, value: Array) -> Array:
-        return log_prob(self.base_dist, value)
 
 
 def rules_for(q: Any) -> list[Rule]:

@@ -15,6 +15,7 @@ from jax.scipy.special import i0e, i1e
 from rgrad.attach import first_order
 from rgrad.noise import sample as from_noise
 from rgrad.protocols import Sample
+from rgrad.wrappers import JaxRandom
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
@@ -40,7 +41,7 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
 
 def elementary(q: Any) -> Any:
     """What an event of several independent ones is made of; `q` itself where it is none."""
-    while isinstance(q, dist.Independent | dist.ExpandedDistribution):
+    while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
         q = q.base_dist
     return q
 

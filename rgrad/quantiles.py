@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from rgrad.draws import name_of
+from rgrad.wrappers import JaxRandom
 
 
 @singledispatch
@@ -46,6 +47,11 @@ def _discrete_quantile(q: Any, u: Array) -> Array:
     more = u.ndim - (below.ndim - 1)  # axes that q was expanded by
     below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
     return values.reshape(-1)[(u > below).sum(0)]
+
+
+@quantile.register
+def _(q: JaxRandom, u: Array) -> Array:
+    return quantile(q.base, u)
 
 
 @quantile.register

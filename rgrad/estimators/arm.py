@@ -9,6 +9,7 @@ from jax import Array
 
 from rgrad.attach import attach_gradient
 from rgrad.draws import WithKey, check_draw, evaluate
+from rgrad.implicit import elementary
 from rgrad.protocols import Objective
 
 
@@ -68,9 +69,7 @@ def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[
     keyed = isinstance(q, WithKey)
     base: Any = q.base if keyed else q
     check_draw(base, n, caller)
-    inner = base
-    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
-        inner = inner.base_dist
+    inner = elementary(base)
     if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
         from rgrad.estimators.which import those_for
 

@@ -10,9 +10,11 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, check_draw, evaluate, name_of
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective
+from rgrad.wrappers import JaxRandom
 
 
 def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) -> Array:
@@ -56,7 +58,7 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
 def _support(q: Any, limit: int) -> np.ndarray:
     """Every value of `q`, shape `(K, *event_shape)`: the product of the supports of its independent coordinates."""
     inner = q
-    while isinstance(inner, dist.Independent):
+    while isinstance(inner, dist.Independent | JaxRandom | DependentDraws):
         inner = inner.base_dist
     batch = getattr(inner, "batch_shape", ())
     values = _values(inner, math.prod(batch))

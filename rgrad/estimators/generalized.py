@@ -1,6 +1,7 @@
 """The generalised reparameterization: noise whose law depends on the parameters, if only weakly."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jax import Array, lax
 
 from rgrad.attach import attach
 from rgrad.draws import WithKey, draw, evaluate
+from rgrad.log_density import log_prob
 from rgrad.protocols import Objective
 from rgrad.standardised import Standardised, by_moments
 from rgrad.support import forbid_moving_support
@@ -69,6 +71,6 @@ def through_noise(f: Objective, how: Standardised, key: Array, n: int, caller: s
     z = draw(how.source, key, n, caller)
     eps = lax.stop_gradient(how.inverse(z))
     live, slope = jax.jvp(how.forward, (eps,), (jnp.ones_like(eps),))  # elementwise, so ones give the diagonal
-    log_pi = jax.vmap(how.source.log_prob)(live) + jnp.log(jnp.abs(slope)).reshape(n, -1).sum(1)
+    log_pi = jax.vmap(partial(log_prob, how.source))(live) + jnp.log(jnp.abs(slope)).reshape(n, -1).sum(1)
     x = how.finish(live)
     return attach(evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, caller), log_pi)

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from rgrad.attach import first_order
 from rgrad.draws import WithKey, check_draw, evaluate
+from rgrad.implicit import elementary
 from rgrad.protocols import Objective
 
 
@@ -168,9 +169,7 @@ def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
     Raises:
         NotImplementedError: there is none for `q`.
     """
-    inner = q
-    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
-        inner = inner.base_dist
+    inner = elementary(q)
     if isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
         return Logistic(jnp.broadcast_to(inner.logits * 1.0, q.event_shape))
     if isinstance(inner, OneHotCategorical):

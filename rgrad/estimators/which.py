@@ -22,7 +22,7 @@ def those_for(q: Any) -> str:
     rules = {
         "enumerated": getattr(one, "has_enumerate_support", False),
         "generalized": _has_rule(by_moments, one),
-        "rejection": _has_rule(as_gammas, base),
+        "rejection": _has_rule(as_gammas, one),
         "measure_valued": _has_rule(weak_derivatives, one),
         **dict.fromkeys(("arm", "disarm"), of_bits),
         "rebar": of_bits or isinstance(one, OneHotCategorical),

@@ -1,0 +1,170 @@
+"""The derivative of a smooth function that is written in parts with kinks, at a point where the parts have theirs."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+Beside = Callable[[], Array]  # the number beside the point, computed when it is first asked for
+Pair = tuple[Any, Beside | None]  # a number at the point and beside it; None if it does not move with the parameters
+
+
+def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
+    """`f(x)`, with the derivative that f has just beside the point, in the variables that f closes over.
+
+    `softplus(l)` written as `max(l, 0) + log1p(exp(-|l|))` is smooth. But at l = 0 JAX takes the slope of `max` to be 1/2 and
+    that of `|l|` to be 1, one from the middle and one from the right, and their sum is 0 and not 1/2. Each part must be
+    continued to the same side. So at a tie (`max` and `min` of equal numbers, `abs` and `sign` of 0, a comparison of equal
+    numbers) the branch is the one that is taken at parameters moved a little, all in one direction. If f is smooth, the
+    direction does not matter. If a kink is real, this is a derivative from one side.
+
+    A `where` whose condition is a tie goes to that side only if its two branches have the same value: if they do not, it
+    protects one of them from a point where it is not defined.
+
+    Derivatives of every order, because each branch is a smooth function. What is inside `scan`, `while` and `cond` is as it is.
+    """
+    try:
+        closed = jax.make_jaxpr(f)(x)
+    except jax.errors.JAXTypeError:  # f looks at its numbers: it cannot be traced, only called
+        return f(x)
+    leaves = jax.tree.leaves(x)
+    live = [_is_live(c) for c in closed.consts]
+    if not _find(closed.jaxpr, [*live, *(False for _ in leaves)])[0]:
+        return jaxpr_as_fun(closed)(*leaves)[0]
+    consts = [
+        (c, _moved(i, c) if moves else None) for i, (c, moves) in enumerate(zip(closed.consts, live, strict=True))
+    ]
+    ((out, _),) = _run(closed.jaxpr, [*consts, *((leaf, None) for leaf in leaves)])
+    value = lax.stop_gradient(jaxpr_as_fun(closed)(*leaves)[0])
+    # The value is what it was: the sign of 0 is not 1, and two branches may differ by rounding.
+    return out + jnp.where(jnp.isfinite(out) & jnp.isfinite(value), value - lax.stop_gradient(out), 0)
+
+
+def _is_live(c: Any) -> bool:
+    return isinstance(c, jax.core.Tracer) and jnp.issubdtype(c.dtype, jnp.floating)
+
+
+def _moved(number: int, c: Array) -> Beside:
+    """A constant a little away from c, each of its entries by another step, so that equal numbers become different."""
+
+    def make() -> Array:
+        at = jnp.asarray(lax.stop_gradient(c))
+        golden = 0.6180339887 * (jnp.arange(at.size, dtype=at.dtype).reshape(at.shape) + number + 1)
+        # Downwards: a probability that is rounded to the upper end of a clamp then has the slope of the inside.
+        return at - (0.5 + golden % 1) * jnp.finfo(at.dtype).eps ** 0.5 * (1 + jnp.abs(at))
+
+    return cache(make)
+
+
+def _run(jaxpr: Any, ins: Sequence[Pair]) -> list[Pair]:
+    """The results of a program, each at the point and beside it."""
+    known: dict[Any, Pair] = dict(zip([*jaxpr.constvars, *jaxpr.invars], ins, strict=True))
+    read = lambda atom: (atom.val, None) if isinstance(atom, Literal) else known[atom]
+    for equation in jaxpr.eqns:
+        outs = _step(equation, [read(atom) for atom in equation.invars])
+        known.update(zip(equation.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _step(equation: Any, pairs: Sequence[Pair]) -> list[Pair]:
+    values, moves = [value for value, _ in pairs], [beside is not None for _, beside in pairs]
+    if not any(moves) or equation.primitive.name == "stop_gradient":
+        return [(out, None) for out in _bind(equation, values)]
+    if (inner := _inner(equation)) is not None and _find(inner.jaxpr, [*(False for _ in inner.consts), *moves])[0]:
+        return _run(inner.jaxpr, [*((c, None) for c in inner.consts), *pairs])
+    sides = cache(lambda: [value if beside is None else beside() for value, beside in pairs])
+    make = cache(lambda: _bind(equation, sides()))
+    outs = _bind(equation, values)
+    if _is_kink(equation, moves):
+        outs = [KINKS[equation.primitive.name](outs[0], values, sides())]
+    if equation.primitive.name in COMPARISONS:
+        return [(outs[0], cache(lambda: jnp.where(values[0] == values[1], make()[0], outs[0])))]
+    return [(out, lambda i=i: make()[i]) for i, out in enumerate(outs)]  # type: ignore[misc]
+
+
+def _find(jaxpr: Any, moves: Sequence[bool]) -> tuple[bool, list[bool]]:
+    """Whether a program has kinks in what moves with the parameters, and which of its results move."""
+    moving = {v for v, m in zip([*jaxpr.constvars, *jaxpr.invars], moves, strict=True) if m}
+    found = False
+    is_moving = lambda atom: not isinstance(atom, Literal) and atom in moving
+    for equation in jaxpr.eqns:
+        ins = [is_moving(atom) for atom in equation.invars]
+        if not any(ins) or equation.primitive.name == "stop_gradient":
+            continue
+        outs = [True for _ in equation.outvars]
+        if (inner := _inner(equation)) is not None:
+            inside, outs = _find(inner.jaxpr, [*(False for _ in inner.consts), *ins])
+            found |= inside
+        found |= _is_kink(equation, ins)
+        moving |= {v for v, m in zip(equation.outvars, outs, strict=True) if m}
+    return found, [is_moving(atom) for atom in jaxpr.outvars]
+
+
+def _is_kink(equation: Any, moves: Sequence[bool]) -> bool:
+    if equation.primitive.name == "select_n":
+        # A condition that moves; not of integers, and not of more than two branches.
+        return moves[0] and len(moves) == 3 and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+    return equation.primitive.name in KINKS
+
+
+def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
+    params: Any = equation.primitive.get_bind_params(equation.params)
+    # Which of the two it is depends on the release of JAX.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    out = equation.primitive.bind(*functions, *values, **params)
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def _inner(equation: Any) -> ClosedJaxpr | None:
+    """The program of a nested `jit`; or of a function with a derivative of its own that is only a kink, as `relu`."""
+    if equation.primitive.name in ("jit", "pjit", "closed_call"):
+        return equation.params["jaxpr" if "jaxpr" in equation.params else "call_jaxpr"]
+    inner = equation.params.get("call_jaxpr") if equation.primitive.name == "custom_jvp_call" else None
+    return inner if inner is not None and all(_is_only_a_kink(e) for e in inner.jaxpr.eqns) else None
+
+
+def _is_only_a_kink(equation: Any) -> bool:
+    inner = _inner(equation)
+    return equation.primitive.name in KINKS or (inner is not None and all(map(_is_only_a_kink, inner.jaxpr.eqns)))
+
+
+def _abs(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    side = jnp.sign(beside[0])
+    return jnp.where((at[0] == 0) & (jnp.abs(side) == 1), at[0] * side, out)
+
+
+def _sign(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    side = jnp.sign(beside[0])
+    return jnp.where((at[0] == 0) & (jnp.abs(side) == 1), side, out)
+
+
+def _max(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] > beside[1], *at), out)
+
+
+def _min(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] < beside[1], *at), out)
+
+
+def _clamp(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    (low, x, high), (low_beside, beside_x, high_beside) = at, beside
+    at_edge = (low < high) & ((x == low) | (x == high))
+    inside = (low_beside < beside_x) & (beside_x < high_beside)
+    return jnp.where(at_edge, jnp.where(inside, x, jnp.where(x == low, low, high)), out)
+
+
+def _select(out: Array, at: list[Any], beside: list[Array]) -> Array:
+    which, if_false, if_true = at
+    near = jnp.abs(if_true - if_false) <= 100 * jnp.finfo(out.dtype).eps * (jnp.abs(if_true) + jnp.abs(if_false))
+    return jnp.where((beside[0] != which) & near, jnp.where(beside[0], if_true, if_false), out)
+
+
+KINKS: dict[str, Callable[[Array, list[Any], list[Array]], Array]] = {
+    "abs": _abs, "sign": _sign, "max": _max, "min": _min, "clamp": _clamp, "select_n": _select,
+}  # fmt: skip
+"""(the result as JAX has it, the operands at the point, the operands beside it) to the result."""
+COMPARISONS = ("lt", "le", "gt", "ge")
