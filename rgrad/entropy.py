@@ -12,6 +12,7 @@ from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffin
 from rgrad.dependent import DependentDraws
 from rgrad.draws import name_of
 from rgrad.location_scale import Affine, log_abs_det
+from rgrad.wrappers import JaxRandom
 
 
 @singledispatch
@@ -22,7 +23,7 @@ def entropy(q: Any) -> Array:
         NotImplementedError: no formula is known for `q`.
     """
     try:
-        return jnp.asarray(q.entropy())
+        return _of_batch(q, q.entropy())
     except (AttributeError, NotImplementedError):
         raise NotImplementedError(f'elbo: no exact entropy is known of {name_of(q)}; use entropy="sampled"') from None
 
@@ -30,7 +31,7 @@ def entropy(q: Any) -> Array:
 @entropy.register
 def _(q: dist.TransformedDistribution) -> Array:
     if type(q).entropy is not dist.Distribution.entropy:  # LogNormal and others have their own
-        return jnp.asarray(q.entropy())
+        return _of_batch(q, q.entropy())
     stretched: Any = 0.0
     for transform in q.transforms:
         match transform:
@@ -46,7 +47,7 @@ def _(q: dist.TransformedDistribution) -> Array:
                     f"elbo: no exact entropy is known of a {type(transform).__name__} of {name_of(q.base_dist)}; use "
                     'entropy="sampled"'
                 )
-    return entropy(q.base_dist) + stretched
+    return _of_batch(q, entropy(q.base_dist) + stretched)
 
 
 @entropy.register
@@ -57,15 +58,21 @@ def _(q: dist.Independent) -> Array:
 
 @entropy.register
 def _(q: dist.ExpandedDistribution) -> Array:
-    return jnp.broadcast_to(entropy(q.base_dist), q.batch_shape)
+    return _of_batch(q, entropy(q.base_dist))
 
 
 @entropy.register
 def _(q: dist.BernoulliLogits) -> Array:
     # Not NumPyro's, whose derivative is nan at large logits. `H = softplus(l) - l sigmoid(l)`
-    return jax.nn.softplus(q.logits) - q.logits * jax.nn.sigmoid(q.logits)
+    return _of_batch(q, jax.nn.softplus(q.logits) - q.logits * jax.nn.sigmoid(q.logits))
 
 
-@entropy.register
-def _(q: DependentDraws) -> Array:
+@entropy.register(JaxRandom)
+@entropy.register(DependentDraws)
+def _(q: Any) -> Array:
     return entropy(q.base)
+
+
+def _of_batch(q: Any, value: Any) -> Array:
+    """An entropy of the shape of the batch: NumPyro's has that of the parameters it depends on, and is summed over an event."""
+    return jnp.broadcast_to(value, getattr(q, "batch_shape", jnp.shape(value)))

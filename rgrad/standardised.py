@@ -16,6 +16,7 @@ from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from rgrad.dependent import DependentDraws
 from rgrad.draws import name_of
+from rgrad.wrappers import JaxRandom
 
 
 class Standardised(NamedTuple):
@@ -69,25 +70,30 @@ def _(q: dist.LogNormal) -> Standardised:
 
 @by_moments.register
 def _(q: dist.Gamma) -> Standardised:
-    return _log_gammas(q.concentration, q.rate, jnp.exp)
+    return _log_gammas(of_event(q, q.concentration), of_event(q, q.rate), jnp.exp)
 
 
 @by_moments.register
 def _(q: dist.InverseGamma) -> Standardised:
-    # No larger than a float can be: beyond, the derivative would be inf times 0.
-    return _log_gammas(q.concentration, q.rate, lambda y: jnp.exp(jnp.minimum(-y, jnp.log(jnp.finfo(y.dtype).max) - 1)))
+    return _log_gammas(of_event(q, q.concentration), of_event(q, q.rate), reciprocal)
 
 
 @by_moments.register
 def _(q: dist.Dirichlet) -> Standardised:
-    return _log_gammas(q.concentration, jnp.ones_like(q.concentration), jax.nn.softmax)
+    a = of_event(q, q.concentration)
+    return _log_gammas(a, jnp.ones_like(a), jax.nn.softmax)
 
 
 @by_moments.register
 def _(q: dist.Beta) -> Standardised:
-    a, b = jnp.asarray(q.concentration1) * 1.0, jnp.asarray(q.concentration0) * 1.0
+    a, b = of_event(q, q.concentration1), of_event(q, q.concentration0)
+
+    def sampler(key: Array, shape: tuple[int, ...]) -> Array:
+        for_a, for_b = jax.random.split(key)  # not the key itself: the sampler of one Gamma splits it again
+        return _log_gamma(for_a, a, shape) - _log_gamma(for_b, b, shape)
+
     logits = Logarithm(
-        lambda key, shape: _log_gamma(key, a, shape) - _log_gamma(jax.random.fold_in(key, 1), b, shape),
+        sampler,
         lambda y: a * jax.nn.log_sigmoid(y) + b * jax.nn.log_sigmoid(-y) - betaln(a, b),
         jnp.shape(a),
     )
@@ -118,9 +124,27 @@ def _(q: DependentDraws) -> Standardised:
     return how._replace(source=q)
 
 
-def _log_gammas(shape: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
-    """Independent y = log z, z ~ Gamma(shape, rate), of mean digamma(a) - log b and variance trigamma(a)."""
-    a = jnp.asarray(shape) * 1.0  # a float, also where it was given as 2
+@by_moments.register
+def _(q: JaxRandom) -> Standardised:
+    how = by_moments(q.base)
+    return how._replace(source=q) if how.source is q.base else how  # what is drawn here is drawn by jax.random
+
+
+def of_event(q: Any, parameter: Any) -> Array:
+    """A parameter of q, of the shape of its sample: noise of its own shape would be shared by coordinates.
+
+    As floats, also if it was given as 2.
+    """
+    return jnp.broadcast_to(jnp.asarray(parameter) * 1.0, q.shape())
+
+
+def reciprocal(y: Array) -> Array:
+    """1/z of y = log z. No larger than a float can be: beyond, the derivative would be inf times 0."""
+    return jnp.exp(jnp.minimum(-y, jnp.log(jnp.finfo(y.dtype).max) - 1))
+
+
+def _log_gammas(a: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
+    """Independent y = log z, z ~ Gamma(a, rate), of mean digamma(a) - log(rate) and variance trigamma(a)."""
     logs = Logarithm(
         lambda key, shape: _log_gamma(key, a, shape) - jnp.log(rate),
         lambda y: a * (y + jnp.log(rate)) - rate * jnp.exp(y) - gammaln(a),

@@ -11,6 +11,7 @@ from calibration import assert_unbiased
 from numpyro.distributions import transforms
 
 import rgrad
+from rgrad.dependent import dependent_draws
 from rgrad.quantiles import quantile
 
 KEY = jax.random.key(0)
@@ -150,6 +151,41 @@ def test_baselines_of_dependent_values_are_refused(name, baseline, match, keyed)
     estimator = partial(rgrad.score_function, baseline=baseline)
     with pytest.raises(ValueError, match=match):
         rgrad.expect(f, DRAWS[name](dist.Normal(0.0, 1.0)), KEY, 8, estimator, keyed=keyed)
+
+
+WRAPPED = {
+    "jax_random": rgrad.jax_random,
+    "jax_random, twice": lambda q: rgrad.jax_random(rgrad.jax_random(q)),
+    "other draws": lambda q: rgrad.antithetic(rgrad.jax_random(q)),
+    "one's own": lambda q: OfAnother(q),
+    "one's own, in another": lambda q: rgrad.jax_random(OfAnother(q)),
+}
+
+
+class OfAnother:
+    """A distribution of a user's that is not a pytree, and draws by another."""
+
+    has_rsample, batch_shape = True, ()
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.sample, self.rsample, self.log_prob = inner.sample, inner.rsample, inner.log_prob
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("keyed", [False, True])
+def test_dependent_draws_are_found_inside_of_anything(name, keyed):
+    """So that a baseline of their values is refused, and a bound of several samples too."""
+    q = WRAPPED[name](rgrad.antithetic(dist.Normal(0.0, 1.0)))
+    f = (lambda x, key: x) if keyed else (lambda x: x)
+    with pytest.raises(ValueError, match="leave_one_out uses the other half of the pair"):
+        rgrad.expect(f, q, KEY, 8, partial(rgrad.score_function, baseline=rgrad.leave_one_out), keyed=keyed)
+    with pytest.raises(ValueError, match=r"give q itself, not antithetic\(q\)"):
+        rgrad.iwae(lambda x: 0.0, q, KEY, 2)
+    assert (
+        dependent_draws(dist.MixtureSameFamily(dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.zeros(2), 1.0)))
+        is None
+    )
 
 
 def test_baselines_that_are_none_of_their_values_are_accepted():

@@ -152,6 +152,43 @@ def test_entropies(name):
     np.testing.assert_allclose(h, law.entropy(), rtol=1e-5)
 
 
+def test_entropies_of_vectors_count_every_coordinate():
+    """Of three coordinates, whichever parameter is the vector: against those of each, added up."""
+    vector = jnp.array([1.5, 2.0, 3.0])
+    families = (
+        dist.Normal,
+        dist.Laplace,
+        dist.Cauchy,
+        dist.Logistic,
+        dist.LogNormal,
+        dist.Gamma,
+        dist.InverseGamma,
+        dist.Beta,
+    )
+    shift = dist.transforms.AffineTransform
+    makers = [
+        *families,
+        lambda a, b: dist.TransformedDistribution(dist.Laplace(0.0, b), shift(a, 2.0)),
+        lambda a, b: rgrad.jax_random(dist.Laplace(a, b).to_event(1)),
+    ]  # fmt: skip
+
+    @jax.jit
+    def both():
+        of = lambda q: entropy(q.to_event(1)) if isinstance(q, dist.Distribution) else entropy(q)
+        each = lambda make: sum(entropy(make(jnp.stack([v]), jnp.full(1, 2.5))).sum() for v in vector)
+        mirrored = lambda make: sum(entropy(make(jnp.full(1, 2.5), jnp.stack([v]))).sum() for v in vector)
+        return [
+            (of(make(vector, 2.5)), each(make), of(make(2.5 * jnp.ones(1), vector)), mirrored(make)) for make in makers
+        ]
+
+    for at_once, added, other_at_once, other_added in both():
+        np.testing.assert_allclose([at_once, other_at_once], [added, other_added], rtol=1e-5)
+    q = dist.MultivariateNormal(jnp.zeros((3, 2)), scale_tril=S).to_event(1)
+    np.testing.assert_allclose(entropy(q), 3 * stats.multivariate_normal(np.zeros(2), S @ S.T).entropy(), rtol=1e-5)
+    loss = lambda b: rgrad.elbo(lambda z: 0.0, dist.Laplace(jnp.zeros(3), b).to_event(1), KEY, 1, entropy="exact")
+    np.testing.assert_allclose(jax.value_and_grad(loss)(1.7), (3 * (1 + np.log(3.4)), 3 / 1.7), rtol=1e-5)
+
+
 def test_entropies_of_images(x64):
     """Of affine images, against quadrature of -q log q; of a linear image of vectors, and its derivative, log |det C|."""
     image = dist.TransformedDistribution(dist.StudentT(5.0), dist.transforms.AffineTransform(1.0, -2.0))

@@ -1,4 +1,4 @@
-"""Reparameterization through rejection sampling: Gamma, Beta and Dirichlet by the Gamma sampler's own noise."""
+"""Reparameterization through rejection sampling: Gamma, InverseGamma, Beta and Dirichlet by the Gamma sampler's own noise."""
 
 from functools import singledispatch
 from typing import Any
@@ -11,7 +11,8 @@ from jax import Array
 from rgrad.draws import WithKey, name_of
 from rgrad.estimators.generalized import through_noise
 from rgrad.protocols import Objective
-from rgrad.standardised import Standardised
+from rgrad.standardised import Standardised, of_event, reciprocal
+from rgrad.wrappers import JaxRandom
 
 
 def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1) -> Array:
@@ -24,7 +25,7 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
 
     which needs no rejected draw: an accepted eps is the inverse of a sample. Shape augmentation draws z from
     Gamma(a + B) and multiplies by `u_1^(1/a) ... u_B^(1/(a+B-1))`: the larger the shape, the less `pi` depends on it.
-    Beta and Dirichlet are ratios of Gammas.
+    InverseGamma is the reciprocal of a Gamma, Beta and Dirichlet are ratios of Gammas. Vectors of them by `to_event`.
 
     Needs an `f` that is continuous, and differentiable almost everywhere. Unbiased then; derivatives of higher order too,
     where `f` has them.
@@ -37,7 +38,7 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
         Shape `(n,)`, per sample.
 
     Raises:
-        NotImplementedError: `q` is no Gamma, Beta or Dirichlet.
+        NotImplementedError: `q` is not a Gamma, InverseGamma, Beta or Dirichlet, or a vector of them.
         ValueError: `augmentation` is no whole number >= 0.
 
     Source: Naesseth, Ruiz, Linderman and Blei 2017, Reparameterization gradients through acceptance-rejection sampling
@@ -73,29 +74,40 @@ def no_sampler(q: Any) -> NotImplementedError:
     from rgrad.estimators.which import those_for
 
     return NotImplementedError(
-        f"rejection has no sampler for {name_of(q)} (there are: Gamma, vectors of it, Beta, Dirichlet); use {those_for(q)}"
+        f"rejection has no sampler for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, and vectors of them); use {those_for(q)}"
     )
 
 
 @as_gammas.register
 def _(q: dist.Gamma) -> Any:
-    return jnp.asarray(q.concentration) * 1.0, q.rate, jnp.exp  # a float, also where it was given as 2
+    return of_event(q, q.concentration), of_event(q, q.rate), jnp.exp
+
+
+@as_gammas.register
+def _(q: dist.InverseGamma) -> Any:
+    return of_event(q, q.concentration), of_event(q, q.rate), reciprocal
 
 
 @as_gammas.register
 def _(q: dist.Beta) -> Any:
-    shapes = jnp.stack([jnp.asarray(q.concentration1), jnp.asarray(q.concentration0)]) * 1.0
+    shapes = jnp.stack([of_event(q, q.concentration1), of_event(q, q.concentration0)], -1)
     return shapes, jnp.ones_like(shapes), lambda log_z: jax.nn.sigmoid(log_z[..., 0] - log_z[..., 1])
 
 
 @as_gammas.register
 def _(q: dist.Dirichlet) -> Any:
-    shapes = jnp.asarray(q.concentration) * 1.0
+    shapes = of_event(q, q.concentration)
     return shapes, jnp.ones_like(shapes), jax.nn.softmax
 
 
-@as_gammas.register
-def _(q: dist.Independent) -> Any:
-    if not isinstance(q.base_dist, dist.Gamma):
-        raise no_sampler(q)
+@as_gammas.register(dist.Independent)
+@as_gammas.register(JaxRandom)
+def _(q: Any) -> Any:
     return as_gammas(q.base_dist)
+
+
+@as_gammas.register
+def _(q: dist.ExpandedDistribution) -> Any:
+    shape, rate, finish = as_gammas(q.base_dist)
+    whole = q.shape() + shape.shape[len(q.base_dist.shape()) :]  # of a Beta there are two Gammas
+    return jnp.broadcast_to(shape, whole), jnp.broadcast_to(rate, whole), finish
