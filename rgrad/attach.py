@@ -20,6 +20,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
+from rgrad.varying import same_varying
+
 
 def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
     """`values`, whose derivative gains `values * d log_density`: the score function, right to every order.
@@ -100,12 +102,12 @@ def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[
         f"{caller}: its gradient is right to first order only, and a derivative of the gradient was asked for "
         "(jax.hessian, or grad of grad); use score_function, whose derivatives are right to every order"
     )
-    return _attached.bind(values, *gradients, *parameters, message=message)
+    return _attached.bind(*same_varying(values, *gradients, *parameters), message=message)
 
 
 def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
     """`values` as they are; differentiating with respect to `forbidden` raises `NotImplementedError(message)`."""
-    return _sealed.bind(values, jnp.asarray(forbidden), message=message)
+    return _sealed.bind(*same_varying(values, forbidden), message=message)
 
 
 # log_density -> 1, as `exp(l - stop_gradient(l))` is, whose derivative it has; nobody need compute the density for that.
@@ -163,17 +165,11 @@ def _sealed_transpose(cotangent, values, *witnesses, message):  # type: ignore[n
     return [cotangent, *(None for _ in witnesses)]
 
 
-def _like_the_first(first, *others, **params):  # type: ignore[no-untyped-def]
-    """The type of the first operand; under shard_map it varies over the devices as soon as any operand does."""
-    varying = frozenset().union(*(getattr(x, "vma", frozenset()) for x in (first, *others)))
-    return first.update(vma=varying, weak_type=False) if varying else first.update(weak_type=False)
-
-
 def _register(primitive, jvp):  # type: ignore[no-untyped-def]
     """Give `primitive` all that a transformation may ask for."""
     identity = lambda first, *others, **params: first
     primitive.def_impl(identity)
-    primitive.def_abstract_eval(_like_the_first)
+    primitive.def_abstract_eval(lambda first, *others, **params: first.update(weak_type=False))
     ad.primitive_jvps[primitive] = jvp
     mlir.register_lowering(primitive, mlir.lower_fun(identity, multiple_results=False))
 

@@ -26,6 +26,7 @@ import numpyro.distributions as dist
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 Shape = tuple[int, ...]
 Pair = tuple[Any, Any]
@@ -292,9 +293,10 @@ for _platform in ("cpu", "cuda"):
 
 @_noise.def_abstract_eval
 def _(k0, k1, *, shape, kind):  # type: ignore[no-untyped-def]
-    noise = jax.core.ShapedArray(_arranged(k0.shape, shape), np.float32)
-    varying = getattr(k0, "vma", frozenset()) | getattr(k1, "vma", frozenset())  # the devices of a shard_map
-    return noise.update(vma=varying) if varying else noise
+    arranged = _arranged(k0.shape, shape)
+    sharding = NamedSharding(k0.sharding.mesh, PartitionSpec(*(None for _ in arranged)))
+    # All else is that of the key: under shard_map the noise varies over the devices as the key does.
+    return k0.update(shape=arranged, dtype=np.dtype(np.float32), weak_type=False, sharding=sharding)
 
 
 def _batch(words, axes, **params):  # type: ignore[no-untyped-def]

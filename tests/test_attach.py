@@ -1,10 +1,12 @@
 """The two tricks: right to the order they claim, and raising beyond it, under every transformation."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from jax.experimental import jet
 
@@ -160,3 +162,28 @@ def test_under_shard_map():
     attached = lambda loc: jax.grad(lambda t: rgrad.attach(3.0, t[0] ** 2))(loc)
     sharded = jax.jit(jax.shard_map(attached, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.ones(1))
     np.testing.assert_allclose(sharded, [6.0])
+
+
+VARIOUS = {
+    "score_function": (lambda t: dist.Normal(t, 1.0), rgrad.score_function),
+    "measure_valued": (lambda t: dist.Normal(t, jnp.exp(t)), rgrad.measure_valued),
+    "measure_valued, Poisson": (lambda t: dist.Poisson(jnp.exp(t)), partial(rgrad.measure_valued, coupled=False)),
+    "disarm": (lambda t: dist.Bernoulli(logits=t), rgrad.disarm),
+}
+
+
+@pytest.mark.parametrize("name", VARIOUS)
+def test_a_gradient_is_summed_over_the_devices_of_a_shard_map(name):
+    """The keys vary over the devices and t does not, so that the transpose of the cast is a sum: seen from the types.
+
+    A value that varied without its type saying so would be taken from the first device.
+    """
+    q, estimator = VARIOUS[name]
+    mesh, along = jax.sharding.AbstractMesh((2,), ("d",)), jax.sharding.PartitionSpec("d")
+    loss = lambda t, keys: rgrad.expect(lambda x: x**2 * 1.0, q(t), keys[0], 4, estimator)
+    sharded = lambda f, out: jax.shard_map(f, mesh=mesh, in_specs=(jax.sharding.PartitionSpec(), along), out_specs=out)
+    keys, gradient = jax.random.split(jax.random.key(0), 2), jax.grad(loss)
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.make_jaxpr(sharded(loss, jax.sharding.PartitionSpec()))(0.3, keys)
+    assert "psum" in str(jax.make_jaxpr(sharded(gradient, jax.sharding.PartitionSpec()))(0.3, keys))
+    jax.make_jaxpr(jax.grad(lambda t: sharded(lambda t, k: loss(t, k)[None], along)(t, keys).mean()))(0.3)

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jax import Array, lax
 
 from rgrad.attach import attach_gradient
 from rgrad.draws import WithKey, draw, evaluate, name_of
 from rgrad.implicit import elementary
 from rgrad.protocols import Objective
+from rgrad.varying import same_varying
 
 Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
 """(samples x, key, coupled) to the constant c and points x+ and x-, of the shape of x: dq/dtheta = c (q+ - q-)."""
@@ -23,7 +24,8 @@ def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = 
 
         terms_i = attach_gradient(f(x_i), theta, c (f(x+_i) - f(x-_i)))
 
-    Asks nothing of `f` but a finite mean: it may be a step. Rules for Normal and LogNormal (loc and scale), Exponential
+    Asks nothing of `f` but a finite mean: it may be a step, or a `jax.pure_callback`, which JAX cannot differentiate. No
+    derivative passes through x, x+ and x-; that of a parameter which f uses itself is kept. Rules for Normal and LogNormal (loc and scale), Exponential
     and Gamma (rate), Poisson (rate) and Bernoulli (probs, logits), and vectors of them by `to_event`: one coordinate is
     replaced at a time, which costs **two evaluations of f for every coordinate of every parameter**.
 
@@ -55,7 +57,7 @@ def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = 
         if name in vars(one) and name not in rules:
             parameters[name] = jnp.asarray(getattr(one, name))
     for (name, rule), rule_key in zip(rules.items(), for_rules, strict=True):
-        c, plus, minus = rule(x, rule_key, coupled)
+        c, plus, minus = lax.stop_gradient(rule(x, rule_key, coupled))  # so that f need not be differentiable in x
         parameters[name] = jnp.broadcast_to(getattr(one, name), event)
         gradients[name] = _one_coordinate_at_a_time(values_at, x, plus, minus) * c
     return attach_gradient(values_at(x), parameters, gradients, "measure_valued")
@@ -143,7 +145,8 @@ def _(q: dist.Poisson) -> dict[str, Rule]:
     """c = 1, x+ = x + 1, x- = x; independent: of another draw."""
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
-        other = x if coupled else jax.random.poisson(key, q.rate, x.shape).astype(x.dtype)
+        rate, _ = same_varying(q.rate, x)
+        other = x if coupled else jax.random.poisson(key, rate, x.shape).astype(x.dtype)
         return jnp.ones(()), x + 1, other
 
     return {"rate": rule}
