@@ -4,6 +4,7 @@ from . import noise
 from .attach import attach, attach_gradient
 from .baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
 from .bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from .check_compiler import CompilerCheck, check_compiler
 from .combine import combine
 from .compare import compare
 from .comparison import Comparison
@@ -97,6 +98,9 @@ __all__ = [
     # the truth beside it
     "exact_moments",
     "ExactMoments",
+    # is JAX's compiler right on this machine?
+    "check_compiler",
+    "CompilerCheck",
     # minimise
     "fit",
     "initial_fit",

@@ -1,0 +1,70 @@
+"""Is any estimator wrong for any distribution?
+
+python -m experiments.distributions
+"""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from experiments.runner import command, progress, start
+from experiments.settings import Settings
+
+GOOD = ("ok", "refused", "nan", "noisy")
+
+
+class Distributions(Settings):
+    """Every estimator on every distribution of NumPyro that can be built, against its true gradient.
+
+    Each is right within its error, or refused by name, or nan; what is not says WRONG or CRASHED, and the status is 1.
+    """
+
+    only: str = ""
+    """Rows whose name contains this."""
+    samples: Annotated[int, Field(ge=2, lt=2**31)] = 20
+    """Of one gradient estimate."""
+    replicates: Annotated[int, Field(ge=100)] = 4_000
+    """How many gradient estimates."""
+
+
+def run(settings: Distributions) -> int:
+    jax = start(settings.float_width)
+    from experiments.distributions_table import rows
+    from experiments.distributions_task import ESTIMATORS, cells
+    from experiments.record import output_folder, result_files, write
+
+    began = time.monotonic()
+    with jax.enable_x64(True):
+        chosen = [row for row in rows() if settings.only in row.name]
+    with output_folder(settings.out, "distributions") as folder, ThreadPoolExecutor(2) as threads:
+        with progress(len(chosen), "compiling and measuring") as advance:
+            found = []
+            of = lambda row: cells(row, settings.samples, settings.replicates, settings.seed)
+            for several in threads.map(of, chosen):
+                found += several
+                advance(1.0)
+        by: dict[str, dict[str, str]] = {row.name: {} for row in chosen}
+        for cell in found:
+            by[cell.row][cell.estimator] = cell.verdict
+        width = max(len(name) for name in by)
+        print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
+        for name, verdicts in by.items():
+            print(f"{name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS))
+        print()
+        bad = [cell for cell in found if cell.verdict not in GOOD]
+        for cell in bad:
+            print(f"{cell.verdict} {cell.row}, {cell.estimator}: {cell.detail[:300]}")
+        counts = Counter(cell.verdict for cell in found)
+        print(f"\n{len(chosen)} distributions, {len(found)} cells: " + ", ".join(f"{n} {v}" for v, n in counts.items()))
+        rows_found: list[dict[str, Any]] = [cell._asdict() for cell in found]
+        files = result_files("distributions", settings, rows_found, time.monotonic() - began)
+        write(folder, files)
+        print(f"written to {folder}/: {', '.join(files)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    command(Distributions, run)
