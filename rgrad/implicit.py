@@ -15,8 +15,8 @@ from jax.scipy.special import i0e, i1e
 from rgrad.attach import first_order
 from rgrad.noise import sample as from_noise
 from rgrad.protocols import Sample
-from rgrad.wrappers import JaxRandom
 from rgrad.varying import vary_as
+from rgrad.wrappers import JaxRandom
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
