@@ -33,6 +33,7 @@ from .estimators import (
 from .exact import ExactMoments, exact_moments
 from .expectation import expect
 from .fit import Fit, fit, initial_fit
+from .independence import independent
 from .location_scale import location_scale
 from .log_density import log_prob
 from .moments import Moments, measure
@@ -76,6 +77,7 @@ __all__ = [
     "leave_pair_out",
     "moving_average",
     "MovingAverage",
+    "independent",
     "optimal",
     "delta",
     # with which draws

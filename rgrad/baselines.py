@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import jaxpr_as_fun
 from jax.typing import ArrayLike
 
-COLUMNS = 64  # how many places a user's baseline is looked at: all of them up to this n
+from rgrad.independence import Independent, checked, name_of, own_value_used
 
 
 def leave_one_out(values: Array) -> Array:
@@ -151,24 +150,27 @@ def moving_average(decay: float = 0.9) -> MovingAverage:
     return MovingAverage(jnp.asarray(0.0), jnp.asarray(0.0), jnp.asarray(float(decay)))
 
 
-Baseline = ArrayLike | MovingAverage | Callable[[Array], ArrayLike]
+Baseline = ArrayLike | MovingAverage | Callable[[Array], ArrayLike] | Independent
 
 
-def baseline_values(baseline: Baseline, values: Array) -> Array:
-    """What `baseline` subtracts from each of the values, shape `(n,)`.
+def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> Array:
+    """What `baseline` subtracts from each of the values, shape `(n,)`; nan if it is seen in the program to use its own.
+
+    Args:
+        pairs: the samples depend on one another in pairs, both of which a function must leave out.
 
     Raises:
         ValueError: a function whose i-th output uses the i-th value, or an output of another shape.
     """
+    name = "the number"
     if isinstance(baseline, MovingAverage):
         baseline = baseline.value
-    if callable(baseline):
-        name = getattr(baseline, "__name__", type(baseline).__name__)
-        if baseline is not leave_one_out:
-            _check_own_value_unused(baseline, values, name)
-        baseline = baseline(values)
-    else:
-        name = "the number"
+    elif isinstance(baseline, Independent):
+        baseline = baseline.baseline(values) if callable(baseline.baseline) else baseline.baseline
+    elif baseline is leave_one_out or baseline is leave_pair_out:
+        name, baseline = name_of(baseline), baseline(values)
+    elif callable(baseline):
+        name, baseline = name_of(baseline), checked(baseline, values, pairs)
     if isinstance(baseline, str):
         raise TypeError(f"baseline: {baseline!r} is a name; give a number or a function, as rgrad.leave_one_out")
     b = jnp.asarray(baseline)
@@ -183,82 +185,13 @@ def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) ->
     Raises:
         ValueError: a function of the values, save one that leaves out both of a pair where `pairs`.
     """
-    if not callable(baseline) or isinstance(baseline, MovingAverage) or (pairs and n % 2):  # odd: the draw raises
+    vouched = isinstance(baseline, MovingAverage | Independent)
+    if not callable(baseline) or vouched or (pairs and n % 2):  # odd: the draw raises
         return
-    name = getattr(baseline, "__name__", type(baseline).__name__)
+    name = name_of(baseline)
     if not pairs:
         raise ValueError(f"baseline: {name} is made of the values of a call whose samples depend on one another ({kind} "
                          "draws), and so biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
-    if baseline is not leave_pair_out and _own_value_used(baseline, n, lambda i: i ^ 1):
+    if baseline is not leave_pair_out and own_value_used(baseline, n, lambda i: i ^ 1):
         raise ValueError(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "
                          "biases the gradient; use rgrad.leave_pair_out, or leave the whole pair out")  # fmt: skip
-
-
-def _check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array, name: str) -> None:
-    """Raises where output i moves with value i, at known points, whatever is being traced outside.
-
-    Finite moves, small and large, see what the diagonal of the Jacobian sees and also what has no derivative: a
-    `stop_gradient`, a rank, a threshold. At up to `COLUMNS` places i; where there are more values than that, a call of
-    eight is looked at too, if the function takes it.
-    """
-    (n,) = values.shape
-    for size in {n, min(n, 8)}:
-        try:
-            found = _own_value_used(baseline, size)
-        except Exception:
-            if size == n:
-                raise
-            continue  # a function made for n values alone
-        if found is not None:
-            i, before, after = found
-            raise ValueError(
-                f"baseline: output {i} of {name} uses value {i} itself (it moves from {before:.3g} to {after:.3g} with it), so "
-                "it is not independent of its own sample and biases the gradient (the plain mean shrinks it by 1 - 1/n); "
-                "use rgrad.leave_one_out, or leave the i-th value out of the i-th output"
-            )
-
-
-def _own_value_used(
-    baseline: Callable[[Array], ArrayLike], n: int, partner: Callable[[np.ndarray], np.ndarray] = lambda i: i
-) -> tuple[int, float, float] | None:
-    """The first place i whose output moves with value `partner(i)`, the output before and after; None where none does."""
-    rng = np.random.default_rng(0)
-    places = np.unique(np.linspace(0, n - 1, min(n, max(4, min(COLUMNS, 2**18 // n)))).round().astype(int))
-    normal = rng.normal(size=n)
-    # In 64 bits, so that what moves can be told from what is rounded.
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        spread = lambda v: jnp.broadcast_to(jnp.asarray(baseline(v), float), v.shape)
-        known = _with_known_constants(spread, n, rng)
-        for point, moves in ((normal, (-1e3, -1.0, 0.3, 2.0, 1e3)), (np.abs(normal) + 0.1, (0.01, 0.7, 3.0, 1e3))):
-            before = np.asarray(known(jnp.asarray(point)))
-            moved = np.tile(point, (len(places), len(moves), 1))
-            moved[np.arange(len(places)), :, partner(places)] = moves
-            after = np.asarray(jax.lax.map(known, jnp.asarray(moved.reshape(-1, n)))).reshape(moved.shape)
-            own = after[np.arange(len(places)), :, places]
-            scale = np.nanmax(np.abs(before), initial=0.0, where=np.isfinite(before)) + 1e-3
-            # What is nan there says nothing: a logarithm of a negative value, an overflow.
-            with np.errstate(invalid="ignore"):
-                used = np.abs(own - before[places][:, None]) > 1e-6 * scale
-            if used.any():
-                row, move = np.argwhere(used)[0]
-                return int(places[row]), float(before[places[row]]), float(own[row, move])
-    return None
-
-
-def _with_known_constants(
-    function: Callable[[Array], Array], n: int, rng: np.random.Generator
-) -> Callable[[Array], Array]:
-    """`function`, with random numbers for what it closes over that is being traced, so that it can be computed now."""
-    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((n,), float))
-
-    def stand_in(constant: Any) -> Any:
-        if not isinstance(constant, jax.core.Tracer):
-            return constant
-        if jnp.issubdtype(constant.dtype, jnp.floating):
-            return jnp.asarray(rng.normal(size=constant.shape), constant.dtype)
-        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
-            return jnp.broadcast_to(jax.random.key(0), constant.shape)
-        return jnp.ones(constant.shape, constant.dtype)
-
-    known = traced.replace(consts=[stand_in(c) for c in traced.consts])
-    return lambda v: jaxpr_as_fun(known)(v)[0]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from rgrad.admission import check_density, check_differentiable, nan_outside_support
 from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective, Sample
@@ -21,7 +22,7 @@ from rgrad.wrappers import JaxRandom, OfBase, Wrapper
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
     check_draw(q, n, caller)
-    return jax.tree.map(lax.stop_gradient, sample(q, key, (n,)))
+    return jax.tree.map(lax.stop_gradient, nan_outside_support(q, sample(q, key, (n,))))
 
 
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
@@ -31,7 +32,9 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
         from rgrad.estimators.which import those_for
 
         raise TypeError(f"{caller} needs q.rsample, and {name_of(q)} has none; use {those_for(q)}")
-    return rsample(q, key, (n,))
+    x = rsample(q, key, (n,))
+    check_differentiable(x[0] if isinstance(q, WithKey) else x, name_of(q), caller, "score_function")
+    return nan_outside_support(q, x)
 
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
@@ -63,6 +66,7 @@ def check_draw(q: Any, n: int, caller: str) -> None:
     missing = [name for name in ("sample", "log_prob", "has_rsample") if not hasattr(q, name)]
     if missing:
         raise TypeError(f"{caller}: a {name_of(q)} is no distribution: it lacks {', '.join(missing)}")
+    check_density(q, name_of(q), caller)
     batch = getattr(q, "batch_shape", ())
     if batch != ():
         raise ValueError(
@@ -74,7 +78,7 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 def name_of(q: Any) -> str:
     """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
     name = type(q).__name__
-    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies", "JaxRandom"):
+    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies", "JaxRandom", "MaskedDistribution"):
         return name_of(q.base_dist)
     if name in ("Antithetic", "Stratified", "Quasi"):
         return f"{name.lower()}({name_of(q.base_dist)})"

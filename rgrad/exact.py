@@ -131,7 +131,7 @@ def rules_for(q: Any) -> list[Rule]:
             support = q.enumerate_support()
         except NotImplementedError:  # countable, as a Poisson's
             return []
-        return [Rule(np.asarray(support), np.exp(jax.vmap(q.log_prob)(support)), lambda q, node: node)]
+        return [Rule(np.asarray(support), np.exp(jax.vmap(partial(log_prob, q))(support)), lambda q, node: node)]
     inner = q.base_dist if type(q) is dist.Independent else q
     if type(q) is dist.MultivariateNormal:
         place = lambda q, eps: q.loc + q.scale_tril @ eps

@@ -15,6 +15,7 @@ from jax.scipy.special import i0e, i1e
 from rgrad.attach import first_order
 from rgrad.noise import sample as from_noise
 from rgrad.protocols import Sample
+from rgrad.truncated import sharpened
 from rgrad.varying import vary_as
 from rgrad.wrappers import JaxRandom
 
@@ -29,7 +30,7 @@ def has_rsample(q: Any) -> bool:
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`: those of `rsample` with the same key, where it has any."""
     x = from_noise(q, key, shape)
-    return vary_as(q, key).sample(key, shape) if x is None else x
+    return vary_as(sharpened(q), key).sample(key, shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -37,7 +38,7 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     x = from_noise(q, key, shape)
     if x is not None:
         return x
-    q = vary_as(q, key)
+    q = vary_as(sharpened(q), key)
     return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))
 
 

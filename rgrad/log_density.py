@@ -6,8 +6,10 @@ import jax
 import numpyro.distributions as dist
 from jax import Array, lax
 
+from rgrad.admission import normalised
 from rgrad.kinks import beside_kinks
 from rgrad.protocols import Sample
+from rgrad.truncated import sharpened
 from rgrad.wrappers import Wrapper
 
 
@@ -32,6 +34,7 @@ def log_prob(q: Any, x: Sample) -> Array:
     """
     if isinstance(q, Wrapper):
         return q.log_prob(x)
+    q = sharpened(normalised(q))
     inner = q
     while type(inner) in (dist.Independent, dist.ExpandedDistribution):
         inner = inner.base_dist

@@ -8,7 +8,9 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import ndtri
 
+from rgrad.admission import normalised
 from rgrad.draws import name_of
+from rgrad.truncated import sharpened
 from rgrad.wrappers import JaxRandom
 
 
@@ -24,7 +26,7 @@ def quantile(q: Any, u: Array) -> Array:
     if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
         return _discrete_quantile(q, u)
     try:
-        return q.icdf(u)
+        return sharpened(q).icdf(u)
     except (AttributeError, NotImplementedError, ImportError):
         raise _none_for(q) from None
 
@@ -43,7 +45,7 @@ def _discrete_quantile(q: Any, u: Array) -> Array:
         values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
     except NotImplementedError:  # counts that differ within the batch
         raise _none_for(q) from None
-    below = jnp.cumsum(jnp.exp(q.log_prob(values)), 0)[:-1]
+    below = jnp.cumsum(jnp.exp(normalised(q).log_prob(values)), 0)[:-1]
     more = u.ndim - (below.ndim - 1)  # axes that q was expanded by
     below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
     return values.reshape(-1)[(u > below).sum(0)]

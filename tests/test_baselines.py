@@ -5,10 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from enumeration import LOGITS, Given, expectation
 
 import rgrad
+from rgrad.independence import shown_independent
 
 KEY = jax.random.key(0)
 
@@ -143,6 +145,99 @@ def test_an_honest_baseline_is_accepted(baseline, n):
     values = jnp.arange(1.0, n + 1)
     for wrap in (lambda g: g, jax.jit):
         wrap(lambda v: rgrad.surrogate(v, v, HONEST[baseline]))(values)
+
+
+FLAGS = {
+    "a warm-up": lambda step: lambda v: jnp.where(step < 10, 0.0, v.mean()),
+    "a warm-up by a branch": lambda step: (
+        lambda v: jax.lax.cond(step < 10, jnp.zeros_like, lambda v: v - v + v.mean(), v)
+    ),
+    "a flag": lambda step: lambda v: jnp.where(step == 20, v.mean(), 0.0),
+    "a clip": lambda step: lambda v: jnp.clip(v.mean(), 2000.0, 3000.0) + 0 * step,
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_baseline_that_uses_its_own_sample_only_sometimes_is_refused(name):
+    with pytest.raises(ValueError, match="uses value 0 itself"):
+        jax.jit(lambda v, step: rgrad.surrogate(v, v, FLAGS[name](step)))(jnp.arange(4.0), 20)
+
+
+def test_what_is_not_seen_when_tracing_is_nan_at_the_actual_values():
+    """A switch by two integers that are traced, of which nothing says that they can differ so."""
+    late = lambda step, start: lambda v: jnp.where(step <= start, rgrad.leave_one_out(v), v.mean())
+    terms = jax.jit(lambda v, step, start: rgrad.surrogate(v, v, late(step, start)))
+    v = jnp.array([2500.0, 2610.0, 2433.0, 2590.0])
+    assert np.isfinite(terms(v, 5, 10)).all()
+    assert np.isnan(terms(v, 20, 10)).all()
+    # The gradient is nan too, and of what the baseline closes over there is none.
+    assert np.isnan(jax.grad(lambda v: terms(v, 20, 10).sum())(v)).all()
+
+
+def test_leave_out_formulas_are_finite_at_large_values():
+    """What cancels only by rounding: 1e4 +- 1, in 32 bits."""
+    v = 1e4 + jax.random.normal(KEY, (50,))
+    for name in ("the geometric mean of the others", "their variance"):
+        assert np.isfinite(jax.jit(lambda v, name=name: rgrad.surrogate(v, v, HONEST[name]))(v)).all()
+
+
+SHOWN = {
+    "the values before, in a scan": lambda v: jax.lax.scan(lambda c, x: (0.9 * c + 0.1 * x, c), jnp.float32(0.0), v)[1],
+    "the values after, in a scan": lambda v: jax.lax.scan(lambda c, x: (c + x, c), jnp.float32(0.0), v, reverse=True)[
+        1
+    ],
+    "the other half": lambda v: jnp.repeat(jnp.stack([v[4:].mean(), v[:4].mean()]), 4),
+    "the largest of the others": HONEST["the largest of the others"],
+    "a matrix without a diagonal": HONEST["a matrix without a diagonal"],
+    "sums before": lambda v: jnp.concatenate([jnp.zeros(1), jnp.cumsum(v)[:-1]]),
+    "a branch": lambda v: jax.lax.cond(
+        jax.random.uniform(KEY) < 0.5, lambda v: jnp.roll(v, 1), lambda v: jnp.roll(v, 2), v
+    ),
+}
+UNSHOWN = {
+    "the values up to now, in a scan": lambda v: jax.lax.scan(lambda c, x: (c + x, c + x), jnp.float32(0.0), v)[1],
+    "the half with itself": lambda v: jnp.repeat(jnp.stack([v[:4].mean(), v[4:].mean()]), 4),
+    "a branch on itself": lambda v: jax.lax.cond(v[0] < 0.5, lambda v: jnp.roll(v, 1), lambda v: jnp.roll(v, 2), v),
+    "a loop": lambda v: jax.lax.while_loop(lambda c: c[1] < 4, lambda c: (jnp.roll(c[0], 1) + c[0], c[1] + 1), (v, 0))[
+        0
+    ],
+    "a loop that depends": lambda v: jax.lax.while_loop(lambda c: c < v[0], lambda c: c + 1, 0.0) * jnp.ones(8),
+    **REFUSED,
+}
+
+
+def test_what_the_trace_shows():
+    """Independent by the trace, without moving anything; and never for one that does depend."""
+    values = jnp.arange(8.0)
+    for name, baseline in SHOWN.items():
+        assert shown_independent(baseline, values), name
+    for name, baseline in UNSHOWN.items():
+        assert not shown_independent(baseline, values), name
+
+
+def test_a_scan_of_the_values_before_is_taken_as_it_is():
+    """Its carry is in 32 bits, so it cannot be called in 64; by enumeration of two samples it is unbiased to 1e-6."""
+    before = SHOWN["the values before, in a scan"]
+    logits = jnp.asarray(LOGITS, jnp.float32)
+    found = expectation(lambda samples: jax.grad(loss)(logits, samples, before), 2)
+    np.testing.assert_allclose(found, jax.grad(truth)(logits), atol=1e-6)
+
+
+def test_a_vouched_baseline_is_not_looked_at():
+    values = jnp.arange(4.0)
+    calls = []
+    vouched = rgrad.independent(lambda v: calls.append(1) or v.mean())
+    np.testing.assert_array_equal(rgrad.surrogate(values, values, vouched), values)
+    assert len(calls) == 1
+    rgrad.surrogate(values, values, rgrad.independent(values + 1))
+
+
+def test_the_other_of_a_pair_behind_a_switch():
+    late = lambda step: lambda v: jnp.where(step < jnp.exp(2.0), 0.0, rgrad.leave_one_out(v))
+    loss = lambda step: jax.jit(jax.grad(lambda t: rgrad.expect(
+        lambda x: x**2, rgrad.antithetic(dist.Normal(t, 1.0)), KEY, 4, partial(rgrad.score_function, baseline=late(step)))))(2.0)  # fmt: skip
+    with pytest.raises(ValueError, match="uses the other half of the pair"):
+        loss(20)
 
 
 def test_leave_one_out():

@@ -19,6 +19,7 @@ from rgrad.baselines import (
 from rgrad.control_variates import ControlVariate, delta, given_back, optimal
 from rgrad.dependent import dependent_draws
 from rgrad.draws import WithKey, draw, evaluate
+from rgrad.independence import independent
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective
 from rgrad.support import forbid_moving_support
@@ -85,6 +86,8 @@ def score_function(
     if baseline is optimal:
         terms = surrogate(values, log_q) - given_back(values, q, x)
     else:
+        if callable(baseline) and together is not None and together.pairs:
+            baseline = independent(baseline_values(baseline, values, pairs=True))
         terms = surrogate(values, log_q, baseline)
     return forbid_moving_support(terms + expectation, q, "score_function")
 
