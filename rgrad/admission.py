@@ -195,4 +195,4 @@ def nan_outside_support(q: Any, x: Any) -> Any:
         if bound is not None:
             bound = lax.stop_gradient(jnp.asarray(bound, x.dtype))
             bad = bad | (sign * (lax.stop_gradient(x) - bound) < -1e-4 * (1 + jnp.abs(bound)))
-    return x if bad.ndim == 0 else jnp.where(bad, jnp.nan, x)
+    return x if bad.ndim == 0 else x * jnp.where(bad, jnp.nan, 1)  # a factor, so that its derivative is nan too

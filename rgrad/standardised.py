@@ -16,16 +16,18 @@ from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from rgrad.dependent import DependentDraws
 from rgrad.draws import name_of
+from rgrad.jacobian import elementwise
 from rgrad.wrappers import JaxRandom
 
 
 class Standardised(NamedTuple):
-    """Where to draw from, the map to noise and back, and what makes a sample of `q` of it."""
+    """Where to draw from, the map to noise and back, what makes a sample of `q` of it, and the determinant of the map."""
 
     source: Any
     forward: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
     finish: Callable[[Array], Array] = lambda z: z
+    linearised: Callable[[Callable[[Array], Array], Array], tuple[Array, Array]] = elementwise
 
 
 class Logarithm(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from numpyro.distributions import transforms
 
 import rgrad
+from rgrad.support import edges
 
 KEY = jax.random.key(0)
 
@@ -53,6 +54,67 @@ MOVING |= {
         support=dist.constraints.real,
     ),
 }
+T = transforms
+
+
+class Stretched(transforms.Transform):
+    """A sigmoid times t, of a class that says nothing of its codomain."""
+
+    def __init__(self, t):
+        self.t = t
+
+    def __call__(self, x):
+        return self.t * jax.nn.sigmoid(x)
+
+    def _inverse(self, y):
+        return jnp.log(y / self.t) - jnp.log1p(-y / self.t)
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        return jnp.log(self.t) - jax.nn.softplus(x) - jax.nn.softplus(-x)
+
+    def tree_flatten(self):
+        return (self.t,), (("t",), {})
+
+
+class Sheared(Stretched):
+    """Of the whole line onto itself, but not at infinity: there it is inf - inf."""
+
+    codomain = dist.constraints.real
+
+    def __call__(self, x):
+        return x + self.t * (jnp.sqrt(1 + x**2) - jnp.abs(x))
+
+    def _inverse(self, y):
+        return y
+
+    def log_abs_det_jacobian(self, x, y, intermediates=None):
+        return jnp.zeros_like(x)
+
+
+logistic = dist.Logistic(0.0, 1.0)
+MOVING |= {
+    "a sigmoid times t": lambda t: transformed(logistic, T.SigmoidTransform(), T.AffineTransform(0.0, t)),
+    "relaxed bits times t": lambda t: affine(dist.RelaxedBernoulli(1.0, logits=0.0), 0.0, t),
+    "a vector of them": lambda t: affine(dist.RelaxedBernoulli(1.0, logits=jnp.zeros(2)), 0.0, t).to_event(1),
+    "t plus an exponential": lambda t: transformed(
+        dist.Gumbel(0.0, 1.0), T.AffineTransform(0.0, -1.0), T.ExpTransform(), T.AffineTransform(t, 1.0)
+    ),
+    "t plus a log-normal": lambda t: affine(dist.LogNormal(0.0, 1.0), t, 1.0),
+    "t plus a softplus": lambda t: transformed(logistic, T.SoftplusTransform(), T.AffineTransform(t, 1.0)),
+    "a simplex times t": lambda t: transformed(
+        dist.Normal(jnp.zeros(2), 1.0).to_event(1), T.StickBreakingTransform(), T.AffineTransform(0.0, t)
+    ),
+    "through an inverse": lambda t: transformed(logistic, T.SigmoidTransform(), T.AffineTransform(0.0, t).inv),
+    "the sigmoid of one sided": lambda t: transformed(
+        dist.Exponential(1.0), T.AffineTransform(t, 1.0), T.SigmoidTransform()
+    ),
+    "a class of somebody's": lambda t: transformed(logistic, Stretched(t)),
+    "within a mixture": lambda t: dist.MixtureGeneral(
+        dist.Categorical(jnp.ones(2) / 2),
+        [dist.Uniform(0.0, 1.0), transformed(logistic, T.SigmoidTransform(), T.AffineTransform(0.0, t))],
+        support=dist.constraints.real,
+    ),
+}
 FIXED = {
     "normal": lambda t: dist.Normal(t, t),
     "uniform with constant bounds": lambda t: dist.Uniform(0.0, 1.0),
@@ -72,6 +134,23 @@ FIXED = {
     "folded normal": lambda t: dist.FoldedDistribution(dist.Normal(t, 1.0)),
     "half-normal": lambda t: dist.HalfNormal(t),
     "scaled exponential": lambda t: affine(dist.Exponential(1.0), 0.0, t),
+    "a sigmoid of an affine": lambda t: transformed(logistic, T.AffineTransform(t, t), T.SigmoidTransform()),
+    "constant after a sigmoid": lambda t: transformed(
+        logistic, T.AffineTransform(t, t), T.SigmoidTransform(), T.AffineTransform(1.0, -2.0)
+    ),
+    "a vector on a simplex": lambda t: transformed(
+        dist.Normal(t * jnp.ones(2), 1.0).to_event(1), T.StickBreakingTransform()
+    ),
+    "relaxed bits": lambda t: dist.RelaxedBernoulli(1.0, logits=t),
+    "the logarithm of a gamma": lambda t: transformed(
+        dist.Gamma(t, 1.0), T.ExpTransform().inv, T.AffineTransform(t, t)
+    ),
+    "inverse gamma": lambda t: dist.InverseGamma(t, t),
+    "a power of a gamma": lambda t: transformed(dist.Gamma(2.0, 1.0), T.PowerTransform(t)),
+    "correlated": lambda t: transformed(
+        dist.Normal(jnp.zeros(2), 1.0).to_event(1), T.LowerCholeskyAffine(t * jnp.ones(2), t * jnp.eye(2))
+    ),
+    "of the whole line, as its class says": lambda t: transformed(dist.Normal(0.0, 1.0), Sheared(t)),
     "affine normal": lambda t: affine(dist.Normal(0.0, 1.0), t, t),
     "binomial": lambda t: dist.Binomial(10, t / 10),
     "categorical": lambda t: dist.Categorical(logits=t * jnp.arange(3.0)),
@@ -92,3 +171,9 @@ def test_a_moving_support_raises(name, keyed):
 @pytest.mark.parametrize("name", FIXED)
 def test_a_fixed_support_does_not(name):
     assert jnp.isfinite(gradient(FIXED[name]))
+
+
+def test_a_folded_distribution_has_an_edge():
+    """NumPyro has no density for an image of it, so that only the edge can be seen: at t."""
+    found = jax.jit(lambda t: edges(affine(dist.FoldedDistribution(dist.Normal(0.0, 1.0)), t, 1.0)))(2.0)
+    assert {float(x) for x in found} == {2.0}

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from rgrad.attach import attach
 from rgrad.draws import WithKey, draw, evaluate
+from rgrad.jacobian import of_any_map
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective
 from rgrad.standardised import Standardised, by_moments
@@ -27,15 +28,16 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
 
     `h = identity` is the score function; `pi` free of theta, the reparameterization trick; and between them the less `pi`
     depends on theta, the less noise its score adds. Ready maps for Gamma, InverseGamma, Beta, Dirichlet, LogNormal and
-    Normal, and vectors of them, which standardise the noise to mean 0 and variance 1. Any event shape, elementwise.
+    Normal, and vectors of them, which standardise the noise to mean 0 and variance 1. Any event shape.
 
     Needs an `f` that is continuous, and differentiable almost everywhere, and a support that does not move with the
     parameters. Unbiased then; so are derivatives of every order, where `f` has them. Small concentrations are drawn as
     logarithms, and are right in 32 bits too.
 
     Args:
-        transform: `(forward, inverse)`, elementwise, with the parameters in the closure: `z = forward(eps)`,
-            `eps = inverse(z)`. None: that of `q`.
+        transform: `(forward, inverse)` with the parameters in the closure: `z = forward(eps)`, `eps = inverse(z)`, both of
+            shape `(n, *event_shape)`. Best elementwise; another invertible map of each sample costs its full Jacobian, and is nan
+            for more than 64 coordinates, or if it mixes samples. None: that of `q`.
 
     Returns:
         Shape `(n,)`, per sample.
@@ -48,7 +50,7 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
     base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     how = Standardised(base, *transform) if transform is not None else by_moments(base)
     if transform is not None:
-        how = how._replace(forward=_checked(*transform))
+        how = how._replace(forward=_checked(*transform), linearised=of_any_map)
     terms = through_noise(f, how, key, n, "generalized", keyed)
     return forbid_moving_support(terms, how.source, "generalized")
 
@@ -70,7 +72,7 @@ def through_noise(f: Objective, how: Standardised, key: Array, n: int, caller: s
         key, for_f = jax.random.split(key)
     z = draw(how.source, key, n, caller)
     eps = lax.stop_gradient(how.inverse(z))
-    live, slope = jax.jvp(how.forward, (eps,), (jnp.ones_like(eps),))  # elementwise, so ones give the diagonal
-    log_pi = jax.vmap(partial(log_prob, how.source))(live) + jnp.log(jnp.abs(slope)).reshape(n, -1).sum(1)
+    live, log_det = how.linearised(how.forward, eps)
+    log_pi = jax.vmap(partial(log_prob, how.source))(live) + log_det
     x = how.finish(live)
     return attach(evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, caller), log_pi)
