@@ -110,6 +110,16 @@ def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
     return _sealed.bind(*same_varying(values, forbidden), message=message)
 
 
+def refuse_where(values: Array, bad: Array, parameter: Array, message: str) -> Array:
+    """`values` as they are, whose derivative in the entries of `parameter` that are `bad` is nan.
+
+    Raises `ValueError(message)`, when differentiated, if an entry is bad and that is known (outside of jit).
+    """
+    spread = lambda x: jnp.broadcast_to(x, values.shape)
+    entries = jnp.where(bad, parameter, 0.0).sum().astype(values.dtype)
+    return _refused.bind(values, spread(bad.any()), spread(entries), message=message)
+
+
 # log_density -> 1, as `exp(l - stop_gradient(l))` is, whose derivative it has; nobody need compute the density for that.
 _ratio = Primitive("rgrad_ratio")
 
@@ -133,6 +143,21 @@ jet.jet_rules[_ratio] = _ratio_jet
 # The other two are the identity of their first operand; the further ones are there for the rules of differentiation.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
 _sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises where a witness is differentiated
+_refused = Primitive("rgrad_refused")  # (values, bad, entries) -> values; nan where bad entries are differentiated
+
+
+def _refused_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
+    bad = primals[1]
+    total, _, tangent = tangents
+    known = not isinstance(bad, jax.core.Tracer)
+    if type(tangent) is not ad.Zero and not (known and not bad.any()):
+        if known:
+            raise ValueError(message)
+        part = jnp.where(bad, jnp.nan, 0.0) * tangent
+        total = part if type(total) is ad.Zero else total + part
+    elif type(total) is ad.Zero:
+        total = ad.Zero(jax.typeof(primals[0]).to_tangent_aval())
+    return _refused.bind(*primals, message=message), total
 
 
 def _attached_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
@@ -187,4 +212,5 @@ def _register(primitive, jvp):  # type: ignore[no-untyped-def]
 
 _register(_attached, _attached_jvp)
 _register(_sealed, _sealed_jvp)
+_register(_refused, _refused_jvp)
 ad.primitive_transposes[_sealed] = _sealed_transpose

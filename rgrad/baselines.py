@@ -38,7 +38,9 @@ def leave_one_out(values: Array) -> Array:
         raise ValueError(
             f"leave_one_out: n = {n} leaves no other sample to take a mean of; ask for n >= 2, or use another baseline"
         )
-    return (values.sum() - values) / (n - 1)
+    middle = values.mean()  # cancels, save that the sum is rounded less: rounding may depend on the sample's own value
+    off = values - middle
+    return middle + (off.sum() - off) / (n - 1)
 
 
 def leave_pair_out(values: Array) -> Array:

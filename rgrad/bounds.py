@@ -17,13 +17,16 @@ from jax import Array, lax
 from jax.nn import logsumexp
 
 from rgrad.attach import attach, first_order
+from rgrad.base_noise import RULES, base_noise, score_density
 from rgrad.dependent import dependent_draws
 from rgrad.detach import detach
-from rgrad.draws import check_draw, draw, draw_pathwise, evaluate
+from rgrad.draws import JaxRandom, check_draw, draw_pathwise, evaluate
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectation import expect
 from rgrad.implicit import has_rsample, rsample, sample
 from rgrad.log_density import log_prob
+from rgrad.noise_families import BaseNoise
+from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Estimator, Objective, Sample
 from rgrad.support import forbid_moving_support
 from rgrad.wrappers import Wrapper
@@ -139,6 +142,17 @@ class Copies(_BaseAndNumber, Wrapper):
         return self.log_probs(value).sum()
 
 
+def _noise_of_copies(q: Copies) -> BaseNoise:
+    inner = base_noise(q.base)
+    source = JaxRandom(inner.source) if inner.own else inner.source
+    return BaseNoise(
+        Copies(source, q.k), inner.push, lambda eps, moved: jax.vmap(lambda e: inner.log_prob(e, None))(eps).sum()
+    )
+
+
+RULES[Copies] = _noise_of_copies
+
+
 def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     """The score function for `iwae`, with a baseline for each of its samples: the bound that the others would give.
 
@@ -165,14 +179,18 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
         raise ValueError(
             "vimco: k = 1 leaves no other sample to make a baseline of; ask for k >= 2, or use score_function"
         )
-    x = draw(q, key, n, "vimco")
-    log_w, log_q = jax.vmap(bound.log_weights)(x), jax.vmap(q.log_probs)(x)
+    check_draw(q, n, "vimco")
+    how, one = base_noise(q), base_noise(q.base)
+    eps = how.sample(key, (n,))
+    x = jax.tree.map(lax.stop_gradient, how.push(eps))
+    log_w = jax.vmap(bound.log_weights)(x)
+    log_q = score_density(one, jax.tree.map(lambda e: e.reshape(-1, *e.shape[2:]), eps)).reshape(log_w.shape)
     value = bound_of(log_w)
     others = lax.stop_gradient((log_w.sum(-1, keepdims=True) - log_w) / (q.k - 1))
     replaced = jnp.where(jnp.eye(q.k, dtype=bool), others[:, :, None], lax.stop_gradient(log_w)[:, None, :])
     baseline = bound_of(replaced)
     terms = attach(value, log_q.sum(-1)) - (attach(baseline, log_q) - baseline).sum(-1)
-    return forbid_moving_support(terms, q, "vimco")
+    return forbid_moving_support(refuse_never_drawn(terms, q, "vimco"), q, "vimco")
 
 
 def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from rgrad.attach import attach
+from rgrad.base_noise import base_noise
 from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, name_of
 from rgrad.implicit import elementary
@@ -106,14 +107,25 @@ def optimal(values: Array) -> Array:
                     "partial(rgrad.score_function, baseline=rgrad.optimal)")  # fmt: skip
 
 
-def given_back(values: Array, q: Any, x: Sample) -> Array:
-    """What `optimal` subtracts from each term for the values of the samples x: shape `(n,)`, 0 with a derivative."""
+def given_back(values: Array, q: Any, eps: Sample) -> Array:
+    """What `optimal` subtracts from each term: shape `(n,)`, 0 with a derivative.
+
+    Args:
+        values: those of the samples.
+        eps: their noise, that of `base_noise(q)`.
+    """
     (n,) = values.shape
     if n < 2:
         raise ValueError("optimal: n = 1 leaves no other sample to fit its coefficient to; ask for n >= 2, or use another "
                          "baseline")  # fmt: skip
     base = one_at_a_time(q.base if isinstance(q, WithKey) else q)
-    q = WithKey(base) if isinstance(q, WithKey) else base
+    wrapped = lambda base: WithKey(base) if isinstance(q, WithKey) else base
+    how = base_noise(q.base if isinstance(q, WithKey) else q)
+    if type(base_noise(base).source) is not type(how.source):  # as for the MultivariateNormal of a low rank
+        eps = base_noise(q).push(eps)
+        density = lambda rebuilt, sample: log_prob(wrapped(rebuilt), sample)
+    else:
+        density = lambda rebuilt, sample: base_noise(wrapped(rebuilt)).log_prob(sample, None)
     leaves, structure = jax.tree.flatten(base)
     if any(leaf is base for leaf in leaves):
         raise TypeError(
@@ -127,10 +139,9 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
 
     def log_q(parameters: Array, sample: Sample) -> Array:
         parts = dict(zip(chosen, unravel(parameters), strict=True))
-        rebuilt = jax.tree.unflatten(structure, [parts.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return log_prob(WithKey(rebuilt) if isinstance(q, WithKey) else rebuilt, sample)
+        return density(jax.tree.unflatten(structure, [parts.get(i, leaf) for i, leaf in enumerate(leaves)]), sample)
 
-    scores = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, x))  # (n, J)
+    scores = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, eps))  # (n, J)
     largest = jnp.abs(scores).max(0)  # a scale that cancels in c: squares might overflow
     squared = (scores / jnp.where(largest > 0, largest, 1.0)) ** 2
     weighted = lax.stop_gradient(values)[:, None] * squared
@@ -139,7 +150,7 @@ def given_back(values: Array, q: Any, x: Sample) -> Array:
 
     def of_coordinate(c_j: Array, j: Array) -> Array:
         alone = jnp.where(jnp.arange(live.size) == j, live, fixed)
-        return attach(c_j, jax.vmap(log_q, (None, 0))(alone, x)) - c_j
+        return attach(c_j, jax.vmap(log_q, (None, 0))(alone, eps)) - c_j
 
     return jax.vmap(of_coordinate)(c.T, jnp.arange(live.size)).sum(0)
 

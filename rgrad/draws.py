@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.admission import check_density, check_differentiable, nan_outside_support
-from rgrad.implicit import has_rsample, rsample, sample
+from rgrad.implicit import elementary, has_rsample, rsample, sample
 from rgrad.log_density import log_prob
 from rgrad.protocols import Objective, Sample
 from rgrad.wrappers import JaxRandom, OfBase, Wrapper
@@ -22,7 +23,8 @@ from rgrad.wrappers import JaxRandom, OfBase, Wrapper
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
     check_draw(q, n, caller)
-    return jax.tree.map(lax.stop_gradient, nan_outside_support(q, sample(q, key, (n,))))
+    x = nan_outside_support(q, sample(q, key, (n,)))
+    return _as_it_is_if_transformed(q, jax.tree.map(lax.stop_gradient, x))
 
 
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
@@ -34,7 +36,18 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
         raise TypeError(f"{caller} needs q.rsample, and {name_of(q)} has none; use {those_for(q)}")
     x = rsample(q, key, (n,))
     check_differentiable(x[0] if isinstance(q, WithKey) else x, name_of(q), caller, "score_function")
-    return nan_outside_support(q, x)
+    return _as_it_is_if_transformed(q, nan_outside_support(q, x))
+
+
+def as_it_is(x: Sample) -> Sample:
+    """x as f gets it, the same with jit as without. XLA would make `log(exp(y))` y, which stays finite where exp(y) is 0."""
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else lax.optimization_barrier(leaf), x)
+
+
+def _as_it_is_if_transformed(q: Any, x: Sample) -> Sample:
+    one = elementary(q.base if isinstance(q, WithKey) else q)
+    return as_it_is(x) if isinstance(one, dist.TransformedDistribution) else x
 
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:

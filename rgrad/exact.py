@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from rgrad.compiling import right
 from rgrad.draws import check_draw
+from rgrad.log_density import log_prob
 from rgrad.problems import gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 from rgrad.wrappers import Wrapper

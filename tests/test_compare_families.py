@@ -1,6 +1,6 @@
 """`rgrad.compare` on 200 random problems of all families, ordinary and extreme: what is right is not called biased.
 
-    pytest -m long tests/test_compare_families.py -k gamma
+pytest -m long tests/test_compare_families.py -k gamma
 """
 
 import zlib
@@ -148,6 +148,7 @@ def multivariate(rng):
 
 def mixture(rng):
     s = scale(rng)
+
     def of(p):
         return dist.MixtureSameFamily(dist.Categorical(logits=p["logits"]), dist.Normal(p["loc"], s))
 

@@ -10,6 +10,7 @@ from jax import Array
 from rgrad.attach import attach_gradient
 from rgrad.draws import WithKey, check_draw, evaluate
 from rgrad.implicit import elementary
+from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 
@@ -38,7 +39,8 @@ def arm(f: Objective, q: Any, key: Array, n: int) -> Array:
     logits, u, b, opposite, values_at = _antithetic(f, q, key, n, "arm")
     plus, minus = values_at(b), values_at(opposite)
     gradient = _column(plus - minus, u) * (u - 0.5)
-    return attach_gradient((plus + minus) / 2, {"logits": logits}, {"logits": gradient}, "arm")
+    terms = attach_gradient((plus + minus) / 2, {"logits": logits}, {"logits": gradient}, "arm")
+    return refuse_never_drawn(terms, q, "arm")
 
 
 def disarm(f: Objective, q: Any, key: Array, n: int) -> Array:
@@ -61,7 +63,8 @@ def disarm(f: Objective, q: Any, key: Array, n: int) -> Array:
     logits, _, b, opposite, values_at = _antithetic(f, q, key, n, "disarm")
     plus, minus = values_at(b), values_at(opposite)
     gradient = _column(plus - minus, b) * (b - opposite) * jax.nn.sigmoid(jnp.abs(logits)) / 2
-    return attach_gradient((plus + minus) / 2, {"logits": logits}, {"logits": gradient}, "disarm")
+    terms = attach_gradient((plus + minus) / 2, {"logits": logits}, {"logits": gradient}, "disarm")
+    return refuse_never_drawn(terms, q, "disarm")
 
 
 def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[Array, Array, Array, Array, Any]:

@@ -10,9 +10,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.counts import of_counts
 from rgrad.dependent import DependentDraws
 from rgrad.draws import WithKey, check_draw, evaluate, name_of
-from rgrad.log_density import log_prob
+from rgrad.probabilities import probability
 from rgrad.protocols import Objective
 from rgrad.wrappers import JaxRandom
 
@@ -20,7 +21,7 @@ from rgrad.wrappers import JaxRandom
 def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) -> Array:
     """No sampling: `E_q[f(x)] = sum_x q(x) f(x)` over the whole support, and its derivative is the exact gradient.
 
-        terms_i = sum_x exp(log q(x)) f(x)
+        terms_i = sum_x q(x) f(x)
 
     Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., vectors of them by `to_event` (the
     product of the supports, K^D points for D coordinates), or a `q` with `enumerate_support()`, shape
@@ -43,12 +44,16 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
     """
     base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     check_draw(base, n, "enumerated")
-    x = jnp.asarray(_support(base, limit))
-    p = jnp.exp(jax.vmap(partial(log_prob, base))(x))
+    points = _support(base, limit)
+    x = jnp.asarray(points)
+    p = jax.vmap(partial(probability, base))(x)
+    largest = np.abs(points).max() if np.issubdtype(points.dtype, np.integer) else 0.0
+    f = of_counts(f, q, "enumerated", largest)
 
     def total(points: Any) -> Array:
         values = evaluate(f, points, len(x), "enumerated")
-        return (p * jnp.where(p > 0, values, 0.0)).sum()  # what cannot happen may be infinite: 0 log 0
+        # What cannot happen may be infinite (0 log 0). If it is finite it counts in the derivative.
+        return (p * jnp.where((p > 0) | jnp.isfinite(values), values, 0.0)).sum()
 
     if not keyed:
         return jnp.broadcast_to(total(x), (n,))

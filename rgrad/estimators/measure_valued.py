@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.attach import attach_gradient
-from rgrad.draws import WithKey, draw, evaluate, name_of
+from rgrad.counts import of_counts
+from rgrad.draws import WithKey, as_it_is, draw, evaluate, name_of
 from rgrad.implicit import elementary
 from rgrad.protocols import Objective
 from rgrad.varying import same_varying
@@ -51,6 +52,7 @@ def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = 
     for_x, for_f, *for_rules = jax.random.split(key, 2 + len(rules))
     x = draw(base, for_x, n, "measure_valued")
     with_key = lambda points: (points, jax.random.split(for_f, n)) if keyed else points
+    f = of_counts(f, q, "measure_valued")
     values_at = lambda points: evaluate(f, with_key(points), n, "measure_valued")
     parameters, gradients = {}, {}
     for name in one.arg_constraints:
@@ -91,7 +93,8 @@ def _(q: dist.Normal) -> dict[str, Rule]:
 
 @weak_derivatives.register
 def _(q: dist.LogNormal) -> dict[str, Rule]:
-    return {"loc": _normal_loc(q.base_dist, jnp.exp), "scale": _normal_scale(q.base_dist, jnp.exp)}
+    image = lambda y: as_it_is(jnp.exp(y))
+    return {"loc": _normal_loc(q.base_dist, image), "scale": _normal_scale(q.base_dist, image)}
 
 
 def _normal_loc(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:

@@ -12,6 +12,7 @@ from rgrad.attach import attach
 from rgrad.draws import WithKey, check_draw, evaluate
 from rgrad.estimators.relaxed import check_temperature, relaxation
 from rgrad.log_density import log_prob
+from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 
@@ -94,4 +95,4 @@ def _controlled(f: Objective, c: Objective, q: Any, key: Array, n: int, caller: 
     free = evaluate(c, (z, keys), n, caller)
     given = evaluate(c, (how.given(b, for_given), keys), n, caller)
     terms = attach(values - given, jax.vmap(partial(log_prob, base))(b)) + free
-    return terms - lax.stop_gradient(free - given)
+    return refuse_never_drawn(terms - lax.stop_gradient(free - given), q, caller)

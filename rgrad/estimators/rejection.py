@@ -21,7 +21,7 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     Marsaglia and Tsang's sampler of Gamma(a, 1): `z = (a - 1/3) (1 + eps / sqrt(9 a - 3))^3`. With accepted noise
     `eps = h^-1(z; a)`, whose law is `pi(eps; a) = q(z; a) |dz/deps|`:
 
-        terms_i = attach(f(z(eps_i; a)), log pi(eps_i; a))
+        terms_i = attach(f(z(eps_i; a)) - c, log pi(eps_i; a)) + c,    c = f(z(0; a)), a constant
 
     which needs no rejected draw: an accepted eps is the inverse of a sample. Shape augmentation draws z from
     Gamma(a + B) and multiplies by `u_1^(1/a) ... u_B^(1/(a+B-1))`: the larger the shape, the less `pi` depends on it.
@@ -51,6 +51,9 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     shape, rate, finish = as_gammas(base)
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
     minus_log_u = jax.random.exponential(for_u, (int(augmentation), n, *jnp.shape(shape)), shape.dtype)
+    minus_log_u = jnp.pad(
+        minus_log_u, [(0, 0), (0, 1)] + [(0, 0)] * shape.ndim, constant_values=1.0
+    )  # its mean, at eps = 0
     log_u = sum((-minus_log_u[i] / (shape + i) for i in range(int(augmentation))), start=jnp.zeros(()))
     raised = shape + augmentation
     raised = jnp.where(raised >= 1, raised, jnp.nan)  # there the sampler is none

@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 from rgrad.attach import first_order
 from rgrad.draws import WithKey, check_draw, evaluate
 from rgrad.implicit import elementary
+from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 
@@ -46,7 +47,8 @@ def gumbel_softmax(f: Objective, q: Any, key: Array, n: int, *, temperature: Arr
     how = relaxation(base, "gumbel_softmax")
     for_z, for_f = jax.random.split(key)
     x = how.soft(how.sample(for_z, n) / temperature)
-    return evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "gumbel_softmax")
+    terms = evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "gumbel_softmax")
+    return refuse_never_drawn(terms, q, "gumbel_softmax")
 
 
 def straight_through(f: Objective, q: Any, key: Array, n: int, *, temperature: ArrayLike | None = None) -> Array:
@@ -80,7 +82,8 @@ def straight_through(f: Objective, q: Any, key: Array, n: int, *, temperature: A
     z = how.sample(for_z, n)
     soft = how.soft(jnp.broadcast_to(how.logits, z.shape) if temperature is None else z / temperature)
     x = first_order(how.hard(z).astype(soft.dtype), [soft], [jnp.ones_like(soft)], "straight_through")
-    return evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "straight_through")
+    terms = evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "straight_through")
+    return refuse_never_drawn(terms, q, "straight_through")
 
 
 class OneHotCategorical(dist.Distribution):  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """The score function, or REINFORCE: with the drawing (`score_function`) and without it (`surrogate`)."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rgrad.admission import nan_outside_support
 from rgrad.attach import attach, first_order
+from rgrad.base_noise import base_noise, score_density
 from rgrad.baselines import (
     Baseline,
     baseline_values,
@@ -17,10 +18,11 @@ from rgrad.baselines import (
     leave_one_out_of_group,
 )
 from rgrad.control_variates import ControlVariate, delta, given_back, optimal
+from rgrad.counts import of_counts
 from rgrad.dependent import dependent_draws
-from rgrad.draws import WithKey, draw, evaluate
+from rgrad.draws import WithKey, check_draw, evaluate
 from rgrad.independence import independent
-from rgrad.log_density import log_prob
+from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 from rgrad.support import forbid_moving_support
 
@@ -71,8 +73,11 @@ def score_function(
     if (together := dependent_draws(q)) is not None:
         pairs = together.pairs and baseline is not optimal
         check_leaves_out_dependent(baseline, n, type(together).__name__.lower(), pairs)
-    x = draw(q, key, n, "score_function")
-    values, expectation = evaluate(f, x, n, "score_function"), jnp.zeros(())
+    check_draw(q, n, "score_function")
+    how = base_noise(q)
+    eps = how.sample(key, (n,))
+    x = nan_outside_support(q, jax.tree.map(lax.stop_gradient, how.push(eps)))
+    values, expectation = evaluate(of_counts(f, q, "score_function"), x, n, "score_function"), jnp.zeros(())
     if control_variate is not None:
         h, known = _pair(control_variate, f, q)
         of_x = x[0] if isinstance(q, WithKey) else x  # h has no randomness of its own
@@ -80,16 +85,15 @@ def score_function(
         if expectation.shape != ():
             raise ValueError(f"score_function: the expectation of the control variate has shape {expectation.shape}; it "
                              "must be one number, the mean of h over q")  # fmt: skip
-    log_q = jax.vmap(partial(log_prob, q))(x)
-    # Of a sample of its own q only rounding makes the density 0 or infinite: nan, and no silent bias.
-    log_q = jnp.where(jnp.isinf(log_q), jnp.nan, log_q)
+    log_q = score_density(how, eps)
     if baseline is optimal:
-        terms = surrogate(values, log_q) - given_back(values, q, x)
+        terms = surrogate(values, log_q) - given_back(values, q, eps)
     else:
         if callable(baseline) and together is not None and together.pairs:
             baseline = independent(baseline_values(baseline, values, pairs=True))
         terms = surrogate(values, log_q, baseline)
-    return forbid_moving_support(terms + expectation, q, "score_function")
+    terms = refuse_never_drawn(terms + expectation, q, "score_function")
+    return forbid_moving_support(terms, q, "score_function")
 
 
 def _pair(control_variate: Any, f: Objective, q: Any) -> tuple[Objective, ArrayLike]:
@@ -178,7 +182,8 @@ def surrogate(
     elif not normalized:
         terms = first_order(v, [log_q], [v - b], "surrogate(normalized=False)")
     else:
-        terms = attach(v, log_q) - (attach(b, log_q) - b)
+        # `attach(v, log_q) - (attach(b, log_q) - b)`, but with the difference taken first: both may be large.
+        terms = v + (attach(v - b, log_q) - (v - b))
     if w is not None:
         terms = w * terms
     if mask is not None:
