@@ -25,14 +25,14 @@ def mixture(w):
 
 
 def test_enumerated_at_the_edges():
-    """By hand: `d/dp E[f] = f(1) - f(0)`, `d/dp_k = f(k)`; of a product the others' probabilities; of n tosses n (f(1) - f(0)) at
-    0; of a mixture, whose weights are normalised, `E_k[f] - E[f]`. Second derivatives too."""
+    """By hand: `d/dp E[f] = f(1) - f(0)`; of a product the others' probabilities; of n tosses n (f(1) - f(0)) at 0; of probs
+    and weights, which are normalised, `d/dp_k = f(k) - E[f]`. Second derivatives too."""
     line = lambda x: 3.0 * x + 1
     of_bits = lambda x: (x * jnp.array([1.0, 2.0, 4.0])).sum() ** 2
     cases = [
         (lambda p: exactly(line, dist.Bernoulli(p)), 0.0, 3.0),
         (lambda p: exactly(line, dist.Bernoulli(p)), 1.0, 3.0),
-        (lambda p: exactly(lambda x: values[x], dist.Categorical(probs=p)), jnp.array([0.5, 0.5, 0.0]), values),
+        (lambda p: exactly(lambda x: values[x], dist.Categorical(probs=p)), jnp.array([0.5, 0.5, 0.0]), values - 1.5),
         # x = (., 1, y): f = (x0 + 2 + 4 y)^2, and d/dp0 = E[5 + 8 y] = 7.4; x1: f = (2 x1 + 4 y)^2: E[4 + 16 y] = 8.8; x2: 36 - 4
         (lambda p: exactly(of_bits, dist.Bernoulli(p).to_event(1)), bits, [7.4, 8.8, 32.0]),
         (lambda p: exactly(lambda x: x * x, dist.Binomial(5, p)), 0.0, 5.0),
