@@ -143,11 +143,11 @@ def _sign(out: Array, at: list[Any], beside: list[Array]) -> Array:
 
 
 def _max(out: Array, at: list[Any], beside: list[Array]) -> Array:
-    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] > beside[1], *at), out)
+    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] > beside[1], at[0], at[1]), out)
 
 
 def _min(out: Array, at: list[Any], beside: list[Array]) -> Array:
-    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] < beside[1], *at), out)
+    return jnp.where((at[0] == at[1]) & (beside[0] != beside[1]), jnp.where(beside[0] < beside[1], at[0], at[1]), out)
 
 
 def _clamp(out: Array, at: list[Any], beside: list[Array]) -> Array:
