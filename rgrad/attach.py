@@ -113,7 +113,8 @@ def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
 def refuse_where(values: Array, bad: Array, parameter: Array, message: str) -> Array:
     """`values` as they are, whose derivative in the entries of `parameter` that are `bad` is nan.
 
-    Raises `ValueError(message)`, when differentiated, if an entry is bad and that is known (outside of jit).
+    Raises `ValueError(message)`, when differentiated, if an entry is bad and that is known (outside of jit); never with an
+    empty message.
     """
     spread = lambda x: jnp.broadcast_to(x, values.shape)
     entries = jnp.where(bad, parameter, 0.0).sum().astype(values.dtype)
@@ -151,7 +152,7 @@ def _refused_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
     total, _, tangent = tangents
     known = not isinstance(bad, jax.core.Tracer)
     if type(tangent) is not ad.Zero and not (known and not bad.any()):
-        if known:
+        if known and message:
             raise ValueError(message)
         part = jnp.where(bad, jnp.nan, 0.0) * tangent
         total = part if type(total) is ad.Zero else total + part

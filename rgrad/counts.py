@@ -115,6 +115,8 @@ def _largest(q: Any) -> float:
     if isinstance(one, dist.CategoricalProbs | dist.CategoricalLogits | dist.BernoulliProbs | dist.BernoulliLogits):
         return 0.0
     support: Any = getattr(q, "support", None)
+    if support is None and hasattr(q, "base_dist"):
+        return _largest(q.base_dist)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     if support is not None and not getattr(support, "is_discrete", True):

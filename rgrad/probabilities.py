@@ -38,17 +38,18 @@ def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
 
     What such a derivative is made of is never drawn, and the score of all else is 0: no number of samples shows it.
     """
-    for name, parameter, bad in _never_drawn(q):
+    for name, parameter, bad, may_be_masked in _never_drawn(q):
         message = (
             f"{caller}: {name_of(q)} has a {name} of exactly 0 or 1 that is being differentiated, so that what its derivative is "
             "about is never drawn; give logits or a larger value, stop its gradient, or use enumerated or measure_valued"
         )
-        terms = refuse_where(terms, bad, parameter, message)
+        terms = refuse_where(terms, bad, parameter, "" if may_be_masked else message)
     return terms
 
 
-def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array]]:
-    """The name, the parameter and which of its entries make an event impossible that any other value makes possible."""
+def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
+    """The name, the parameter, which of its entries make an event impossible that any other value makes possible; and whether
+    that is usual, as classes are ruled out by `jnp.where(mask, p, 0)`: through that no nan passes, but an error would."""
     zero_or_one = lambda p: (p <= 0) | (p >= 1)
     zero = lambda p: p <= 0
     rules: list[tuple[tuple[type, ...], str, Callable[[Array], Array]]] = [
@@ -61,7 +62,7 @@ def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array]]:
     for kinds, name, is_bad in rules:
         if type(q) in kinds:  # a subclass may compute it from a logit
             parameter = jnp.asarray(getattr(q, name)) * 1.0
-            yield name, parameter, is_bad(parameter)
+            yield name, parameter, is_bad(parameter), type(q) in (dist.CategoricalProbs, dist.MultinomialProbs)
     parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None)
     for part in parts if isinstance(parts, list | tuple) else [parts, getattr(q, "base_dist", None)]:
         if part is not None:

@@ -486,7 +486,7 @@ def test_what_32_bits_cannot_hold_is_nan_or_right():
     """What is small or large is handled in logarithms; a sampler outside its range, and a map that is none, are nan."""
     gradient = lambda q, e, f: jax.grad(lambda t: rgrad.expect(f, q(t), jax.random.key(0), 2000, e))(1.0)
     bounded = lambda z: 1 / (1 + z)
-    assert np.isnan(gradient(lambda t: dist.Gamma(0.01 * t, 1.0), rgrad.score_function, bounded))
+    assert np.isfinite(gradient(lambda t: dist.Gamma(0.01 * t, 1.0), rgrad.score_function, bounded))
     assert np.isfinite(gradient(lambda t: dist.Beta(0.1 * t, 0.2), rgrad.rejection, bounded))
     assert np.isfinite(gradient(lambda t: dist.Beta(0.01 * t, 0.02), rgrad.rejection, bounded))
     assert np.isfinite(gradient(lambda t: dist.InverseGamma(0.1 * t, 1.0), rgrad.generalized, bounded))

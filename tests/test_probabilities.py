@@ -99,6 +99,15 @@ def test_only_the_entry_that_is_never_drawn_is_refused():
     np.testing.assert_array_equal(np.isnan(jax.jit(jax.grad(loss))(bits)), [True, True, False])
 
 
+def test_classes_that_are_masked():
+    """A class whose probability is 0 is nan in that entry only, and right in what does not depend on it: p (1 - p) (2 - 1)."""
+    f = lambda x: values[x]
+    of = lambda p: rgrad.expect(f, dist.Categorical(probs=p), KEY, 4000, leave_one_out)
+    np.testing.assert_array_equal(np.isnan(jax.grad(of)(jnp.array([0.5, 0.5, 0.0]))), [False, False, True])
+    masked = lambda t: of(jnp.where(jnp.array([True, True, False]), jnp.stack([1 - t, t, t]), 0.0))
+    assert jax.grad(masked)(0.5) == pytest.approx(1.0, abs=0.2)  # six standard errors: the variance is 1 / n
+
+
 def test_measure_valued_at_a_rate_of_zero():
     """x+ = x + 1 is drawn: exact."""
     loss = lambda t: rgrad.expect(lambda x: 3.0 * x + 1, dist.Poisson(t), KEY, 4, rgrad.measure_valued)

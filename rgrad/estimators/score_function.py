@@ -45,10 +45,16 @@ def score_function(
         terms_i = attach(f(x_i) - h(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i) + E_q[h]
 
     Needs `q.log_prob`, and a support that does not move with the parameters; of `f` nothing but a finite variance.
-    Unbiased, and so are derivatives of every order (`jax.hessian`), with every baseline and control variate. In 32-bit
-    floats samples at small concentrations round to the edge of the support. Of a Gamma (under 0.2) the result is nan then;
-    those of Beta and Dirichlet the library moves off the edge, so that they are silently biased (Beta(.3, .6) hardly,
-    Beta(.1, .2) by a fifth, Beta(.01, .02) wholly): use 64 bits, or `generalized`.
+    Unbiased, and so are derivatives of every order (`jax.hessian`), with every baseline and control variate.
+
+    log q is taken at the noise that a sample is made of, if that is known (location-scale families, Gamma, Beta, Dirichlet,
+    Weibull, Kumaraswamy, and transforms and events of them), so that it does not matter that samples are rounded: at small
+    concentrations, for a saturated sigmoid, for Normal(1e4, 1e-3). The gradient is nan if too little is left of them: a scale
+    below the distance of floats near loc (let f add loc to a sample about 0, or use 64 bits or `reparameterized`), or a
+    sample of another distribution that is rounded to the edge of its support (use 64 bits, or draw a logarithm or logit).
+    It is nan or raises in a probability of exactly 0 or 1 and a rate of 0: what that is about is never drawn.
+
+    Counts that may be above 46,340 (Poisson, Binomial(10**5, p)) are given to f as floats if f multiplies or sums integers.
 
     Args:
         baseline: a number (traced or not), `leave_one_out`, a `MovingAverage`, or a function of the `n` values whose
@@ -64,7 +70,8 @@ def score_function(
 
     Raises:
         ValueError: a baseline that uses its own sample, or another that depends on it (`antithetic(q)`), `leave_one_out`
-            or `optimal` with n = 1, `n < 1`, `q` with a batch shape, or f returns a vector.
+            or `optimal` with n = 1, `n < 1`, `q` with a batch shape, f returns a vector, or the derivative is taken of a
+            probability that is known to be 0 or 1.
         NotImplementedError: the derivative is taken of a parameter on which the support of `q` depends.
 
     Source: Williams 1992, REINFORCE; Glynn 1990; baselines: Greensmith, Bartlett and Baxter 2004; control variates:
