@@ -60,7 +60,7 @@ def _itself(q: Any) -> BaseNoise:
 
 def _not_at_the_edge(q: Any, x: Sample) -> Any:
     """1, and nan for a sample of (0, 1) or of a simplex that has been rounded to the edge, where the density is steep."""
-    support: Any = getattr(q, "support", None)
+    support: Any = None if getattr(q, "has_enumerate_support", False) else getattr(q, "support", None)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     edges = {type(constraints.unit_interval), type(constraints.simplex)}
@@ -68,9 +68,10 @@ def _not_at_the_edge(q: Any, x: Sample) -> Any:
         return 1.0
     tiny, eps = jnp.finfo(x.dtype).tiny, jnp.finfo(x.dtype).eps
     x = lax.stop_gradient(x)
-    inside = jnp.where(x <= tiny, 2 * tiny, x)
     if type(support) is type(constraints.unit_interval):
-        inside = jnp.where(x >= 1 - eps, 1 - 2 * eps, inside)
+        inside = jnp.where(x <= tiny, 2 * tiny, jnp.where(x >= 1 - eps, 1 - 2 * eps, x))
+    else:  # exact zeros are those of a one-hot vector
+        inside = jnp.where((x > 0) & (x <= tiny), 2 * tiny, x)
     flat = jnp.abs(lax.stop_gradient(q.log_prob(x) - q.log_prob(inside))) <= 0.3
     return jnp.where((x == inside).all() | flat, 1.0, jnp.nan)
 
