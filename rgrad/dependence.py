@@ -120,7 +120,7 @@ def _select(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
     if which.value is None:
         return _elementwise(eqn, args, k, shapes)
     chosen = np.broadcast_to(which.value.astype(int), shapes[0])
-    return [np.choose(chosen, [_mask(case, k) for case in cases])]
+    return [np.choose(chosen, [_mask(case, k).reshape(k, *(case.shape or (1,) * chosen.ndim)) for case in cases])]
 
 
 def _reduction(eqn: Any, args: Any, k: int, shapes: Any) -> Any:

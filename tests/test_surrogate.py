@@ -159,3 +159,69 @@ def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
         jacobian = jax.jit(jax.jacobian(terms))(jnp.zeros(n), jnp.asarray(weights, jnp.float32))
         found = values - np.asarray(jacobian).diagonal() / weights * kept.mean()
         np.testing.assert_allclose(found[kept], want[kept], rtol=1e-5, atol=1e-5)
+MADE_OF_VALUES = {
+    "the mean": lambda v, x: v.mean(),
+    "for each sample": lambda v, x: jnp.full(4, v.mean()),
+    "of what the values are made of": lambda v, x: (x**2).mean(),
+    "by hand": lambda v, x: (v.sum() - v) / 3,
+}
+NOT_MADE_OF_THEM = {
+    "a critic": lambda v, x: jnp.arange(4.0),
+    "a number": lambda v, x: 4.0,
+    "an array": lambda v, x: jnp.asarray(4.0),
+    "vouched for": lambda v, x: rgrad.independent((v.sum() - v) / 3),
+}
+
+
+def with_baseline(baseline, key, t=2.0):
+    def loss(t):
+        x = jax.lax.stop_gradient(t + jax.random.normal(key, (4,)))
+        return rgrad.surrogate(x**2, -((x - t) ** 2) / 2, baseline=baseline(x**2, x)).mean()
+
+    return jax.grad(loss)(t)
+
+
+def test_a_baseline_array_that_is_made_of_the_values_is_refused():
+    """As far as it can be seen: by the trace, under vmap and scan too; without one, the plain mean."""
+    key = jax.random.key(0)
+    for name, baseline in MADE_OF_VALUES.items():
+        with pytest.raises(ValueError, match=r"computed from the values .*rgrad.independent"):
+            jax.jit(lambda key, b=baseline: with_baseline(b, key))(key)
+        with pytest.raises(ValueError, match="computed from the values"):
+            rgrad.measure(lambda key, b=baseline: with_baseline(b, key), key, 10)
+        if name != "by hand":
+            with pytest.raises(ValueError, match="is the mean of the values"):
+                with_baseline(baseline, key)
+    for baseline in NOT_MADE_OF_THEM.values():
+        eager = with_baseline(baseline, key)
+        np.testing.assert_allclose(jax.jit(lambda key, b=baseline: with_baseline(b, key))(key), eager, rtol=1e-5)
+
+
+COPIES = {
+    "repeat": lambda r: jnp.repeat(r, 3),
+    "broadcast": lambda r: jnp.broadcast_to(r[:, None], (4, 3)).reshape(-1),
+    "ones": lambda r: (r[:, None] * jnp.ones((4, 3))).reshape(-1) * 2 + 1,
+    "index": lambda r: r[np.repeat(np.arange(4), 3)],
+}
+
+
+def test_values_that_are_repeated_for_tokens():
+    """In one group they are refused: leave_one_out would hold an answer's own value. In groups by position they are right."""
+    answers, log_p = jnp.array([1.0, 0.3, 2.7, 0.6]), jnp.arange(12.0)
+    positions = np.tile(np.arange(3), 4)
+    for repeated in COPIES.values():
+        of = lambda r, groups, repeated=repeated: rgrad.surrogate(repeated(r), log_p, groups=groups)
+        with pytest.raises(ValueError, match="copies of one number"):
+            jax.jit(lambda r, of=of: of(r, jnp.zeros(12, int)))(answers)
+        with pytest.raises(ValueError, match="copies of one number"):
+            rgrad.measure(
+                lambda key, of=of: of(answers * jax.random.normal(key), np.zeros(12, int)), jax.random.key(0), 10
+            )
+        traced = jax.jit(lambda r, groups, of=of: of(r, groups))
+        assert np.isnan(traced(answers, jnp.zeros(12, int))).all()
+        assert np.isfinite(traced(answers, jnp.asarray(positions))).all()
+        assert np.isfinite(jax.jit(lambda r, of=of: of(r, positions))(answers)).all()
+    # Numbers that are equal by chance are not copies.
+    rgrad.surrogate(jnp.array([0.0, 1.0, 1.0, 0.0]), jnp.ones(4), groups=jnp.zeros(4, int))
+    with pytest.raises(ValueError, match="copies of one number"):
+        rgrad.surrogate(jnp.repeat(jnp.array([0.11, 0.3, 2.7, 0.6]), 3), log_p, groups=np.zeros(12, int))

@@ -24,6 +24,7 @@ from rgrad.draws import WithKey, check_draw, evaluate
 from rgrad.independence import independent
 from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
+from rgrad.provenance import check_no_copies, check_not_made_of, nan_if
 from rgrad.support import forbid_moving_support
 
 
@@ -137,7 +138,8 @@ def surrogate(
         values: shape `(n,)`, what was paid for each sample. Its own derivative is kept.
         log_prob: shape `(n,)`, the log density of each sample under `q`, differentiable in the parameters. The samples
             themselves must be constants (`lax.stop_gradient`). Where it is infinite nothing is attached (`rgrad.attach`).
-        baseline: as in `score_function`. None: 0, or `leave_one_out` where `groups` are given.
+        baseline: as in `score_function`. None: 0, or `leave_one_out` where `groups` are given. An array must not be
+            computed from `values`: that is refused as far as it can be seen, and `rgrad.independent` vouches for it.
         weights: shape `(n,)`, the importance weights `q(x_i)/p(x_i)` of samples from another `p`; taken as constants
             (the derivative of `q` in them would count twice). `leave_one_out` then is the weighted mean of the others.
         mask: shape `(n,)`, False for padding. The mean is over the rest: masked terms are 0, and the others are scaled
@@ -145,7 +147,8 @@ def surrogate(
             densities of padding may be nan; but make what they are *computed* from finite, or the chain rule beyond this
             function gives 0 * nan.
         groups: shape `(n,)`, integers: samples of the same group share a `q` (several answers to one question, as in
-            RLOO), and `leave_one_out` centres within it. Each group needs two samples.
+            RLOO), and `leave_one_out` centres within it. Each group needs two samples, and no two that are copies of one
+            value (tokens of one answer), which is refused as far as it can be seen.
         normalized: False says that `log_prob` lacks its normaliser, which depends on the parameters. That is right only
             where centring within each group cancels the normaliser, so `leave_one_out` without weights is the one
             baseline accepted; and only to first order, so a second derivative raises.
@@ -178,6 +181,8 @@ def surrogate(
         # What is masked is replaced before any arithmetic: padding may hold nan, in the values and in their derivatives.
         v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
         w = jnp.where(keep, 1.0 if w is None else w, 0.0)
+    copies = check_no_copies(values, groups, mask) if baseline is leave_one_out and hasattr(values, "size") else None
+    check_not_made_of(baseline, values)
     b: Array | None = None
     if baseline is leave_one_out and not (w is None and groups is None):
         b = leave_one_out_of_group(v, jnp.ones_like(v) if w is None else w, mask, groups)
@@ -195,7 +200,7 @@ def surrogate(
         terms = w * terms
     if mask is not None:
         terms = terms * (v.size / jnp.maximum(keep.sum(), 1))
-    return terms + _nan_where_nan(log_q)
+    return terms * nan_if(copies) + _nan_where_nan(log_q)
 
 
 def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
