@@ -1,7 +1,7 @@
 """What `q` must be before anything is drawn from it: the normalised density of its own samples.
 
 `check_density` is the one check at the door, called by `rgrad.draws.check_draw`. It refuses what can be seen when tracing. What
-only the values show, e.g. a sample outside of the support, becomes nan (`nan_outside_support`), and `WHY_NAN` says so.
+only the values show, e.g. a sample outside of the support, becomes nan (`nan_outside_support`), and `rgrad.not_finite` says so where draws are collected.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
-
-WHY_NAN = (
-    "a draw is nan if a sample is outside of the support of q or its density is 0 or infinite by rounding, if a baseline "
-    "uses its own value, if a transform is not elementwise, or if f itself is nan"
-)
-"""The causes of a draw that is nan, for the messages of what collects draws."""
 
 TRUNCATED = (dist.LeftTruncatedDistribution, dist.RightTruncatedDistribution, dist.TwoSidedTruncatedDistribution)
 

@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 
 from rgrad.comparison_table import as_text
 from rgrad.moments import Moments
+from rgrad.not_finite import WHY_NAN
 from rgrad.verdicts import EFFECTIVE, FREE, Judged, Mean
 from rgrad.witnesses import judge_all
 
@@ -98,7 +99,8 @@ class Comparison(NamedTuple):
     compile_seconds: float
 
     def __str__(self) -> str:
-        return as_text(self)
+        bad = any(row["remark"].startswith("nan") for row in self.totals)
+        return as_text(self) + (f"\n\nOf nan: {WHY_NAN}." if bad else "")
 
 
 def conclude(

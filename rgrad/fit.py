@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from rgrad.compiling import compiled
 from rgrad.noise import check_counted_key, fold_in
+from rgrad.not_finite import WHY_NAN
 
 if TYPE_CHECKING:
     import optax
@@ -46,6 +47,11 @@ class Fit(NamedTuple):
     trace: Trace
     """Of the steps of the latest call."""
 
+    @property
+    def remark(self) -> str:
+        """Why the fit diverged, if it did (of one fit, and not of many under `jax.vmap`)."""
+        return f"stopped at step {int(self.stopped_at)}: not finite; {WHY_NAN}" if self.diverged else ""
+
 
 def everything(params: Params) -> Params:
     """What `fit` records where nothing else is asked for."""
@@ -78,8 +84,8 @@ def fit(
         whole = rgrad.fit(loss, half, optimizer, key, 250)
 
     A step that would leave the feasible set, or finite numbers, is refused, and that fit stays where it was from then on:
-    its trace repeats the last values, and `stopped_at` says when that was. Nothing in a trace is nan, unless the very first
-    loss or gradient is not finite: then there is no value to repeat.
+    its trace repeats the last values, `stopped_at` says when that was, and `remark` what it may come of. Nothing in a trace
+    is nan, unless the very first loss or gradient is not finite: then there is no value to repeat.
 
     Called outside of `jax.jit`, also under `jax.vmap`, it is compiled with options of its own and up to twice as fast.
     Programs that are called from two threads use two cores.

@@ -11,6 +11,7 @@ from jax import Array
 from scipy.special import ndtri, stdtrit
 
 from rgrad.noise import check_counted_key
+from rgrad.not_finite import warn_of_nan
 from rgrad.streaming import SUMS, power_sums_by_core
 
 Tree = Any
@@ -183,7 +184,8 @@ def measure(
         batch: how many replicates are made at once, by each core, a power of two; found by itself where None.
 
     Returns:
-        Moments per call, with the structure of `draw`'s output; 64-bit NumPy arrays where nothing is traced.
+        Moments per call, with the structure of `draw`'s output; 64-bit NumPy arrays where nothing is traced. If some calls
+        are nan or infinite a warning says so, and what that may be.
 
     Raises:
         ValueError: replicates < 1, a negative start, more than 2**63 in all, a batch that is no power of two, or several
@@ -204,7 +206,9 @@ def measure(
         unhashable = draw
         draw = lambda key: unhashable(key)
     pieces = power_sums_by_core(draw, key, int(start), int(start) + int(replicates), batch)
-    return reduce(Moments.merge, [moments_of(sums, count) for sums, count in pieces])
+    moments = reduce(Moments.merge, [moments_of(sums, count) for sums, count in pieces])
+    warn_of_nan(moments.nonfinite, moments.count, "measure")
+    return moments
 
 
 def moments_of(sums: Tree, count: int) -> Moments:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 from calibration import assert_unbiased
 from scipy.stats import cauchy, laplace, logistic, norm, truncnorm
@@ -250,3 +251,14 @@ def test_truncated_normal_in_the_tail_by_estimators():
         )
     )(-14.0)
     assert_unbiased(draw, 2 * truth, smallest_bias=4e-4, replicates=20_000)
+
+
+def test_nan_is_explained_where_draws_are_collected():
+    """One warning by measure, a sentence in the text of a comparison and in a fit."""
+    loss = lambda params, key: rgrad.expect(lambda x: x, Outside(dist.StudentT(3.0, params["t"]), 0.0), key, 10)
+    with pytest.warns(UserWarning, match=r"measure: \d+ of 10 draws are nan .* outside of the support"):
+        rgrad.measure(lambda key: loss({"t": 0.0}, key), KEY, 10)
+    fitted = rgrad.fit(loss, {"t": 0.0}, optax.sgd(0.1), KEY, 3)
+    assert "stopped at step 0: not finite; a draw is nan if" in fitted.remark
+    compared = rgrad.compare({"wrong": loss}, params={"t": 0.0}, key=KEY, budget=0.05)
+    assert "a draw is nan if a sample is outside of the support" in str(compared)
