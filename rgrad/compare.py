@@ -10,12 +10,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rgrad.comparison import Comparison, Entry, conclude, judge_all
+from rgrad.comparison import Comparison, Entry, conclude
 from rgrad.contenders import Losses, Task, of_losses, of_problem
 from rgrad.costs import Program, compile_many, keys_for
 from rgrad.moments import Moments
 from rgrad.protocols import Estimator, Problem
 from rgrad.verdicts import TOP, Mean, infinite_variance
+from rgrad.witnesses import judge_all
 
 Advance = Callable[[float], None]
 NOMINAL = 1e9  # operations that count as a second, where operations are what counts

@@ -125,13 +125,14 @@ class Moments(NamedTuple):
         """The moments of both sets of replicates together. In 64 bits where both are known (not traced).
 
         Raises:
-            ValueError: they are of calls that return other structures.
+            ValueError: they are of calls that return other structures or shapes.
 
         Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1).
         """
-        if (mine := jax.tree.structure(self.mean)) != (others := jax.tree.structure(other.mean)):
+        mine, others = (jax.tree.map(np.shape, of.mean) for of in (self, other))
+        if mine != others:
             raise ValueError(
-                f"Moments.merge: one call returned {mine} and the other {others}; merge moments of the same call"
+                f"Moments.merge: one call returned shapes {mine}, the other {others}; merge those of the same call"
             )
         a, b = host(self), host(other)
         na, nb = a.count, b.count

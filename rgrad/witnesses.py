@@ -75,7 +75,7 @@ class _Court:
     def __init__(self, found: Mapping[str, Any], task: Any, size: int):
         self.found, self.task, self.size = found, task, size
         self.tests, self.jump = size * len(task.asked), task.jump is not None
-        self._kept: dict[tuple[str, str], Judged] = {}
+        self._kept: dict[tuple[str, str, bytes], Judged] = {}
         kinds = {name: task.kinds.get(name) for name in found}
         self.witnesses = {
             name: Witness(name, kind, found[name].mean, found[name].heavy, found[name].constant)

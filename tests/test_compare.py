@@ -12,11 +12,12 @@ from scipy.stats import binom
 
 import rgrad
 from rgrad.compare import Run, compare, compiled, entries_of, measure_all
-from rgrad.comparison import Entry, conclude, judge_all, recommend
+from rgrad.comparison import Entry, conclude, recommend
 from rgrad.contenders import Task, of_problem
 from rgrad.costs import compile_many
 from rgrad.jumps import SEGMENTS, find_jump, lines_between, lines_from
 from rgrad.verdicts import RATE, TOP, Judged, Mean, infinite_variance, judge
+from rgrad.witnesses import judge_all
 
 KEY = jax.random.key(0)
 SCORE, LOO = rgrad.score_function, partial(rgrad.score_function, baseline=rgrad.leave_one_out)

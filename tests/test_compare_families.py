@@ -14,9 +14,9 @@ import pytest
 
 import rgrad
 from rgrad.compare import Run, compiled, entries_of, measure_all
-from rgrad.comparison import judge_all
 from rgrad.contenders import of_problem
 from rgrad.verdicts import RATE
+from rgrad.witnesses import judge_all
 
 KEYS = 5  # all of which have to say so before an estimator is an offender
 EACH = 5  # problems of each family
