@@ -66,16 +66,20 @@ def _of_refusal(name: str, row: Row, theta: Any, error: Exception) -> tuple[str,
     return ("refused", text) if named else ("CRASHED", f"{type(error).__name__}: {text}")
 
 
-def _measured(
-    row: Row, kept: Mapping[str, Any], theta: Any, truth: Any, replicates: int, seed: int
-) -> list[Cell]:
+def _measured(row: Row, kept: Mapping[str, Any], theta: Any, truth: Any, replicates: int, seed: int) -> list[Cell]:
     draw = lambda key: {name: estimate(theta, key) for name, estimate in kept.items()}
     try:
         moments = rgrad.measure(draw, jax.random.key(seed), replicates)
     except Exception as error:
-        return [Cell(row.name, name, "CRASHED", f"{type(error).__name__}: {' '.join(str(error).split())}") for name in kept]
+        return [
+            Cell(row.name, name, "CRASHED", f"{type(error).__name__}: {' '.join(str(error).split())}") for name in kept
+        ]
     return [
-        Cell(row.name, name, *_judged(truth, *(np.asarray(m[name], float) for m in (moments.mean, moments.standard_error))))
+        Cell(
+            row.name,
+            name,
+            *_judged(truth, *(np.asarray(m[name], float) for m in (moments.mean, moments.standard_error))),
+        )
         for name in kept
     ]
 

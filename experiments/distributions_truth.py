@@ -4,6 +4,7 @@ No derivative of a density is used. The expectation is computed at shifted param
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def nodes(breaks: Sequence[Any], half: int = 250) -> tuple[Any, Any]:
     t = jnp.linspace(-4.0, 4.0, 2 * half + 1)
     u, du = jnp.pi / 2 * jnp.sinh(t), jnp.pi / 2 * jnp.cosh(t) * (t[1] - t[0])
     x, dx = [], []
-    for low, high in zip(breaks[:-1], breaks[1:], strict=True):
+    for low, high in pairwise(breaks):
         ends = [isinstance(end, float) and np.isinf(end) for end in (low, high)]
         if not any(ends):
             x.append(low + (high - low) * jax.nn.sigmoid(2 * u))
