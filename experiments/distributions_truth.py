@@ -15,6 +15,15 @@ STEP = 1e-3  # of the differences, whose error is its fourth power
 INF = np.inf
 
 
+def bent(x: Any) -> Any:
+    """Neither even nor odd, bounded, smooth, and defined between whole numbers."""
+    return jnp.tanh(x / 2) + 0.5 * jnp.tanh(x / 2) ** 2
+
+
+def of_circle(x: Any) -> Any:
+    return jnp.cos(x) + 0.5 * jnp.sin(x)
+
+
 def gradient(expectation: Callable[[Any], Any], theta: Any) -> np.ndarray[Any, Any]:
     """The gradient of `expectation` at theta, shape `(J,)`, by central differences of fourth order."""
     theta = np.asarray(theta, float)
