@@ -42,6 +42,15 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: {type(part).__name__}.log_prob is the likelihood of an observation, and not the density of its "
                 "samples; give the distribution itself, and put the likelihood into f"
             )
+        if (
+            isinstance(part, dist.TransformedDistribution)
+            and type(part).log_prob is dist.TransformedDistribution.log_prob
+            and any(isinstance(t, dist.transforms.AbsTransform) for t in _transforms(part))
+        ):
+            raise ValueError(
+                f"{caller}: {name} goes through AbsTransform, of which two points have the same image, and its log_prob counts "
+                "only one of them; give HalfNormal and the like, or FoldedDistribution without further transforms"
+            )
         if isinstance(part, dist.Delta) and not _is_known(part.log_density, 0.0):
             raise ValueError(
                 f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave log_density at 0, "
@@ -52,6 +61,12 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: {name} has batch_shape {part.batch_shape}, and {misfit}. This happens if q was "
                 "built inside a vmap (or tree.map) and used outside of it; build q inside the mapped function"
             )
+
+
+def _transforms(q: Any) -> Iterator[Any]:
+    """Those of `q`, and the parts of those that are composed."""
+    for transform in q.transforms:
+        yield from getattr(transform, "parts", [transform])
 
 
 def parts(q: Any) -> Iterator[Any]:

@@ -56,6 +56,10 @@ REFUSED = {
     "a factor": (lambda: dist.Unit(jnp.asarray(1.0)), "Unit is not a normalised density"),
     "improper": (lambda: dist.ImproperUniform(dist.constraints.real, (), ()), "ImproperUniform is not a normalised"),
     "an atom with a density": (lambda: dist.Delta(0.0, log_density=1.0), "not a probability"),
+    "two points with one image": (
+        lambda: dist.TransformedDistribution(dist.FoldedDistribution(dist.Normal()), dist.transforms.AffineTransform(1.0, 2.0)),
+        "goes through AbsTransform",
+    ),
     "vmapped": (lambda: vmapped(lambda m: dist.Bernoulli(logits=m)), r"logits has shape \(3,\)"),
     "vmapped vector": (lambda: vmapped(lambda m: dist.Normal(m * jnp.ones(2), 1.0).to_event(1)), r"loc has shape \(3, 2\)"),
     "vmapped matrix": (

@@ -159,6 +159,8 @@ def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
         jacobian = jax.jit(jax.jacobian(terms))(jnp.zeros(n), jnp.asarray(weights, jnp.float32))
         found = values - np.asarray(jacobian).diagonal() / weights * kept.mean()
         np.testing.assert_allclose(found[kept], want[kept], rtol=1e-5, atol=1e-5)
+
+
 MADE_OF_VALUES = {
     "the mean": lambda v, x: v.mean(),
     "for each sample": lambda v, x: jnp.full(4, v.mean()),
