@@ -126,7 +126,7 @@ def _misfit(q: Any) -> str | None:
     if not isinstance(q, dist.Distribution):
         return None
     for name, constraint in q.arg_constraints.items():
-        value = vars(q).get(name)
+        value: Any = vars(q).get(name)
         try:
             size = constraint.event_dim
         except NotImplementedError:  # a Delta has no such number
@@ -138,9 +138,9 @@ def _misfit(q: Any) -> str | None:
             return f"its parameter {name} has shape {value.shape}"
     for transform in getattr(q, "transforms", ()):
         for name in ("loc", "scale"):
-            value = getattr(transform, name, None)
-            if isinstance(transform, dist.transforms.AffineTransform) and not _broadcasts(jnp.shape(value), q.shape()):
-                return f"the {name} of its AffineTransform has shape {jnp.shape(value)}"
+            moved: Any = getattr(transform, name, None)
+            if isinstance(transform, dist.transforms.AffineTransform) and not _broadcasts(jnp.shape(moved), q.shape()):
+                return f"the {name} of its AffineTransform has shape {jnp.shape(moved)}"
     return None
 
 

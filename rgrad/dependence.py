@@ -154,7 +154,7 @@ def _rearranged(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
         case "transpose":
             return [m.transpose(0, *(axis + 1 for axis in p["permutation"]))]
         case "rev":
-            return [np.flip(m, [axis + 1 for axis in p["dimensions"]])]
+            return [np.flip(m, tuple(axis + 1 for axis in p["dimensions"]))]
         case "broadcast_in_dim":
             spread = [1] * len(shapes[0])
             for axis, size in zip(p["broadcast_dimensions"], m.shape[1:], strict=True):

@@ -5,7 +5,6 @@ line too, because a sigmoid takes minus infinity to 0, and a scale after it take
 depends on it. NumPyro's own `support` says `real` for every affine image.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -47,7 +46,7 @@ def edges(q: Any) -> list[Any]:
 
 
 # A support is its ends, which are numbers and infinities, or one of NumPyro's constraints that has none (a simplex).
-Ends = Sequence[Any] | constraints.Constraint
+Ends = Any
 
 
 def _support(q: Any) -> tuple[Ends, list[Any]]:

@@ -146,7 +146,7 @@ def _soft_laplace_inverse(y: Array) -> Array:
 
 
 # log F of the standard distribution, and its inverse.
-_LOG_CDF = {
+_LOG_CDF: dict[Any, tuple[Any, Any]] = {
     dist.Normal: (log_ndtr, ndtri_exp),
     dist.Laplace: (_laplace, _laplace_inverse),
     dist.Logistic: (jax.nn.log_sigmoid, lambda y: y - jnp.log(-jnp.expm1(y))),
