@@ -136,15 +136,16 @@ def quasi(q: Any) -> Quasi:
     return Quasi(_checked(q, "quasi"))
 
 
-def dependent_draws(q: Any) -> DependentDraws | None:
+def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | None:
     """The dependent draws that `q` makes, however deep inside of it they are; None if its samples are independent."""
     if isinstance(q, DependentDraws):
         return q
-    is_part = lambda part: part is not q and hasattr(part, "log_prob")
+    inside = (*inside, q)  # an object of a user's may lead back to itself
+    is_part = lambda part: hasattr(part, "log_prob") and not any(part is other for other in inside)
     parts = jax.tree.leaves(q, is_leaf=is_part)
     if any(part is q for part in parts):  # it is not a pytree
         parts = list(getattr(q, "__dict__", {}).values())
-    found = (dependent_draws(part) for part in parts if is_part(part))
+    found = (dependent_draws(part, inside) for part in parts if is_part(part))
     return next((draws for draws in found if draws is not None), None)
 
 

@@ -28,7 +28,7 @@ def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
     Derivatives of every order, because each branch is a smooth function. What is inside `scan`, `while` and `cond` is as it is.
     """
     try:
-        closed = jax.make_jaxpr(f)(x)
+        closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX keeps the program of one that it knows
     except jax.errors.JAXTypeError:  # f looks at its numbers: it cannot be traced, only called
         return f(x)
     leaves = jax.tree.leaves(x)

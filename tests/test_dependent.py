@@ -168,7 +168,7 @@ class OfAnother:
     has_rsample, batch_shape = True, ()
 
     def __init__(self, inner):
-        self.inner = inner
+        self.inner, self.itself = inner, self
         self.sample, self.rsample, self.log_prob = inner.sample, inner.rsample, inner.log_prob
 
 
