@@ -789,3 +789,17 @@ def test_one_hot_is_a_categorical():
     gradients = jax.jit(lambda: {name: jax.grad(loss)(a, ESTIMATORS[name]) for name in names})()
     for name in names:
         assert np.all(np.isfinite(gradients[name])), name
+
+
+def test_estimators_see_through_jax_random():
+    """Those that look at what `q` is make of `jax_random(q)` what they make of q, which is drawn by jax.random here anyway."""
+    q = lambda a: dist.Bernoulli(logits=a * jnp.ones(2)).to_event(1)
+
+    def gradients(wrap):
+        loss = lambda a, e: rgrad.expect(lambda x: (x.sum() + 1.0) ** 2, wrap(q(a)), KEY, 4, e)
+        return [jax.grad(loss)(0.0, e) for e in (enumerated, arm, rebar, rgrad.measure_valued)]
+
+    wrapped, plain = jax.jit(lambda: (gradients(rgrad.jax_random), gradients(lambda q: q)))()
+    np.testing.assert_allclose(wrapped, plain, rtol=1e-6)
+    # E[(s + 1)^2] of two bits is 1 + 3 * 2 p + 2 p^2, whose derivative in p is 6 + 4 p = 8.
+    np.testing.assert_allclose(wrapped[0], 8 * 0.25, rtol=1e-6)
