@@ -57,7 +57,7 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
     if (largest if largest is not None else _largest(base)) <= SQUARED:
         return f
 
-    def counted(sample: Any) -> Array:
+    def counted(sample: Any) -> Any:
         x = sample[0] if isinstance(q, WithKey) else sample
         if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.signedinteger):
             return f(sample)
