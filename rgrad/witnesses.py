@@ -40,7 +40,7 @@ def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
     References that a user vouches for (`compare(losses, references=...)`) count as they are, unless they differ.
     """
     size = len(task.labels)
-    verdicts = _by_given(found, task, size) if not task.kinds else _Court(found, task, size).verdicts()
+    verdicts = _by_given(found, task, size) if not task.kinds else _Panel(found, task, size).verdicts()
     for of in verdicts.values():
         for i, label in enumerate(task.labels):
             if label in task.jumping:
@@ -71,7 +71,9 @@ def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judge
     return verdicts
 
 
-class _Court:
+class _Panel:
+    """The witnesses of one comparison, what each says of the others, and the references among them."""
+
     def __init__(self, found: Mapping[str, Any], task: Any, size: int):
         self.found, self.task, self.size = found, task, size
         self.tests, self.jump = size * len(task.asked), task.jump is not None
@@ -120,10 +122,7 @@ class _Court:
             for i in np.flatnonzero(confirmed):
                 verdict, excuse = of.verdict[i], of.why[i]
                 if verdict == "BIASED" and not twice[i]:
-                    verdict, excuse = (
-                        "cannot tell",
-                        f"differs from {reference.name}, not surely from a second reference",
-                    )
+                    verdict, excuse = "cannot tell", f"differs from {reference.name}, not surely from a second"
                 elif verdict == "unbiased so far" and not enough[i]:
                     verdict, excuse = "cannot tell", f"a bias under {smallest[i]:.2g} would not be seen"
                 out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
@@ -138,7 +137,7 @@ class _Court:
                 continue
             of = self._judged(other.name, other, reference, np.zeros(self.size, bool))
             if reference.kind == "exact":
-                if other.constant:  # 0 through f, as what quadrature makes of a narrow step
+                if other.constant:  # 0 through f, which quadrature also gives for a narrow step between its nodes
                     continue
                 contradicted |= _is(of, "BIASED") & (other.kind == "score")
             seconds[other.name] = _is(of, "unbiased so far")
@@ -147,9 +146,10 @@ class _Court:
     def _judged(self, name: str, one: Any, other: Witness, silent: Marks) -> Judged:
         key = (name, other.name, silent.tobytes())
         if key not in self._kept:
-            self._kept[key] = judge(
-                one.mean, other.mean, self.tests, _eps(), self.jump | silent, one.heavy | other.heavy
-            )
+            # Few draws are an excuse also if f jumps, for what does not differentiate f.
+            jump = self.jump and (self.task.kinds.get(name) or "path") in THROUGH_F
+            heavy = one.heavy | other.heavy
+            self._kept[key] = judge(one.mean, other.mean, self.tests, _eps(), jump | silent, heavy)
         return self._kept[key]
 
 
