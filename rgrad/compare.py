@@ -60,7 +60,8 @@ def compare(
       gradient through f where f is found to jump.
 
     Nothing is judged in parameters in which f itself is found to jump (a step at theta): every estimator leaves that out.
-    Nothing is recommended whose variance fewer than 100 draws carry.
+    Nothing is recommended whose variance fewer than 100 draws carry, nor what differs from another where nothing says which of
+    them is right.
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`; or ready-made losses by name, each

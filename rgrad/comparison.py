@@ -113,7 +113,8 @@ def conclude(
     nothing = lambda name: entries[name].total == 0 and not np.any(entries[name].moments.mean)
     able = [
         name for name, entry in entries.items()
-        if entry.eligible and name not in flagged and not (nothing(name) and "cannot tell" in judged[name].verdict)
+        if entry.eligible and name not in flagged and not judged[name].disputed
+        and not (nothing(name) and "cannot tell" in judged[name].verdict)
     ]  # fmt: skip
     best, confidence, sentence = recommend(entries, able, judged, task)
     chosen = best if confidence >= CONFIDENCE else None

@@ -53,6 +53,8 @@ class Judged(NamedTuple):
     why: list[str]
     by: tuple[str, ...] = ()
     """What the means were compared with."""
+    disputed: bool = False
+    """Whether another one surely has a different mean somewhere, and nothing says which of them is right."""
 
 
 def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Numbers, heavy: Numbers) -> Judged:

@@ -35,7 +35,8 @@ def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
     - a reference counts if one of another kind agrees with it, as far as the noise of both tells. The exact gradient also has
       to agree with the score function, which is wrong in other ways than quadrature is;
     - an estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with it;
-    - it is "unbiased so far" if it agrees with the reference. It may be the one that confirms it.
+    - it is "unbiased so far" if it agrees with the reference. It may be the one that confirms it;
+    - it is disputed if there is no verdict and a witness of another kind surely has another mean: one of the two is wrong.
 
     References that a user vouches for (`compare(losses, references=...)`) count as they are, unless they differ.
     """
@@ -122,12 +123,29 @@ class _Panel:
             for i in np.flatnonzero(confirmed):
                 verdict, excuse = of.verdict[i], of.why[i]
                 if verdict == "BIASED" and not twice[i]:
-                    verdict, excuse = "cannot tell", f"differs from {reference.name}, not surely from a second"
+                    verdict, excuse = (
+                        "cannot tell",
+                        f"differs from {reference.name}, not surely from a second reference",
+                    )
                 elif verdict == "unbiased so far" and not enough[i]:
                     verdict, excuse = "cannot tell", f"a bias under {smallest[i]:.2g} would not be seen"
                 out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
             still &= ~confirmed
-        return out._replace(by=tuple(by))
+        return self._with_disputes(name, out._replace(by=tuple(by)))
+
+    def _with_disputes(self, name: str, of: Judged) -> Judged:
+        """Whether witnesses of another kind differ in coordinates without a verdict, and which of them."""
+        kind, disputed = self.task.kinds.get(name), np.zeros(self.size, bool)
+        for other in self.witnesses.values():
+            if other.name == name or kind == other.kind:
+                continue
+            differs = _is(self._judged(name, self.found[name], other, np.zeros_like(disputed)), "BIASED") & _is(
+                of, "cannot tell"
+            )
+            for i in np.flatnonzero(differs & ~disputed):
+                of.why[i] = f"differs from {other.name}, and nothing says which of them is right"
+            disputed |= differs
+        return of._replace(disputed=bool(disputed.any()))
 
     def _seconds(self, reference: Witness) -> dict[str, Marks]:
         """The witnesses of other kinds that agree with a reference, and in which coordinates."""

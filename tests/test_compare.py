@@ -217,6 +217,26 @@ def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts)
     assert {name: said[judged[name].verdict[0]] for name in verdicts} == verdicts
 
 
+def test_what_is_disputed_is_not_recommended():
+    """One of the two is wrong, and the one with the least variance may be it. Without the other there is only a caveat."""
+    for names, recommended in ((("path", "loo"), None), (("loo",), "loo")):
+        found = {"path": witness(2.0), "loo": witness(1.5, 0.005), "score": witness(1.5)}
+        task = Task(
+            {},
+            {},
+            ("x",),
+            names,
+            {},
+            None,
+            {},
+            kinds={n: KINDS[n] for n in (*names, "score")},
+            references=("loo", "score"),
+        )
+        c = conclude({name: found[name] for name in (*names, "score")}, task, "operations", 10, 1.0, 1.0)
+        assert c.recommended == recommended
+        assert ("nothing says which of them is right" in c.recommendation) is (recommended is None)
+
+
 def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
     """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or to 0.5."""
     for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
