@@ -172,7 +172,7 @@ def _words_of(key: Array) -> Pair:
     data = jax.random.key_data(key)
     if data.ndim != 1:  # the words of several keys would be taken for those of one
         raise ValueError(
-            f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one, and vmap over several"
+            f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one key, and use vmap"
         )
     return data[0], data[1]
 
