@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from experiments.runner import command, progress, start
+from experiments.errors import UsageError
+from experiments.runner import command, start
 from experiments.settings import Settings
 
 GOOD = ("ok", "refused", "nan", "noisy")
@@ -39,20 +40,17 @@ def run(settings: Distributions) -> int:
     began = time.monotonic()
     with jax.enable_x64(True):
         chosen = [row for row in rows() if settings.only in row.name]
+    if not chosen:
+        raise UsageError(f"--only {settings.only}: no distribution has that in its name; try --only Normal")
+    width = max(len(row.name) for row in chosen)
+    found: list[Any] = []
     with output_folder(settings.out, "distributions") as folder, ThreadPoolExecutor(2) as threads:
-        with progress(len(chosen), "compiling and measuring") as advance:
-            found = []
-            of = lambda row: cells(row, settings.samples, settings.replicates, settings.seed)
-            for several in threads.map(of, chosen):
-                found += several
-                advance(1.0)
-        by: dict[str, dict[str, str]] = {row.name: {} for row in chosen}
-        for cell in found:
-            by[cell.row][cell.estimator] = cell.verdict
-        width = max(len(name) for name in by)
         print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
-        for name, verdicts in by.items():
-            print(f"{name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS))
+        of = lambda row: cells(row, settings.samples, settings.replicates, settings.seed)
+        for row, several in zip(chosen, threads.map(of, chosen), strict=True):
+            found += several
+            verdicts = {cell.estimator: cell.verdict for cell in several}
+            print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
         print()
         bad = [cell for cell in found if cell.verdict not in GOOD]
         for cell in bad:

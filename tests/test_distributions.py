@@ -63,6 +63,12 @@ def test_the_command(run_main):
     assert "1 distributions, 11 cells: 8 refused, " in out
 
 
+def test_a_name_that_is_not_there(run_main):
+    status, _, err = run_main(distributions.Distributions, distributions.run, "--only", "Normall")
+    assert status == 2
+    assert "no distribution has that in its name" in err
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_no_estimator_is_wrong_for_any_distribution(run_main):
