@@ -1,5 +1,6 @@
 """Rows of the distribution table that have a form of their own: what is made of other distributions, and vectors."""
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def made_of_others(add: Any, count: Any, add_vector: Any) -> None:
     add_vector("MaskedDistribution(Bernoulli)", lambda t: d.Bernoulli(logits=t[0]).mask(False), (0.3,), lambda x: x * 1.0, lambda t: sigmoid(t[0]))
     for name in ("LeftCensoredDistribution", "RightCensoredDistribution"):
         for censored in (False, True):
-            q = lambda t, name=name, censored=censored: getattr(d, name)(normal(t), jnp.asarray(censored))
+            kind = getattr(d, name)
+            q = partial(lambda kind, censored, t: kind(normal(t), jnp.asarray(censored)), kind, censored)
             add_vector(f"{name}({censored})", q, (0.3, 0.8), bent, lambda t: bent_of_normal(t[0], t[1]))
     add_vector("Delta(v)", lambda t: d.Delta(t[0]), (0.3,), bent, lambda t: np.tanh(t[0] / 2) + 0.5 * np.tanh(t[0] / 2) ** 2)
     after_gate = lambda t, mean: t[0] * bent(0.0) + (1 - t[0]) * mean

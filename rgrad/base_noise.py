@@ -21,13 +21,14 @@ from jax import Array, lax
 from numpyro.distributions import constraints
 
 from rgrad.dependent import Antithetic, Quasi, Stratified
-from rgrad.draws import JaxRandom, WithKey, as_it_is
+from rgrad.draws import WithKey, as_it_is
 from rgrad.implicit import elementary
 from rgrad.log_density import log_prob
 from rgrad.noise_families import FAMILIES, BaseNoise, Drawn
 from rgrad.probabilities import Density, log_mixture
 from rgrad.protocols import Sample
 from rgrad.transforms import moved_back, parts_of, plus, stays
+from rgrad.wrappers import JaxRandom
 
 
 def base_noise(q: Any) -> BaseNoise:

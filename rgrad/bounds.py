@@ -20,7 +20,7 @@ from rgrad.attach import attach, first_order
 from rgrad.base_noise import RULES, base_noise, score_density
 from rgrad.dependent import dependent_draws
 from rgrad.detach import detach
-from rgrad.draws import JaxRandom, check_draw, draw_pathwise, evaluate
+from rgrad.draws import check_draw, draw_pathwise, evaluate
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectation import expect
 from rgrad.implicit import has_rsample, rsample, sample
@@ -29,7 +29,7 @@ from rgrad.noise_families import BaseNoise
 from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Estimator, Objective, Sample
 from rgrad.support import forbid_moving_support
-from rgrad.wrappers import Wrapper
+from rgrad.wrappers import JaxRandom, Wrapper
 
 
 def iwae(log_p: Objective, q: Any, key: Array, k: int, n: int = 1, gradient: Estimator = reparameterized) -> Array:

@@ -1,6 +1,7 @@
 """`check_compiler`: whether JAX's compiler is right on this machine, for sums and products as this package makes them."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
@@ -76,7 +77,7 @@ def check_compiler() -> CompilerCheck:
     wide = [np.asarray(a, float) for a in arguments]
     plain = tuple(name for name, f in PROGRAMS.items() if _wrong(f, arguments, wide, None))
     ours = tuple(name for name, f in PROGRAMS.items() if _wrong(f, arguments, wide, options()))
-    where = f"jaxlib {jax.lib.__version__} on {jax.default_backend()}"
+    where = f"jaxlib {version('jaxlib')} on {jax.default_backend()}"
     return CompilerCheck(plain, ours, len(PROGRAMS), where)
 
 
