@@ -116,10 +116,8 @@ def check_counted_key(key: Any, caller: str) -> None:
     """Raises if `key` is not one PRNG key whose draws are the same in a batch of any size. Those of rbg keys are not."""
     check_key(key, caller)
     if (kind := jax.random.key_impl(key)) in ("rbg", "unsafe_rbg"):
-        raise ValueError(
-            f"{caller}: key is of the kind {kind}, whose draws under vmap depend on the batch; make one with "
-            'jax.random.key(seed) (with impl="threefry2x32" if jax_default_prng_impl is not that)'
-        )
+        raise ValueError(f"{caller}: key is of the kind {kind}, whose draws under vmap depend on the batch; make one with "
+                         'jax.random.key(seed), or jax.random.key(seed, impl="threefry2x32") if rbg is your default')  # fmt: skip
 
 
 def sample(q: Any, key: Array, shape: Shape) -> Any:
