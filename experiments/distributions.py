@@ -3,6 +3,7 @@
 python -m experiments.distributions
 """
 
+import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ class Distributions(Settings):
 
 
 def run(settings: Distributions) -> int:
+    # Nearly all of the time is compilation, and that of fast code is most of it.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     jax = start(settings.float_width)
     from experiments.distributions_table import rows
     from experiments.distributions_task import ESTIMATORS, cells
