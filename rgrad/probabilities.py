@@ -1,6 +1,6 @@
 """Probabilities of 0 and 1: what is right there, and what is refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 from jax.scipy.special import gammaln
+from numpyro.distributions.discrete import ZeroInflatedProbs
 
 from rgrad.admission import normalised
 from rgrad.attach import refuse_where
 from rgrad.draws import name_of
 from rgrad.log_density import log_prob
 from rgrad.protocols import Sample
+
+HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if hasattr(dist, name)]
+"""Since NumPyro 0.22."""
 
 
 class Density:
@@ -52,12 +56,12 @@ def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
     that is usual, as classes are ruled out by `jnp.where(mask, p, 0)`: through that no nan passes, but an error would."""
     zero_or_one = lambda p: (p <= 0) | (p >= 1)
     zero = lambda p: p <= 0
-    rules: list[tuple[tuple[type, ...], str, Callable[[Array], Array]]] = [
+    rules: list[tuple[Sequence[type], str, Callable[[Array], Array]]] = [
         ((dist.BernoulliProbs, dist.BinomialProbs, dist.GeometricProbs), "probs", zero_or_one),
         ((dist.CategoricalProbs, dist.MultinomialProbs, dist.NegativeBinomialProbs), "probs", zero),
         ((dist.Poisson,), "rate", zero),
-        ((dist.ZeroInflatedProbs, dist.ZeroInflatedPoisson), "gate", lambda p: p >= 1),
-        ((dist.HurdleProbs, dist.HurdlePoisson), "gate", zero_or_one),
+        ((ZeroInflatedProbs, dist.ZeroInflatedPoisson), "gate", lambda p: p >= 1),
+        (HURDLES, "gate", zero_or_one),
     ]
     for kinds, name, is_bad in rules:
         if type(q) in kinds:  # a subclass may compute it from a logit
@@ -175,7 +179,7 @@ PMF: dict[type, Callable[[Any, Array], Array]] = {
     dist.CategoricalProbs: lambda q, x: _of_categorical(q.probs, x),
     dist.CategoricalLogits: lambda q, x: _of_categorical(jax.nn.softmax(q.logits), x),
     dist.BinomialProbs: _of_binomial,
-    dist.ZeroInflatedProbs: lambda q, x: q.gate * (x == 0) + (1 - q.gate) * _pmf(q.base_dist, x),
+    ZeroInflatedProbs: lambda q, x: q.gate * (x == 0) + (1 - q.gate) * _pmf(q.base_dist, x),
     dist.MixtureSameFamily: _of_mixture,
     dist.MixtureGeneral: _of_mixture,
 }
