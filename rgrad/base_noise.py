@@ -20,6 +20,7 @@ import numpyro.distributions as dist
 from jax import Array, lax
 from numpyro.distributions import constraints
 
+from rgrad.attach import refuse_where
 from rgrad.dependent import Antithetic, Quasi, Stratified
 from rgrad.draws import WithKey, as_it_is
 from rgrad.implicit import elementary
@@ -48,6 +49,19 @@ def score_density(how: BaseNoise, eps: Sample) -> Array:
     """
     log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
     return log_q * jnp.where(jnp.isfinite(log_q), 1.0, jnp.nan)  # so that the derivative is nan too
+
+
+def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
+    """`terms` as they are, whose derivative in every parameter of `q` is nan if a density of its own samples is not finite.
+
+    The nan of `score_density` alone may be lost in reverse mode: `where(inside, log_p, -inf)`, as NumPyro's validation has
+    it, passes nothing on to `log_p`. A `q` that is not a pytree has no parameters that could be seen here.
+    """
+    bad = ~jnp.isfinite(lax.stop_gradient(log_q)).all()
+    for leaf in jax.tree.leaves(q):
+        if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            terms = refuse_where(terms, jnp.broadcast_to(bad, leaf.shape), leaf, "")
+    return terms
 
 
 def _itself(q: Any) -> BaseNoise:

@@ -215,3 +215,18 @@ def test_wrappers_have_the_same_score():
     ):
         got = jax.grad(lambda t, wrap=wrap, eps=eps: base_noise(wrap(inside(t))).log_prob(eps, None))(18.0)
         np.testing.assert_allclose(got, factor * want, rtol=1e-6)
+
+
+class BernoulliWithoutZero(dist.BernoulliProbs):
+    """Its density of one of its own samples is 0: as NumPyro's validation has it if a support is too small."""
+
+    def log_prob(self, value):
+        return jnp.where(value > 0, super().log_prob(value), -jnp.inf)
+
+
+def test_a_density_of_zero_at_an_own_sample_is_nan():
+    """In reverse mode too, where the derivative of the density itself is 0."""
+    for estimator in (rgrad.score_function, leave_one_out):
+        loss = lambda p, e=estimator: rgrad.expect(lambda x: x * 1.0, BernoulliWithoutZero(p), KEY, 8, e)
+        assert np.isnan(jax.jit(jax.grad(loss))(0.5))
+        assert np.isnan(jax.jit(jax.jacfwd(loss))(0.5))

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from rgrad.admission import nan_outside_support
 from rgrad.attach import attach, first_order
-from rgrad.base_noise import base_noise, score_density
+from rgrad.base_noise import base_noise, nan_if_not_finite, score_density
 from rgrad.baselines import (
     Baseline,
     baseline_values,
@@ -100,6 +100,8 @@ def score_function(
         if callable(baseline) and together is not None and together.pairs:
             baseline = independent(baseline_values(baseline, values, pairs=True))
         terms = surrogate(values, log_q, baseline)
+    if how.source is q:  # the density is not one of this package's
+        terms = nan_if_not_finite(terms, log_q, q)
     terms = refuse_never_drawn(terms + expectation, q, "score_function")
     return forbid_moving_support(terms, q, "score_function")
 
