@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
+from rgrad.traced import parts_of_scan
+
 LARGEST = 2**20  # a constant of more numbers is not computed
 LONGEST = 1024  # a scan of more steps is not followed: all that leaves it may depend on all that enters
 
@@ -199,12 +201,9 @@ def _scan(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
     p = eqn.params
     if p["length"] > LONGEST:
         return None
-    consts, carry, xs = (
-        args[: p["num_consts"]],
-        args[p["num_consts"] :][: p["num_carry"]],
-        args[p["num_consts"] + p["num_carry"] :],
-    )
-    body, outs = p["jaxpr"], [np.zeros((k, *shape), bool) for shape in shapes[p["num_carry"] :]]
+    fixed, carried = parts_of_scan(p)
+    consts, carry, xs = args[:fixed], args[fixed:][:carried], args[fixed + carried :]
+    body, outs = p["jaxpr"], [np.zeros((k, *shape), bool) for shape in shapes[carried:]]
     inner = [_constant(c) for c in body.consts]
     for t in reversed(range(p["length"])) if p["reverse"] else range(p["length"]):
         row = [
@@ -212,8 +211,8 @@ def _scan(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
             for x in xs
         ]
         found = _jaxpr(body.jaxpr, inner, [*consts, *carry, *row])
-        carry = found[: p["num_carry"]]
-        for out, y in zip(outs, found[p["num_carry"] :], strict=True):
+        carry = found[:carried]
+        for out, y in zip(outs, found[carried:], strict=True):
             out[:, t] = _mask(y, k)
     return [*(_mask(c, k) for c in carry), *outs]
 

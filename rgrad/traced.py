@@ -42,7 +42,7 @@ def _of_eqn(eqn: Any, given: Marks) -> Marks:
     if not any(given) and not inner:
         return [False] * len(eqn.outvars)
     if name == "scan":
-        fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = parts_of_scan(params)
         return _until_still(inner[0], given[:fixed], given[fixed : fixed + carried], given[fixed + carried :])
     if name == "while":
         test, body = params["cond_jaxpr"].jaxpr, params["body_jaxpr"].jaxpr
@@ -56,6 +56,14 @@ def _of_eqn(eqn: Any, given: Marks) -> Marks:
     if name in INLINED and inner and len(inner[0].invars) == len(given):
         return depend(inner[0], given)
     return [True] * len(eqn.outvars)
+
+
+def parts_of_scan(params: Any) -> tuple[int, int]:
+    """How many of the operands of a `scan` are the same in every round, and how many are carried on; the rest are a row each."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    fixed, carried, _ = params["ft_in"].unpack()  # since jax 0.12
+    return len(fixed), len(carried)
 
 
 def _until_still(body: Any, fixed: Marks, carried: Marks, each: Marks) -> Marks:
