@@ -54,13 +54,13 @@ def made_of_others(add: Any, count: Any, add_vector: Any) -> None:
             kind = getattr(d, name)
             q = partial(lambda kind, censored, t: kind(normal(t), jnp.asarray(censored)), kind, censored)
             add_vector(f"{name}({censored})", q, (0.3, 0.8), bent, lambda t: bent_of_normal(t[0], t[1]))
-    add_vector("Delta(v)", lambda t: d.Delta(t[0]), (0.3,), bent, lambda t: np.tanh(t[0] / 2) + 0.5 * np.tanh(t[0] / 2) ** 2)
+    add_vector("Delta(v)", lambda t: d.Delta(t[0]), (0.3,), bent, lambda t: float(bent(t[0])))
     after_gate = lambda t, mean: t[0] * bent(0.0) + (1 - t[0]) * mean
     lognormal = lambda t: rest_of(lambda s: d.LogNormal(s[0], s[1]))(np.asarray(t[1:]))
     add_vector("HurdleLogNormal(1/2)", lambda t: d.HurdleLogNormal(t[0], t[1], t[2]), (0.5, 0.3, 0.8), bent, lambda t: after_gate(t, lognormal(t)))
     gamma = lambda t: rest_of(lambda s: d.Gamma(s[0], s[1]))(np.asarray(t[1:]))
     add_vector("HurdleGamma(1/2)", lambda t: d.HurdleGamma(t[0], t[1], t[2]), (0.5, 2.0, 1.0), bent, lambda t: after_gate(t, gamma(t)))
-    add_vector("HurdleLogits(Gamma, 0)", lambda t: d.HurdleLogits(d.Gamma(t[1], t[2]), t[0]), (0.0, 2.0, 1.0), bent, lambda t: (1 - sigmoid(t[0])) * gamma(t))
+    add_vector("HurdleLogits(Gamma, 0)", lambda t: d.HurdleLogits(d.Gamma(t[1], t[2]), t[0]), (0.0, 2.0, 1.0), bent, lambda t: after_gate([sigmoid(t[0])], gamma(t)))
 
 
 def rest_of(make: Any) -> Any:
@@ -76,7 +76,7 @@ def bent_of_normal(loc: Any, scale: Any = 1.0) -> Any:
     eps = np.linspace(-12, 12, 4001)
     p = np.exp(-(eps**2) / 2) / np.exp(-(eps**2) / 2).sum()
     half = np.tanh((loc + scale * eps) / 2)
-    return p @ (half + 0.5 * half**2)
+    return 0.3 + p @ (half + 0.5 * half**2)
 
 
 def vectors(add: Any) -> None:

@@ -189,7 +189,7 @@ def _bits(count: Any, add_vector: Any) -> None:
         count(f"CategoricalProbs({probs})", three, (probs,), 2)
     value = [float(bent(k * 1.0)) for k in range(6)]
     for probs in (0.0, 1.0):
-        one = lambda t: t[0] * value[1]
+        one = lambda t: t[0] * value[1] + (1 - t[0]) * value[0]
         add_vector(f"BernoulliProbs({probs})", lambda t: d.Bernoulli(probs=t[0]), (probs,), bent, one)
         binomial = lambda t: sum(v * c * t[0] ** k * (1 - t[0]) ** (2 - k) for k, (v, c) in enumerate(zip(value, (1, 2, 1), strict=False)))
         add_vector(f"BinomialProbs(2, {probs})", lambda t: d.Binomial(2, probs=t[0]), (probs,), bent, binomial)

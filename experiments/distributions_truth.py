@@ -16,8 +16,8 @@ INF = np.inf
 
 
 def bent(x: Any) -> Any:
-    """Neither even nor odd, bounded, smooth, and defined between whole numbers."""
-    return jnp.tanh(x / 2) + 0.5 * jnp.tanh(x / 2) ** 2
+    """Neither even nor odd, bounded, smooth, defined between whole numbers, and not 0 at 0, where distributions have atoms."""
+    return 0.3 + jnp.tanh(x / 2) + 0.5 * jnp.tanh(x / 2) ** 2
 
 
 def of_circle(x: Any) -> Any:
