@@ -228,7 +228,8 @@ def _kind(estimator: Any) -> str | None:
         return "path"
     while isinstance(estimator, partial):
         estimator = estimator.func
-    return KINDS.get(estimator) if callable(estimator) and estimator.__hash__ else None
+    # By identity: an object with arrays in it cannot be hashed.
+    return next((kind for function, kind in KINDS.items() if function is estimator), None)
 
 
 def _rarest(q: Any) -> float:

@@ -19,7 +19,7 @@ def mean_baseline(f, q, key, n):
     """Planted: a baseline that saw its own sample, which shrinks the gradient by 1 - 1/n."""
     x = jax.lax.stop_gradient(q.sample(key, (n,)))
     values = jax.vmap(f)(x)
-    return rgrad.surrogate(values, q.log_prob(x), jax.lax.stop_gradient(values.mean()))
+    return rgrad.surrogate(values, q.log_prob(x), rgrad.independent(jax.lax.stop_gradient(values.mean())))
 
 
 def one_key_twice(f, q, key, n):

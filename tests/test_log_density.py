@@ -43,7 +43,7 @@ SPECIAL = {
     "general mixture": (lambda t: dist.MixtureGeneral(evenly(), [count(t), count(2.0 * t)]), 0.0, (0, 3)),
     "jax_random": (lambda t: rgrad.jax_random(bit(t)), 0.0, (0, 1)),
     "jax_random of draws": (lambda t: rgrad.jax_random(rgrad.antithetic(dist.ZeroInflatedDistribution(count(t), gate=0.3))), 0.0, (0, 1)),
-    "a masked vector": (lambda t: rgrad.jax_random(bit(t).expand([2]).mask(jnp.ones(2, bool)).to_event(1)), 0.0, (np.array([0, 1]),)),
+    "a masked vector": (lambda t: rgrad.jax_random(bit(t).expand([2]).mask(np.ones(2, bool)).to_event(1)), 0.0, (np.array([0, 1]),)),
     "one's own": (lambda t: Own(bit, t), 0.0, (0, 1)),
     "one's own, of a difference": (lambda t: Own(lambda t: count(t - 0.7), t), 0.7, (0, 3)),
     "a mask of one's own": (lambda t: dist.MaskedDistribution(Own_of_numpyro(t), True), 0.0, (0, 1)),
