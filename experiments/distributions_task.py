@@ -57,12 +57,12 @@ def _estimate(row: Row, estimator: Any, n: int) -> Callable[[Any, Any], Any]:
 
 
 def _of_refusal(name: str, row: Row, theta: Any, error: Exception) -> tuple[str, str]:
-    """A refusal names the estimator, or `expect`, and the distribution; anything else is a crash."""
+    """A refusal names the estimator, or `expect`, and the distribution or its parameter; anything else is a crash."""
     text, own = " ".join(str(error).split()), [*name.split("+"), "expect"]
     said = any(part in text for part in own)
     of = {row.name.split("(")[0], name_of(row.q(theta)), name_of(getattr(row.q(theta), "base_dist", row.q(theta)))}
     of |= {part.removesuffix("Probs").removesuffix("Logits") for part in of}
-    named = said and any(part in text for part in of if part)
+    named = said and (any(part in text for part in of if part) or "has no rule for the parameter" in text)
     return ("refused", text) if named else ("CRASHED", f"{type(error).__name__}: {text}")
 
 

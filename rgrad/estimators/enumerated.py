@@ -102,7 +102,7 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
         from rgrad.estimators.which import those_for
 
         raise NotImplementedError(
-            f"enumerated needs a support of finitely many values that it can list, and {type(q).__name__} has none; use "
+            f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none; use "
             f"{those_for(q)}"
         ) from None
     each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
