@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -37,8 +38,25 @@ def main(model: type[S], run: Callable[[S], int | None], argv: Sequence[str] | N
         return 2
 
 
+_interrupted = False
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    """Python's own answer to Ctrl-C, but remembered: raised within a callback of JAX's garbage collection it is swallowed."""
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def stop_if_interrupted() -> None:
+    """Raises KeyboardInterrupt if Ctrl-C was pressed and the exception was lost."""
+    if _interrupted:
+        raise KeyboardInterrupt
+
+
 def command(model: type[S], run: Callable[[S], int | None]) -> NoReturn:
     """`main` on the command line, and then the end of the process with its status."""
+    signal.signal(signal.SIGINT, _interrupt)
     status = main(model, run)
     if status == 130:
         # At once: a computation that goes on in a thread of its own while the interpreter is torn down may crash it.
@@ -64,7 +82,12 @@ def progress(total: float, what: str) -> Iterator[Advance]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
+
+        def advance(done: float) -> None:
+            stop_if_interrupted()
+            bar.advance(task, done)
+
+        yield advance
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:

@@ -1,5 +1,6 @@
 """Every experiment on its small config; the files it writes; and each bad input, which is one line and exit status 2."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -15,6 +16,7 @@ import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments import runner
 from experiments.loading import ESTIMATORS
 from experiments.measuring import Task
 from experiments.problems import PROBLEMS
@@ -296,6 +298,17 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
+    """JAX calls Python from its garbage collection, where an exception is printed and lost."""
+    monkeypatch.setattr(runner, "_interrupted", False)
+    with runner.progress(2, "counting") as advance:
+        advance(1)
+        with contextlib.suppress(KeyboardInterrupt):
+            runner._interrupt(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            advance(1)
 
 
 def test_help_needs_no_jax(tmp_path):
