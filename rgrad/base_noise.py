@@ -48,6 +48,8 @@ def score_density(how: BaseNoise, eps: Sample) -> Array:
     nan where it is not finite, which for a sample of its own q only rounding can make it.
     """
     log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
+    if how.finite:
+        return log_q
     return log_q * jnp.where(jnp.isfinite(log_q), 1.0, jnp.nan)  # so that the derivative is nan too
 
 

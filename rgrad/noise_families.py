@@ -28,6 +28,8 @@ class BaseNoise(NamedTuple):
     `moved` is for what x becomes by a transform with parameters: 0 in value, with the derivative of x; None: x is fixed."""
     own: bool = False
     """Whether the noise is drawn by `source.sample` itself, and not from `rgrad.noise`."""
+    finite: bool = False
+    """Whether the density is finite at every noise that can be drawn. To check it costs a third of the score of a Normal."""
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
         draws = self.source.sample(key, shape) if self.own else sample(self.source, key, shape)
@@ -56,7 +58,7 @@ def _location_scale(standard: Callable[[Any], Any]) -> Callable[[Any], BaseNoise
             at = eps + plus((loc0 - loc) + (scale0 - scale) * eps, moved) / scale
             return resolved(unit.log_prob(at) - jnp.log(jnp.abs(scale)), loc, scale)
 
-        return BaseNoise(unit.expand(q.batch_shape), lambda eps: loc + scale * eps, density)
+        return BaseNoise(unit.expand(q.batch_shape), lambda eps: loc + scale * eps, density, finite=True)
 
     return rule
 
