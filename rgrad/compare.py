@@ -48,7 +48,7 @@ def compare(
     for each coordinate of the parameters, relative to the best; and over all of them, with the total variance (the sum over
     the coordinates, which is the mean squared error of the estimate). What is best overall is recommended, unless it is
     called biased. For the tests of bias see `rgrad.verdicts.judge`: they call an unbiased estimator biased in one
-    comparison out of 100, at most. No reference is taken for the truth by itself (`rgrad.witnesses.judge_all`): one counts in a
+    comparison out of 100, at most. No single reference is taken as the truth (`rgrad.witnesses.judge_all`): one counts in a
     coordinate if another that is made in another way agrees with it, and an estimator that differs from it is biased if it
     differs from that other one too; all else is "cannot tell". These are
 

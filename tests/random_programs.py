@@ -317,7 +317,7 @@ def attention(rng):
 
 
 def slab(rng):
-    """Elementwise and broadcast alone, with transposes, reversals, paddings and concatenations."""
+    """Only elementwise operations and broadcasts, with transposes, reversals, paddings and concatenations."""
     shape = sizes(rng, 3)
     order, axis = rng.permutation(3), int(rng.integers(3))
     before = one_of(rng, BEFORE)

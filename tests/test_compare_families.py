@@ -61,7 +61,7 @@ def location_scale(of):
 
 
 def positive(of):
-    """Of a scale alone."""
+    """A scale family without a loc."""
 
     def make(rng):
         s = scale(rng)

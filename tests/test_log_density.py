@@ -128,7 +128,7 @@ def test_every_way_to_write_a_softplus():
 
 
 def test_what_protects_a_branch_stays():
-    """A `where` with branches of different values is left alone; loops, and functions with a derivative of their own, too."""
+    """A `where` with branches of different values is left as it is; so are loops, and functions with a derivative of their own."""
     safe = lambda t: jnp.where(t > 0, jnp.log(jnp.where(t > 0, t, 1.0)), -3.0) + jnp.abs(t - 1)
     assert jax.jit(jax.grad(lambda t: beside_kinks(lambda c: c * safe(t), 1.0)))(0.0) == -1
 
