@@ -6,7 +6,7 @@ from jax import Array
 
 from rgrad.draws import WithKey, check_draw
 from rgrad.estimators.reparameterized import reparameterized
-from rgrad.noise import check_key
+from rgrad.keys import check_key
 from rgrad.protocols import Estimator, Objective
 from rgrad.xla_flags import warn_if_wrong
 

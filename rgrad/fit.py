@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array, lax
 
 from rgrad.compiling import compiled
-from rgrad.noise import check_counted_key, fold_in
+from rgrad.keys import check_counted_key
+from rgrad.noise import fold_in
 from rgrad.not_finite import WHY_NAN
 
 if TYPE_CHECKING:

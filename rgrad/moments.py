@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri, stdtrit
 
-from rgrad.noise import check_counted_key
+from rgrad.keys import check_counted_key
 from rgrad.not_finite import warn_of_nan
 from rgrad.streaming import SUMS, power_sums_by_core
 

@@ -103,23 +103,6 @@ def _is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
     return bool(known) and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
 
-def check_key(key: Any, caller: str) -> None:
-    """Raises where `key` is no PRNG key, or several."""
-    if not hasattr(key, "dtype"):
-        raise TypeError(f"{caller}: key = {key!r} is no PRNG key; make one with jax.random.key(0)")
-    # A legacy key is two words of uint32; a new-style one has no shape.
-    if key.shape != (() if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
-        raise ValueError(f"{caller}: key has shape {key.shape}; give one key, and vmap over several")
-
-
-def check_counted_key(key: Any, caller: str) -> None:
-    """Raises if `key` is not one PRNG key whose draws are the same in a batch of any size. Those of rbg keys are not."""
-    check_key(key, caller)
-    if (kind := jax.random.key_impl(key)) in ("rbg", "unsafe_rbg"):
-        raise ValueError(f"{caller}: key is of the kind {kind}, whose draws under vmap depend on the batch; make one with "
-                         'jax.random.key(seed), or jax.random.key(seed, impl="threefry2x32") if rbg is your default')  # fmt: skip
-
-
 def sample(q: Any, key: Array, shape: Shape) -> Any:
     """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
 

@@ -10,8 +10,8 @@ from jax import Array
 from rgrad.cells import Cells, devices_for, extent_for, merged
 from rgrad.contenders import ESTIMATORS, labels_of
 from rgrad.grid import DIMENSION, SIZE, Grid, Shape, each, grid_of
+from rgrad.keys import check_counted_key
 from rgrad.moments import Moments
-from rgrad.noise import check_counted_key
 from rgrad.protocols import Estimator, Problem
 
 Row = dict[str, Any]

@@ -378,7 +378,7 @@ def test_few_replicates():
         ({"replicates": 1e6}, TypeError, "replicates = 1000000.0 is not an int"),
         ({"replicates": 5, "start": -1}, ValueError, "from 0 on"),
         ({"replicates": 5, "batch": 100}, ValueError, "batch = 100; it must be a power of two"),
-        ({"replicates": 5, "key": 0}, TypeError, "measure: key = 0 is no PRNG key"),
+        ({"replicates": 5, "key": 0}, TypeError, "measure: key = 0 is not a PRNG key"),
         (
             {"replicates": 5, "key": jax.random.split(KEY, 2)},
             ValueError,
