@@ -13,12 +13,12 @@ from jax import Array
 import rgrad
 from experiments.benchmark_rivals import OURS, WrongResult
 from experiments.problems import PROBLEMS
-from rgrad.cells import Cells, devices_for, extent_for
-from rgrad.compiling import options
-from rgrad.grid import each, grid_of
-from rgrad.moments import moments_of
+from rgrad.backend.compiling import options
+from rgrad.measurement.moments import moments_of
+from rgrad.measurement.streaming import power_sums, words
 from rgrad.problems import gradient
-from rgrad.streaming import power_sums, words
+from rgrad.sweeps.cells import Cells, devices_for, extent_for
+from rgrad.sweeps.grid import each, grid_of
 
 SIZE, REPLICATES = 1_000, 1_000  # 1e6 draws a cell
 ESTIMATORS = {"score_function": rgrad.score_function, "reparameterized": rgrad.reparameterized}

@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 
 import rgrad
 from experiments.runner import Advance
-from rgrad.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from rgrad.expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 
 RULES = {
     "reparameterized": rgrad.reparameterized,

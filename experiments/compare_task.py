@@ -6,8 +6,8 @@ import jax
 
 from experiments.measuring import Task, usage
 from experiments.runner import Advance
-from rgrad.compare import compare
-from rgrad.comparison import Comparison
+from rgrad.comparison.compare import compare
+from rgrad.comparison.result import Comparison
 
 
 def compared(task: Task, settings: Any, key: jax.Array, advance: Advance) -> Comparison:

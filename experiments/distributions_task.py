@@ -9,8 +9,8 @@ import numpy as np
 import rgrad
 from experiments.distributions_table import Row
 from experiments.distributions_truth import gradient
-from rgrad.contenders import ESTIMATORS as ALL
-from rgrad.draws import name_of
+from rgrad.comparison.contenders import ESTIMATORS as ALL
+from rgrad.distributions.draws import name_of
 
 ESTIMATORS = {name: e for name, e in ALL.items() if name != "reparameterized+antithetic"}
 REFUSALS = (TypeError, ValueError, NotImplementedError)

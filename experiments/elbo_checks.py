@@ -12,7 +12,7 @@ from numpyro.distributions.transforms import LowerCholeskyAffine
 
 import rgrad
 from experiments.elbo_targets import PHIS, SCIPY, Target
-from rgrad.location_scale import location_scale
+from rgrad.distributions.location_scale import location_scale
 
 Row = dict[str, Any]
 EXACT = 1e-5  # relative: the most that the sides of an equation without sampling may differ by, in 64 bits

@@ -13,7 +13,7 @@ from jax import Array
 import rgrad
 from experiments.errors import UsageError, nearest
 from experiments.loading import load_estimator
-from rgrad.elbo import Entropy
+from rgrad.expectations.elbo import Entropy
 
 Params = dict[str, Any]  # by name, arrays
 BEGIN = -1.0  # log scale of q at the start, in the prior's standard deviations

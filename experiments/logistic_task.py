@@ -14,7 +14,7 @@ import rgrad
 from experiments.logistic_data import Split
 from experiments.logistic_model import FAMILIES, Model, Params, Way, elbo_of
 from experiments.runner import Advance
-from rgrad.fit import NOTHING
+from rgrad.fitting.fit import NOTHING
 
 CHUNK = 1_000  # samples at once where a fit is judged
 

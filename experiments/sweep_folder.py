@@ -45,7 +45,7 @@ class Plan(NamedTuple):
     replicates: list[int]
     """How many were asked for: at the beginning, and each time that more were."""
     extents: list[list[int]]
-    """Of each shape: `rgrad.cells.Extent`."""
+    """Of each shape: `rgrad.sweeps.cells.Extent`."""
 
     @property
     def digest(self) -> str:

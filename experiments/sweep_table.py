@@ -13,7 +13,7 @@ from experiments.plot_data import MEASURED, select
 from experiments.plot_figure import draw
 from experiments.record import plain, provenance, write, written
 from experiments.runner import number, print_table
-from rgrad.sweep import Row
+from rgrad.sweeps.sweep import Row
 
 AT_ONCE = 4096  # rows
 FIRST = ("dimension", "size")

@@ -19,9 +19,9 @@ from experiments.sweep_folder import PLAN, Chunk, Plan, config_of, extended, loc
 from experiments.sweep_processes import Group
 from experiments.sweep_progress import Meter
 from experiments.sweep_table import write_results
-from rgrad.cells import Cells, Extent, devices_for, extent_for, merged
-from rgrad.grid import Grid, each, grid_of
-from rgrad.sweep import Row, rows_of, take
+from rgrad.sweeps.cells import Cells, Extent, devices_for, extent_for, merged
+from rgrad.sweeps.grid import Grid, each, grid_of
+from rgrad.sweeps.sweep import Row, rows_of, take
 
 POLL = 0.2  # seconds between two looks at what the other processes have done
 

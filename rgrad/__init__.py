@@ -8,7 +8,7 @@ from typing import Any
 
 import lazy_loader
 
-from rgrad import xla_flags  # sets a flag of XLA's, before JAX starts
+from rgrad.backend import xla_flags  # sets a flag of XLA's, before JAX starts
 
 # The public names are in `__init__.pyi`. Each is imported when it is first used, because NumPyro takes as long to import as
 # jax does.

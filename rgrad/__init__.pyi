@@ -1,19 +1,16 @@
 # The public names, and where each is; `__init__.py` imports one when it is first used.
 
 from . import noise
-from .attach import attach, attach_gradient
-from .baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
-from .bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
-from .check_compiler import CompilerCheck, check_compiler
-from .combine import combine
-from .compare import compare
-from .comparison import Comparison
-from .control_variates import delta, optimal
-from .credit import credit
-from .dependent import antithetic, quasi, stratified
-from .detach import detach
-from .draws import jax_random
-from .elbo import elbo
+from .autodiff import attach, attach_gradient
+from .backend.compiler_check import CompilerCheck, check_compiler
+from .comparison.combination import combine
+from .comparison.compare import compare
+from .comparison.result import Comparison
+from .distributions.dependent import antithetic, quasi, stratified
+from .distributions.detach import detach
+from .distributions.draws import jax_random
+from .distributions.location_scale import location_scale
+from .distributions.log_density import log_prob
 from .estimators import (
     OneHotCategorical,
     arm,
@@ -30,15 +27,18 @@ from .estimators import (
     straight_through,
     surrogate,
 )
-from .exact import ExactMoments, exact_moments
-from .expectation import expect
-from .fit import Fit, fit, initial_fit
-from .independence import independent
-from .location_scale import location_scale
-from .log_density import log_prob
-from .moments import Moments, measure
+from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
+from .estimators.control_variates import delta, optimal
+from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from .expectations.credit import credit
+from .expectations.elbo import elbo
+from .expectations.expectation import expect
+from .fitting.fit import Fit, fit, initial_fit
+from .measurement.exact import ExactMoments, exact_moments
+from .measurement.moments import Moments, measure
 from .protocols import Distribution, Estimator, Problem
-from .sweep import Sweep, sweep
+from .sweeps.sweep import Sweep, sweep
+from .tracing.independence import independent
 
 __all__ = [
     # differentiate an expectation

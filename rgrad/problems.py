@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rgrad.expectation import expect
+from rgrad.expectations.expectation import expect
 from rgrad.protocols import Estimator, Problem
 
 Point = dict[str, Array]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 import pytest
-from calibration import assert_unbiased
 
 import rgrad
+from tests.calibration import assert_unbiased
 
 
 def gradient(estimator, n=10):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.attach import attach_gradient
-from rgrad.draws import WithKey, check_draw, evaluate
-from rgrad.implicit import elementary
-from rgrad.probabilities import refuse_never_drawn
+from rgrad.autodiff import attach_gradient
+from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.implicit import elementary
+from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.counts import of_counts
-from rgrad.dependent import DependentDraws
-from rgrad.draws import WithKey, check_draw, evaluate, name_of
-from rgrad.probabilities import probability
+from rgrad.distributions.counts import of_counts
+from rgrad.distributions.dependent import DependentDraws
+from rgrad.distributions.draws import WithKey, check_draw, evaluate, name_of
+from rgrad.distributions.probabilities import probability
+from rgrad.distributions.wrappers import JaxRandom
 from rgrad.protocols import Objective
-from rgrad.wrappers import JaxRandom
 
 
 def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) -> Array:

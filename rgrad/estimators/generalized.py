@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 
-from rgrad.attach import attach
-from rgrad.draws import WithKey, as_it_is, draw, draw_pathwise, evaluate
-from rgrad.implicit import elementary
-from rgrad.jacobian import of_any_map
-from rgrad.log_density import log_prob
+from rgrad.autodiff import attach
+from rgrad.distributions.draws import WithKey, as_it_is, draw, draw_pathwise, evaluate
+from rgrad.distributions.implicit import elementary
+from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.standardised import Standardised, by_moments
+from rgrad.distributions.support import forbid_moving_support
 from rgrad.protocols import Objective
-from rgrad.standardised import Standardised, by_moments
-from rgrad.support import forbid_moving_support
+from rgrad.tracing.jacobian import of_any_map
 
 Transform = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 

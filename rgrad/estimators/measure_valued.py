@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 
-from rgrad.attach import attach_gradient
-from rgrad.counts import of_counts
-from rgrad.draws import WithKey, as_it_is, draw, evaluate, name_of
-from rgrad.implicit import elementary
+from rgrad.autodiff import attach_gradient
+from rgrad.backend.varying import same_varying
+from rgrad.distributions.counts import of_counts
+from rgrad.distributions.draws import WithKey, as_it_is, draw, evaluate, name_of
+from rgrad.distributions.implicit import elementary
 from rgrad.protocols import Objective
-from rgrad.varying import same_varying
 
 Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
 """(samples x, key, coupled) to the constant c and points x+ and x-, of the shape of x: dq/dtheta = c (q+ - q-)."""

@@ -8,11 +8,11 @@ import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rgrad.attach import attach
-from rgrad.draws import WithKey, check_draw, evaluate
+from rgrad.autodiff import attach
+from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.estimators.relaxed import check_temperature, relaxation
-from rgrad.log_density import log_prob
-from rgrad.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 

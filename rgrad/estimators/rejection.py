@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.draws import WithKey, name_of
+from rgrad.distributions.draws import WithKey, name_of
+from rgrad.distributions.standardised import Standardised, of_event, reciprocal
+from rgrad.distributions.wrappers import JaxRandom
 from rgrad.estimators.generalized import through_noise
 from rgrad.protocols import Objective
-from rgrad.standardised import Standardised, of_event, reciprocal
-from rgrad.wrappers import JaxRandom
 
 
 def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1) -> Array:

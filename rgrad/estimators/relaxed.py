@@ -10,10 +10,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from rgrad.attach import first_order
-from rgrad.draws import WithKey, check_draw, evaluate
-from rgrad.implicit import elementary
-from rgrad.probabilities import refuse_never_drawn
+from rgrad.autodiff import first_order
+from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.implicit import elementary
+from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.protocols import Objective
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from jax import Array
 
-from rgrad.draws import draw_pathwise, evaluate
+from rgrad.distributions.draws import draw_pathwise, evaluate
 from rgrad.protocols import Objective
 
 

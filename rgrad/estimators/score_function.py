@@ -7,25 +7,25 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rgrad.admission import nan_outside_support
-from rgrad.attach import attach, first_order
-from rgrad.base_noise import base_noise, nan_if_not_finite, score_density
-from rgrad.baselines import (
+from rgrad.autodiff import attach, first_order
+from rgrad.distributions.admission import nan_outside_support
+from rgrad.distributions.base_noise import base_noise, nan_if_not_finite, score_density
+from rgrad.distributions.counts import of_counts
+from rgrad.distributions.dependent import dependent_draws
+from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.probabilities import refuse_never_drawn
+from rgrad.distributions.support import forbid_moving_support
+from rgrad.estimators.baselines import (
     Baseline,
     baseline_values,
     check_leaves_out_dependent,
     leave_one_out,
     leave_one_out_of_group,
 )
-from rgrad.control_variates import ControlVariate, delta, given_back, optimal
-from rgrad.counts import of_counts
-from rgrad.dependent import dependent_draws
-from rgrad.draws import WithKey, check_draw, evaluate
-from rgrad.independence import independent
-from rgrad.probabilities import refuse_never_drawn
+from rgrad.estimators.control_variates import ControlVariate, delta, given_back, optimal
 from rgrad.protocols import Objective
-from rgrad.provenance import check_no_copies, check_not_made_of, nan_if
-from rgrad.support import forbid_moving_support
+from rgrad.tracing.independence import independent
+from rgrad.tracing.provenance import check_no_copies, check_not_made_of, nan_if
 
 
 def score_function(
@@ -59,10 +59,10 @@ def score_function(
 
     Args:
         baseline: a number (traced or not), `leave_one_out`, a `MovingAverage`, or a function of the `n` values whose
-            i-th output does not use the i-th value (see `rgrad.baselines`); or `optimal`, a constant for each parameter
+            i-th output does not use the i-th value (see `rgrad.estimators.baselines`); or `optimal`, a constant for each parameter
             coordinate. With a control variate, the values are those of f - h.
         control_variate: `delta`, a pair `(h, E_q[h])`, or a function `(f, q) -> (h, E_q[h])`. See
-            `rgrad.control_variates`. Under `keyed=True` h is a function of x alone.
+            `rgrad.estimators.control_variates`. Under `keyed=True` h is a function of x alone.
 
     Returns:
         Shape `(n,)`, per sample; the values are those of `f`, whatever the baseline (not so with a control variate:

@@ -4,17 +4,17 @@ from typing import Any
 
 import numpyro.distributions as dist
 
-from rgrad.dependent import dependent_draws
-from rgrad.draws import WithKey
-from rgrad.implicit import elementary, has_rsample
+from rgrad.distributions.dependent import dependent_draws
+from rgrad.distributions.draws import WithKey
+from rgrad.distributions.implicit import elementary, has_rsample
 
 
 def those_for(q: Any) -> str:
     """`reparameterized, generalized, or score_function`: the estimators that have a rule for `q`, none of them biased."""
+    from rgrad.distributions.standardised import by_moments
     from rgrad.estimators.measure_valued import weak_derivatives
     from rgrad.estimators.rejection import as_gammas
     from rgrad.estimators.relaxed import OneHotCategorical
-    from rgrad.standardised import by_moments
 
     base = q.base if isinstance(q, WithKey) else q
     one = elementary(base)

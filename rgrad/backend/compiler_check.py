@@ -1,0 +1,88 @@
+"""`check_compiler`: whether JAX's compiler is right on this machine, for sums and products as this package makes them."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rgrad.backend.compiling import options
+
+FLAG = "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="
+TOLERANCE = 1e-3  # of the largest number: rounding is under 1e-4, and the known faults are as large as the numbers
+
+# Each is one text for NumPy, in 64 bits, and for JAX. x has 33,000 rows, since some faults need more than 2^15 numbers.
+PROGRAMS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "(x + 1) @ ones": lambda xp, x, w, t: (x + 1) @ xp.ones((5, 3), x.dtype),
+    "sum of (x + 1) @ ones": lambda xp, x, w, t: ((x + 1) @ xp.ones((5, 3), x.dtype)).sum(),
+    "rows of (x + 1) @ ones": lambda xp, x, w, t: ((x + 1) @ xp.ones((5, 3), x.dtype)).sum(1),
+    "mean of squares of x @ ones": lambda xp, x, w, t: ((x @ xp.ones((5, 3), x.dtype)) ** 2).mean(),
+    "row means of squares of (x + 1) @ ones": lambda xp, x, w, t: (((x + 1) @ xp.ones((5, 3), x.dtype)) ** 2).mean(-1),
+    "x @ broadcast": lambda xp, x, w, t: x @ xp.broadcast_to(t, (5, 3)),
+    "mean of squares of (x t) @ w": lambda xp, x, w, t: (((x * t) @ w) ** 2).mean(),
+    "sum of a batch of products": lambda xp, x, w, t: ((x.reshape(-1, 4, 5) + 1) @ xp.ones((5, 3), x.dtype)).sum(
+        (1, 2)
+    ),
+    "x' x": lambda xp, x, w, t: (x + t).T @ (x * t),
+    "two layers": lambda xp, x, w, t: xp.tanh(xp.tanh(x @ w) @ w.T).sum(1),
+    "sum of squares along rows and columns": lambda xp, x, w, t: (x**2).sum(1)[:5] + (x**2).sum(0),
+    "sum of weighted sums": lambda xp, x, w, t: xp.einsum("ij,jk,i->k", x + 1, w, x[:, 0]),
+}
+
+
+class CompilerCheck(NamedTuple):
+    """What came of `check_compiler`; as a string it is one line."""
+
+    plain: tuple[str, ...]
+    """The programs that plain `jax.jit` gets wrong, by name."""
+    with_options: tuple[str, ...]
+    """Those that are wrong with the options with which this package compiles."""
+    tried: int
+    where: str
+    """The version of jaxlib, and the platform."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of them are right, both ways."""
+        return not self.plain and not self.with_options
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.where}: {self.tried} of {self.tried} programs are right, through jax.jit and through rgrad"
+        cure = f"; start Python with {FLAG}" if self.plain and "cpu" in self.where else ""
+        names = ", ".join(dict.fromkeys(self.plain + self.with_options))
+        return (
+            f"{self.where}: WRONG through jax.jit: {len(self.plain)}, through rgrad: {len(self.with_options)} of "
+            f"{self.tried} programs ({names}){cure}"
+        )
+
+
+def check_compiler() -> CompilerCheck:
+    """Whether JAX's compiler gets sums and products right on this machine: twelve programs against NumPy in 64 bits.
+
+        print(rgrad.check_compiler())
+
+    Each is compiled twice, by plain `jax.jit` and with the options with which `measure`, `sweep` and `fit` are compiled; that
+    takes a few seconds. (jaxlib 0.10.2 to 0.12.0 compile some products wrongly on CPUs with AVX-512; jax-ml/jax issues
+    39103, 39257, 40412.) What is right here may still be wrong in another program.
+
+    Returns:
+        A `CompilerCheck`: `.ok`, the names of the programs that are wrong, and as a string one line that says so.
+    """
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((33_000, 5)).astype(np.float32), rng.standard_normal((5, 3)).astype(np.float32)
+    arguments = (x, w, np.float32(2))
+    wide = [np.asarray(a, float) for a in arguments]
+    plain = tuple(name for name, f in PROGRAMS.items() if _wrong(f, arguments, wide, None))
+    ours = tuple(name for name, f in PROGRAMS.items() if _wrong(f, arguments, wide, options()))
+    where = f"jaxlib {version('jaxlib')} on {jax.default_backend()}"
+    return CompilerCheck(plain, ours, len(PROGRAMS), where)
+
+
+def _wrong(f: Callable[..., Any], arguments: Any, wide: Any, compiler_options: Any) -> bool:
+    right = np.asarray(f(np, *wide))
+    with jax.default_matmul_precision("highest"):  # on an accelerator products are shortened else
+        got = jax.jit(lambda *a: f(jnp, *a), compiler_options=compiler_options)(*map(jnp.asarray, arguments))
+    return not np.allclose(np.asarray(got, float), right, rtol=0, atol=TOLERANCE * np.abs(right).max())

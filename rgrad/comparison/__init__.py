@@ -1,0 +1,1 @@
+"""Which estimator is best for its cost, and is one of them biased?"""

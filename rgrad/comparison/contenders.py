@@ -1,0 +1,254 @@
+"""What `compare` compares: the estimators of a problem, or losses, as functions, and by what each is judged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from rgrad.comparison.combination import Combined
+from rgrad.comparison.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
+from rgrad.comparison.witnesses import THROUGH_F
+from rgrad.distributions.dependent import antithetic
+from rgrad.distributions.draws import check_draw
+from rgrad.estimators import (
+    arm,
+    disarm,
+    enumerated,
+    generalized,
+    measure_valued,
+    rebar,
+    rejection,
+    reparameterized,
+    score_function,
+)
+from rgrad.estimators.baselines import leave_one_out
+from rgrad.estimators.control_variates import optimal
+from rgrad.measurement.exact import rules_for
+from rgrad.measurement.exact_gradient import exact_gradient
+from rgrad.problems import gradient, names_to_differentiate, point_of
+from rgrad.protocols import Estimator, Problem
+from rgrad.tracing.traced import depends
+
+ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({
+    "reparameterized": reparameterized,
+    "reparameterized+antithetic": lambda f, q, key, n: reparameterized(f, antithetic(q), key, n),
+    "score_function": score_function,
+    "score_function+leave_one_out": partial(score_function, baseline=leave_one_out),
+    "score_function+optimal": partial(score_function, baseline=optimal),
+    "generalized": generalized,
+    "rejection": rejection,
+    "measure_valued": measure_valued,
+    "enumerated": enumerated,
+    "arm": arm,
+    "disarm": disarm,
+    "rebar": rebar,
+})  # fmt: skip
+"""What `compare` takes by default, as far as each has a rule for the distribution; all are unbiased where they apply."""
+KINDS = {
+    score_function: "score", rebar: "score", reparameterized: "path", generalized: "generalized", rejection: "rejection",
+    measure_valued: "weak", enumerated: "exact", arm: "arm", disarm: "arm",
+}  # fmt: skip
+"""How an estimator gets at the gradient: what is of one kind may be wrong in the same way. One that is not here has none."""
+REFERENCES = ("score_function+leave_one_out", "score_function", "measure_valued")
+FEW = 8  # numbers of a sample up to which `measure_valued`, which evaluates f at two places for each, is asked unasked
+Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
+
+
+class Task(NamedTuple):
+    """What is compared, and by what it is judged."""
+
+    gradients: Mapping[str, Callable[[Any, Array], Array]]
+    """(parameters, key) to an estimate of shape `(coordinates,)`; the references that nobody asked for too."""
+    chosen: Any
+    """The parameters that are differentiated."""
+    labels: tuple[str, ...]
+    asked: tuple[str, ...]
+    judges: Mapping[str, str]
+    """Whose mean an estimator is judged by, where that is sampled."""
+    exact: np.ndarray[Any, Any] | None
+    """The exact gradient, by which all the others are judged."""
+    left_out: Mapping[str, str]
+    jump: Jump | None = None
+    notes: tuple[str, ...] = ()
+    jumping: frozenset[str] = frozenset()
+    """The labels of the parameters in which the objective itself jumps."""
+    kinds: Mapping[str, str | None] = MappingProxyType({})
+    """Of each gradient; see `KINDS`. None of losses."""
+    references: tuple[str, ...] = ()
+    """The sampled ones that may judge, the first first."""
+    rarest: float = 0.0
+    """The smallest probability in a sum over the support; 1 for quadrature, which converges only if nothing is rare."""
+    n: int = 1
+
+
+def of_problem(
+    problem: Problem,
+    estimators: Mapping[str, Estimator] | None,
+    params: Mapping[str, ArrayLike] | None,
+    wrt: Sequence[str] | None,
+    n: int,
+    key: Array,
+) -> Task:
+    point = point_of(problem, params)
+    names = names_to_differentiate(problem, point, wrt)
+    chosen = {name: point[name] for name in names}
+    q = problem.distribution(point)
+    check_draw(q, n, "compare")
+    asked = {
+        name: e.fitted(partial(problem.objective, point), q, jax.random.fold_in(key, n), n)
+        if isinstance(e, Combined) and e.weights is None else e
+        for name, e in (ESTIMATORS if estimators is None else estimators).items()
+    }  # fmt: skip
+
+    def flat(estimator: Estimator) -> Callable[[Any, Array], Array]:
+        of = lambda chosen, key: gradient(problem, {**point, **chosen}, names, key, n, estimator)
+        return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])  # traced once, and kept
+
+    gradients, left_out = _those_that_trace({name: flat(e) for name, e in asked.items()}, chosen)
+    in_x, in_params = _jumps(problem, point, chosen, q)
+    exact = exact_gradient(problem, point, names)
+    kinds = {name: _kind(e) for name, e in asked.items() if name in gradients}
+    small = (
+        exact is None and sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda k: q.sample(k, ()), key))) <= FEW
+    )
+    wanted = {name: flat(ESTIMATORS[name]) for name in REFERENCES if name != "measure_valued" or small}
+    references = _those_that_trace(wanted, chosen)[0]
+    # The estimators that are asked for serve as references as they are; others join for that alone.
+    same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name])), name)
+            for name in references}  # fmt: skip
+    judges = {}
+    for name in gradients:
+        if exact is None or kinds[name] == "exact":
+            others = [same[reference] for reference in references if same[reference] != name]
+            judges.update({name: others[0]} if others else {})
+    use = set(judges.values()) | {mine for reference, mine in same.items() if reference == "measure_valued"}
+    if "score" not in kinds.values():
+        use |= set(list(same.values())[:1])
+    needed = {mine: references[reference] for reference, mine in same.items() if mine in use}
+    kinds = {mine: _kind(ESTIMATORS[reference]) for reference, mine in same.items() if mine in use} | kinds
+    if exact is None and not set(kinds.values()) - {None, "score", *(THROUGH_F if in_x else ())}:
+        further = {} if in_x else _those_that_trace({"reparameterized": flat(reparameterized)}, chosen)[0]
+        needed, kinds = {**needed, **further}, {**dict.fromkeys(further, "path"), **kinds}
+    notes = [
+        f"the objective jumps by {jump.size:.3g} in {name} itself, near {_place(jump.where[0])}: no estimator here has what "
+        "that adds to the gradient, so none is judged in it"
+        for name, jump in in_params.items()
+    ]
+    if in_x is not None:
+        notes.append(
+            f"the objective jumps by {in_x.size:.3g} near x = {_place(in_x.where)}: no gradient may pass through it"
+        )
+    labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
+    jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
+    return Task(
+        {**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), jumping,
+        kinds, tuple(mine for mine in same.values() if mine in use or mine in gradients), _rarest(q) if exact is not None else 0.0, n,
+    )  # fmt: skip
+
+
+def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | None, dict[str, Jump]]:
+    """Where the objective jumps in x, and in which of the parameters that are differentiated."""
+    x = q.sample(jax.random.key(0), (SEGMENTS,))
+    whole = jax.tree.map(lambda a: not jnp.issubdtype(a.dtype, jnp.floating), x)
+    of_x = lambda x: jax.tree.map(lambda a, is_whole: jnp.rint(a).astype(int) if is_whole else a, x, whole)
+    in_x, in_params = None, {}
+    with jax.enable_x64(True):
+        wide = {name: jnp.asarray(np.asarray(value), None if value.dtype.kind == "i" else float)
+                for name, value in point.items()}  # fmt: skip
+
+    def along(names: Sequence[str]) -> Jump | None:
+        start, end = lines_from({name: chosen[name] for name in names})
+        return find_jump(lambda both: problem.objective({**wide, **both[0]}, of_x(both[1])), (start, x), (end, x))
+
+    try:
+        if not any(jax.tree.leaves(whole)):
+            in_x = find_jump(lambda x: problem.objective(wide, x), *lines_between(x))
+        value = lambda chosen: problem.objective({**point, **chosen}, jax.tree.map(lambda a: a[0], x))
+        if depends(value, chosen) and along(tuple(chosen)) is not None:
+            in_params = {name: jump for name in chosen if (jump := along((name,))) is not None}
+    except (TypeError, ValueError, NotImplementedError):  # an objective that takes no 64 bits
+        pass
+    return in_x, in_params
+
+
+def of_losses(
+    losses: Losses,
+    params: Mapping[str, ArrayLike] | None,
+    wrt: Sequence[str] | None,
+    references: Sequence[str] | None,
+) -> Task:
+    if not params:
+        raise ValueError("compare: losses need their params; give a dict of names to numbers or arrays")
+    point = {name: jnp.asarray(value) for name, value in params.items()}
+    names = tuple(wrt or point)
+    for name in names:
+        if name not in point:
+            raise ValueError(f"unknown parameter {name!r}; these are {', '.join(point)}")
+    chosen = {name: point[name] * 1.0 for name in names}
+
+    def flat(loss: Callable[[Any, Array], ArrayLike]) -> Callable[[Any, Array], Array]:
+        value = lambda chosen, key: jnp.asarray(loss({**point, **chosen}, key))
+        return jax.jit(lambda chosen, key: ravel_pytree(jax.grad(value)(chosen, key))[0])
+
+    gradients, left_out = _those_that_trace({name: flat(loss) for name, loss in losses.items()}, chosen)
+    known = [name for name in references or () if name in gradients]
+    judges = {name: other for name in gradients for other in [r for r in known if r != name][:1]}
+    labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
+    return Task(gradients, chosen, labels, tuple(gradients), judges, None, left_out)
+
+
+def _those_that_trace(gradients: Mapping[str, Any], chosen: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those that can be traced, and of the others why not: what rgrad refuses, it refuses then."""
+    kept, left_out = {}, {}
+    for name, of in gradients.items():
+        try:
+            jax.eval_shape(of, chosen, jax.random.key(0))
+            kept[name] = of
+        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
+            left_out[name] = " ".join(str(error).split())
+    return kept, left_out
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two estimators are one, or the same partial of one."""
+    if isinstance(a, partial) and isinstance(b, partial):
+        return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
+    return a is b
+
+
+def _kind(estimator: Any) -> str | None:
+    if estimator is ESTIMATORS["reparameterized+antithetic"]:
+        return "path"
+    while isinstance(estimator, partial):
+        estimator = estimator.func
+    # By identity: an object with arrays in it cannot be hashed.
+    return next((kind for function, kind in KINDS.items() if function is estimator), None)
+
+
+def _rarest(q: Any) -> float:
+    """The smallest probability with which a sample is what a sum over the support has; 1 for quadrature."""
+    rules = rules_for(q)
+    if len(rules) > 1:
+        return 1.0
+    weights = np.asarray(rules[0].weights) if rules else np.zeros(1)
+    return float(np.min(weights, where=weights > 0, initial=1.0)) if rules else 0.0
+
+
+def labels_of(name: str, value: Any) -> list[str]:
+    """`loc` for a number, `loc[0]`, `loc[1]` for an array."""
+    shape = jnp.shape(value)
+    return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
+
+
+def _place(where: Any) -> str:
+    show = lambda a: np.array2string(np.asarray(a), precision=4, threshold=6, separator=", ")
+    if isinstance(where, dict):
+        return ", ".join(f"{name} = {show(value)}" for name, value in where.items())
+    return ", ".join(show(leaf) for leaf in jax.tree.leaves(where))

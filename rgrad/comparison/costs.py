@@ -1,0 +1,90 @@
+"""What one gradient costs: operations, from the compiled program; and a program that makes many, to be timed."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
+
+from rgrad.backend.compiling import right, size_of
+from rgrad.measurement.streaming import MOST_WORK, in_flight
+from rgrad.tracing.traced import depend
+
+MOST_LANES = 2**12  # calls made at once: enough to drown what it costs to start a program
+MOST_NUMBERS = 2**22  # of all gradients made at once
+
+
+class Program(NamedTuple):
+    """A compiled gradient estimate, made `lanes` times at once."""
+
+    run: Callable[[Any, Array], Array]
+    """(parameters, keys), both with `lanes` in front, to the estimates: shape `(lanes, coordinates)`."""
+    lanes: int
+    parameters: Any
+    operations: float
+    """Of one call: see `compile_many`."""
+    constant: bool
+    """Nothing in the estimate depends on the key: no sampling, so that its variance is 0."""
+
+
+def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: Array) -> Program:
+    """The program that makes many gradient estimates at once, and what one of them costs.
+
+    Every call has the parameters as arguments of its own, so that the compiler cannot share between calls what a user pays
+    each time (a sum over a support, a Cholesky factor).
+
+    The operations are those that XLA counts (`cost_analysis`: flops and transcendentals, one each, whatever they take),
+    with the body of each scan as often as it goes round, where XLA counts it once. A loop that ends when it will (the
+    rejection samplers of Gamma and Poisson) counts one round.
+
+    Args:
+        gradient: parameters and a key to one estimate, shape `(coordinates,)`.
+    """
+    closed = jax.make_jaxpr(gradient)(parameters, key)
+    work, largest = size_of(closed.jaxpr)
+    most = min(
+        MOST_LANES, MOST_NUMBERS / max(1, closed.out_avals[0].size), MOST_WORK / 64 / work, in_flight() / largest
+    )
+    lanes = 2 ** max(0, round(math.log2(most)))
+    stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *jnp.shape(a))), parameters)
+    traced = jax.jit(jax.vmap(gradient)).trace(stacked, keys_for(key, np.uint32(0), np.uint32(0), lanes))
+    compiled = traced.lower().compile(compiler_options=right())
+    total = _counted(compiled) + _further_rounds(traced.jaxpr.jaxpr)
+    of_key = [False] * (len(closed.in_avals) - len(jax.tree.leaves(key))) + [True] * len(jax.tree.leaves(key))
+    return Program(compiled, lanes, stacked, total / lanes, not any(depend(closed.jaxpr, of_key)))
+
+
+@partial(jax.jit, static_argnames="count")
+def keys_for(key: Array, high: Array, low: Array, count: int) -> Array:
+    """The keys of `count` calls from a number on, given as two words: each from `key` and its own number alone."""
+    prefix = jax.random.fold_in(key, high)
+    return jax.vmap(jax.random.fold_in, (None, 0))(prefix, jnp.arange(count, dtype=jnp.uint32) + low)
+
+
+def _counted(compiled: Any) -> float:
+    found = compiled.cost_analysis()
+    found = found[0] if isinstance(found, list) else found
+    return float(found.get("flops", 0.0)) + float(found.get("transcendentals", 0.0))
+
+
+def _further_rounds(jaxpr: Any) -> float:
+    """The operations of every round but the first of the scans in a program."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        for inner in jaxprs_in_params(eqn.params):
+            body: Any = getattr(inner, "jaxpr", inner)
+            rounds = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+            nested = _further_rounds(body)
+            if rounds > 1:
+                arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in body.invars]
+                compiled = (
+                    jax.jit(jaxpr_as_fun(eqn.params["jaxpr"])).lower(*arguments).compile(compiler_options=right())
+                )
+                nested += (rounds - 1) * (_counted(compiled) + nested)
+            total += nested
+    return total

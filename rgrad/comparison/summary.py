@@ -1,0 +1,77 @@
+"""A `Comparison` as text."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from rgrad.comparison.verdicts import EFFECTIVE, POWER, RATE
+
+SHOWN = 8  # coordinates in the table; of more, the total alone
+
+
+def as_text(c: Any) -> str:
+    """The table, what it rests on, and the recommendation."""
+    labels = list(dict.fromkeys(row["parameter"] for row in c.rows))
+    shown = labels if len(labels) <= SHOWN else []
+    header = [
+        "estimator",
+        "d/d",
+        "mean",
+        "variance",
+        "95 % interval",
+        "snr",
+        "time",
+        "operations",
+        "efficiency",
+        "biased?",
+    ]
+    lines = []
+    for total in c.totals:
+        mine = [row for row in c.rows if row["estimator"] == total["estimator"] and row["parameter"] in shown]
+        for row in mine:
+            mean = f"{row['mean']:.4g} +- {row['standard_error']:.1g}"
+            exact = row["variance"] == 0
+            interval = "" if exact else f"[{row['variance_low']:.3g}, {row['variance_high']:.3g}]"
+            verdict = f"no (bias < {row['smallest_bias']:.1g})" if row["biased"] is False else (
+                "YES" if row["biased"] else f"cannot tell: {row['why']}"
+            )  # fmt: skip
+            if row["warning"] and row["warning"] not in verdict:
+                verdict += f"; {row['warning']}"
+            alone = len(labels) == 1
+            lines.append([
+                total["estimator"], row["parameter"], mean, "exact" if exact else f"{row['variance']:.4g}", interval,
+                "" if exact else f"{row['snr']:.2g}", _time(row["seconds"]) if alone else "",
+                f"{row['operations']:,.0f}" if alone else "", _efficiency(row), verdict,
+            ])  # fmt: skip
+        if len(labels) > 1:
+            exact = total["variance"] == 0
+            no = f"no (bias < {total['smallest_bias']:.1g} in each)"
+            verdict = {True: "YES", False: no, None: f"cannot tell: {total['remark']}"}[total["biased"]]
+            lines.append([
+                total["estimator"], "all", "", "exact" if exact else f"{total['variance']:.4g}", "", "",
+                _time(total["seconds"]), f"{total['operations']:,.0f}", _efficiency(total), verdict,
+            ])  # fmt: skip
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    align = lambda line: "  ".join(
+        cell.ljust(w) if i in (0, 1, len(header) - 1) else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()  # fmt: skip
+    unit = f"{c.spent:.1f} s" if c.cost == "time" else f"{c.spent:.2g} operations"
+    under = [
+        f"one call is a gradient estimate from {c.n} samples; measured for {unit}, compiled in {c.compile_seconds:.1f} s; "
+        f"efficiency = 1 / (variance x {c.cost}), relative to the best that is not biased",
+        f"bias: against {c.reference}; in {RATE:.0%} of comparisons at most an unbiased estimator is called biased, and a bias of "
+        f"the size in brackets is seen {POWER:.0%} of the time; no verdict where fewer than {EFFECTIVE} draws carry a mean",
+        *(f"note: {note}" for note in c.notes),
+        *(f"left out: {name}: {why.split('; use')[0]}" for name, why in c.left_out.items()),
+    ]
+    wrapped = [part for line in under for part in textwrap.wrap(line, 120, subsequent_indent="  ")]
+    return "\n".join([align(header), *map(align, lines), "", *wrapped, "", *textwrap.wrap(c.recommendation, 120)])
+
+
+def _efficiency(row: Mapping[str, Any]) -> str:
+    return "exact" if row["variance"] == 0 else f"{row['efficiency']:.3g}"
+
+
+def _time(seconds: float) -> str:
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
+    return f"{seconds * scale:.3g} {unit}"

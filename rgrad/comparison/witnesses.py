@@ -1,0 +1,183 @@
+"""By what is an estimator judged? By a reference that a second one, made in another way, confirms; by none otherwise."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rgrad.comparison.verdicts import EFFECTIVE, Judged, Mean, judge
+
+THROUGH_F = frozenset(
+    {"path", "generalized", "rejection"}
+)  # kinds that differentiate f, which tells nothing if f jumps
+EXACT = "the exact gradient"
+Marks = np.ndarray[Any, Any]
+
+
+class Witness(NamedTuple):
+    """One that says what the gradient is."""
+
+    name: str
+    kind: str
+    """Two of the same kind share the way in which they can be wrong."""
+    mean: Mean
+    heavy: Marks
+    constant: bool
+
+
+def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
+    """The verdict on every estimator that is asked for, in all of its coordinates.
+
+    Each reference may be wrong: quadrature misses what is narrower than its nodes are apart, the score of a sample that was
+    rounded is wrong, a gradient through f misses its jumps. So in each coordinate
+
+    - a reference counts if one of another kind agrees with it, as far as the noise of both tells. The exact gradient also has
+      to agree with the score function, which is wrong in other ways than quadrature is;
+    - an estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with it;
+    - it is "unbiased so far" if it agrees with the reference. It may be the one that confirms it;
+    - it is disputed if there is no verdict and a witness of another kind surely has another mean: one of the two is wrong.
+
+    References that a user vouches for (`compare(losses, references=...)`) count as they are, unless they differ.
+    """
+    size = len(task.labels)
+    verdicts = _by_given(found, task, size) if not task.kinds else _Panel(found, task, size).verdicts()
+    for of in verdicts.values():
+        for i, label in enumerate(task.labels):
+            if label in task.jumping:
+                of.verdict[i], of.why[i] = "cannot tell", f"the objective jumps in {label}"
+    return verdicts
+
+
+def no_verdict(size: int, why: str) -> Judged:
+    return Judged(["cannot tell"] * size, np.full(size, np.nan), [why] * size)
+
+
+def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judged]:
+    """By the first reference that was given, and that one by the second."""
+    tests, eps, verdicts = size * sum(name in task.judges for name in task.asked), _eps(), {}
+    for name in task.asked:
+        other = task.judges.get(name)
+        if other is None:
+            verdicts[name] = no_verdict(size, "no reference")
+            continue
+        heavy = found[name].heavy | found[other].heavy
+        of = judge(found[name].mean, found[other].mean, tests, eps, task.jump is not None, heavy)
+        verdicts[name] = of._replace(by=(f"{other}, from samples of its own",))
+    given = set(task.judges.values()) & set(verdicts)
+    for i in range(size):
+        if len(given) > 1 and any(verdicts[name].verdict[i] == "BIASED" for name in given):
+            for of in verdicts.values():
+                of.verdict[i], of.why[i] = "cannot tell", f"the references {' and '.join(sorted(given))} differ"
+    return verdicts
+
+
+class _Panel:
+    """The witnesses of one comparison, what each says of the others, and the references among them."""
+
+    def __init__(self, found: Mapping[str, Any], task: Any, size: int):
+        self.found, self.task, self.size = found, task, size
+        self.tests, self.jump = size * len(task.asked), task.jump is not None
+        self._kept: dict[tuple[str, str, bytes], Judged] = {}
+        kinds = {name: task.kinds.get(name) for name in found}
+        self.witnesses = {
+            name: Witness(name, kind, found[name].mean, found[name].heavy, found[name].constant)
+            for name, kind in kinds.items()
+            if kind is not None and kind != "exact" and not (self.jump and kind in THROUGH_F)
+        }
+        if task.exact is not None:
+            nothing = np.zeros(size, bool)
+            self.witnesses[EXACT] = Witness(EXACT, "exact", Mean.exact(task.exact), nothing, True)
+        names = [EXACT, *task.references]
+        self.references = [self.witnesses[name] for name in names if name in self.witnesses]
+
+    def verdicts(self) -> dict[str, Judged]:
+        return {name: self._verdict(name) for name in self.task.asked}
+
+    def _verdict(self, name: str) -> Judged:
+        size, entry, kind = self.size, self.found[name], self.task.kinds.get(name)
+        able = [r for r in self.references if r.name != name and not (r.kind == kind == "exact")]
+        why = "no reference" if not able else "no second reference confirms " + " or ".join(r.name for r in able)
+        out, by, still = no_verdict(size, why), [], np.ones(size, bool)
+        for reference in able:
+            seconds = self._seconds(reference)
+            others = {other: agrees for other, agrees in seconds.items() if other != name}
+            confirmed = still & _any(seconds.values(), size)
+            if not confirmed.any():
+                continue
+            by.append(
+                f"{reference.name} (confirmed by {', '.join(other for other, agrees in seconds.items() if agrees.any())})"
+            )
+            # That it was 0 in every draw is no excuse where rare draws cannot hold a gradient that is known.
+            silent = (entry.mean.error == 0) & (reference.kind == "exact") & _any(others.values(), size)
+            silent &= self.task.rarest * self.task.n * float(np.max(entry.moments.count)) >= EFFECTIVE
+            of = self._judged(name, entry, reference, silent)
+            by_others = {other: self._judged(name, entry, self.witnesses[other], silent) for other in others}
+            twice = _any([agrees & _is(by_others[o], "BIASED") for o, agrees in others.items()], size)
+            least = np.full(size, np.inf)
+            for other, agrees in others.items():
+                least = np.where(agrees, np.minimum(least, by_others[other].smallest_bias), least)
+            smallest = np.where(np.isfinite(least), np.maximum(of.smallest_bias, least), of.smallest_bias)
+            enough = smallest <= np.maximum(np.maximum(np.abs(reference.mean.mean), entry.mean.sd), of.smallest_bias)
+            enough |= reference.kind == "exact"
+            for i in np.flatnonzero(confirmed):
+                verdict, excuse = of.verdict[i], of.why[i]
+                if verdict == "BIASED" and not twice[i]:
+                    verdict, excuse = (
+                        "cannot tell",
+                        f"differs from {reference.name}, not surely from a second reference",
+                    )
+                elif verdict == "unbiased so far" and not enough[i]:
+                    verdict, excuse = "cannot tell", f"a bias under {smallest[i]:.2g} would not be seen"
+                out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
+            still &= ~confirmed
+        return self._with_disputes(name, out._replace(by=tuple(by)))
+
+    def _with_disputes(self, name: str, of: Judged) -> Judged:
+        """Whether witnesses of another kind differ in coordinates without a verdict, and which of them."""
+        kind, disputed = self.task.kinds.get(name), np.zeros(self.size, bool)
+        for other in self.witnesses.values():
+            if other.name == name or kind == other.kind:
+                continue
+            differs = _is(self._judged(name, self.found[name], other, np.zeros_like(disputed)), "BIASED") & _is(
+                of, "cannot tell"
+            )
+            for i in np.flatnonzero(differs & ~disputed):
+                of.why[i] = f"differs from {other.name}, and nothing says which of them is right"
+            disputed |= differs
+        return of._replace(disputed=bool(disputed.any()))
+
+    def _seconds(self, reference: Witness) -> dict[str, Marks]:
+        """The witnesses of other kinds that agree with a reference, and in which coordinates."""
+        seconds, contradicted = {}, np.zeros(self.size, bool)
+        for other in self.witnesses.values():
+            if other.kind == reference.kind:
+                continue
+            of = self._judged(other.name, other, reference, np.zeros(self.size, bool))
+            if reference.kind == "exact":
+                if other.constant:  # 0 through f, which quadrature also gives for a narrow step between its nodes
+                    continue
+                contradicted |= _is(of, "BIASED") & (other.kind == "score")
+            seconds[other.name] = _is(of, "unbiased so far")
+        return {name: agrees & ~contradicted for name, agrees in seconds.items()}
+
+    def _judged(self, name: str, one: Any, other: Witness, silent: Marks) -> Judged:
+        key = (name, other.name, silent.tobytes())
+        if key not in self._kept:
+            # Few draws are an excuse also if f jumps, for what does not differentiate f.
+            jump = self.jump and (self.task.kinds.get(name) or "path") in THROUGH_F
+            heavy = one.heavy | other.heavy
+            self._kept[key] = judge(one.mean, other.mean, self.tests, _eps(), jump | silent, heavy)
+        return self._kept[key]
+
+
+def _eps() -> float:
+    return float(jnp.finfo(jnp.result_type(float)).eps)
+
+
+def _is(of: Judged, verdict: str) -> Marks:
+    return np.array([v == verdict for v in of.verdict], bool)
+
+
+def _any(marks: Any, size: int) -> Marks:
+    return np.any(np.array([*marks, np.zeros(size, bool)]), 0)

@@ -1,0 +1,207 @@
+"""What `q` must be before anything is drawn from it: the normalised density of its own samples.
+
+`check_density` is the one check at the door, called by `rgrad.distributions.draws.check_draw`. It refuses what can be seen when tracing. What
+only the values show, e.g. a sample outside of the support, becomes nan (`nan_outside_support`), and `rgrad.backend.not_finite` says so where draws are collected.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, lax
+
+TRUNCATED = (dist.LeftTruncatedDistribution, dist.RightTruncatedDistribution, dist.TwoSidedTruncatedDistribution)
+
+
+def check_density(q: Any, name: str, caller: str) -> None:
+    """Raises if `q` is not the normalised density of its own samples, as far as that can be seen without their values.
+
+    Raises:
+        ValueError: a mask, a factor or an improper density anywhere inside `q`; a `Delta` with a density; or parameters
+            whose shapes do not fit the batch shape of `q`.
+    """
+    for part in parts(q):
+        if isinstance(part, dist.MaskedDistribution) and not _is_known(part._mask, True):
+            raise ValueError(
+                f"{caller}: {name} is masked, and a mask removes the density but not the sample: log_prob is 0, and "
+                "expectations and gradients are wrong. Give the distribution without .mask(...) and put the mask into f "
+                "(only a mask that is known to be all True is accepted)"
+            )
+        if isinstance(part, dist.Unit | dist.ImproperUniform):
+            raise ValueError(
+                f"{caller}: {type(part).__name__} is not a normalised density that can be sampled; add its log density to f, "
+                "and take the expectation over a proper distribution"
+            )
+        censored = [part.__dict__[name] for name in ("censored", "left_censored", "right_censored") if name in vars(part)] if (
+            type(part).__name__.endswith("CensoredDistribution")) else []  # fmt: skip
+        if type(part).__name__ == "IntervalCensoredDistribution" or not all(_is_known(c, False) for c in censored):
+            raise ValueError(
+                f"{caller}: {type(part).__name__}.log_prob is the likelihood of an observation, and not the density of its "
+                "samples; give the distribution itself, and put the likelihood into f"
+            )
+        if (
+            isinstance(part, dist.TransformedDistribution)
+            and type(part).log_prob is dist.TransformedDistribution.log_prob
+            and any(isinstance(t, dist.transforms.AbsTransform) for t in _transforms(part))
+        ):
+            raise ValueError(
+                f"{caller}: {name} goes through AbsTransform, of which two points have the same image, and its log_prob counts "
+                "only one of them; give HalfNormal and the like, or FoldedDistribution without further transforms"
+            )
+        if isinstance(part, dist.Delta) and not _is_known(part.log_density, 0.0):
+            raise ValueError(
+                f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave log_density at 0, "
+                "and multiply f by the weight"
+            )
+        if (misfit := _misfit(part)) is not None:
+            raise ValueError(
+                f"{caller}: {name} has batch_shape {part.batch_shape}, and {misfit}. This happens if q was "
+                "built inside a vmap (or tree.map) and used outside of it; build q inside the mapped function"
+            )
+
+
+def _transforms(q: Any) -> Iterator[Any]:
+    """Those of `q`, and the parts of those that are composed."""
+    for transform in q.transforms:
+        yield from getattr(transform, "parts", [transform])
+
+
+def parts(q: Any) -> Iterator[Any]:
+    """`q` and all NumPyro distributions that it is made of."""
+    yield q
+    for inner in _children(q).values():
+        for part in inner if isinstance(inner, list | tuple) else [inner]:
+            yield from parts(part)
+
+
+def rebuilt(q: Any, rule: Any) -> Any:
+    """`q` with `rule(part)` in place of each part that it is made of, from the inside out; `q` itself if none changes."""
+    new = {}
+    for name, inner in _children(q).items():
+        if isinstance(inner, list | tuple):
+            each = [rebuilt(part, rule) for part in inner]
+            if any(a is not b for a, b in zip(each, inner, strict=True)):
+                new[name] = type(inner)(each)
+        elif (part := rebuilt(inner, rule)) is not inner:
+            new[name] = part
+    if not new:
+        return rule(q)
+    return rule(q._replace(**new) if hasattr(q, "_replace") else changed(q, **new))
+
+
+def changed(q: Any, **attributes: Any) -> Any:
+    """A copy of a NumPyro distribution with other attributes, without what it had computed from the old ones."""
+    new = object.__new__(type(q))
+    lazy = {name for name in vars(q) if type(getattr(type(q), name, None)).__name__ == "lazy_property"}
+    new.__dict__.update({name: value for name, value in vars(q).items() if name not in lazy} | attributes)
+    return new
+
+
+def _children(q: Any) -> dict[str, Any]:
+    """The attributes of `q` that hold distributions: of NumPyro's, and the `base` of this package's own."""
+    if isinstance(q, dist.Distribution):
+        return {name: value for name, value in vars(q).items() if _is_made_of_distributions(value)}
+    return {"base": q.base} if hasattr(q, "_replace") and isinstance(getattr(q, "base", None), _BASES) else {}
+
+
+_BASES = (dist.Distribution, tuple)
+
+
+def _is_made_of_distributions(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(part, dist.Distribution) for part in value)
+    return isinstance(value, dist.Distribution)
+
+
+def _is_known(value: Any, wanted: float | bool) -> bool:
+    """Whether all of `value` is `wanted`, known when tracing."""
+    return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == wanted))
+
+
+def _misfit(q: Any) -> str | None:
+    """The parameter of a NumPyro distribution whose shape does not broadcast to the batch shape; None if all do."""
+    if not isinstance(q, dist.Distribution):
+        return None
+    for name, constraint in q.arg_constraints.items():
+        value: Any = vars(q).get(name)
+        try:
+            size = constraint.event_dim
+        except NotImplementedError:  # a Delta has no such number
+            continue
+        # Some classes declare vectors for matrices, so a parameter with an event has to have more axes than q too.
+        if not hasattr(value, "shape") or (size > 0 and value.ndim <= len(q.shape())):
+            continue
+        if not _broadcasts(value.shape[: max(value.ndim - size, 0)], q.batch_shape):
+            return f"its parameter {name} has shape {value.shape}"
+    for transform in getattr(q, "transforms", ()):
+        for name in ("loc", "scale"):
+            moved: Any = getattr(transform, name, None)
+            if isinstance(transform, dist.transforms.AffineTransform) and not _broadcasts(jnp.shape(moved), q.shape()):
+                return f"the {name} of its AffineTransform has shape {jnp.shape(moved)}"
+    return None
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return bool(np.broadcast_shapes(shape, to) == tuple(to))
+    except ValueError:
+        return False
+
+
+def normalised(q: Any) -> Any:
+    """`q` whose probabilities sum to 1: those of a Categorical or Multinomial are divided by their sum, wherever they are.
+
+    NumPyro draws from `probs / sum(probs)`, and its `log_prob` is `log(probs)`. The meaning here is that of the
+    samples, in the value and in every derivative: the derivative of `E[f(x)]` in `probs[k]` is `f(k) - E[f(x)]` (for probs
+    that sum to 1), and not `f(k)`. Both are the same along directions that keep the sum.
+    """
+    return rebuilt(q, _with_normalised_probs)
+
+
+def _with_normalised_probs(q: Any) -> Any:
+    if isinstance(q, dist.CategoricalProbs | dist.MultinomialProbs):
+        probs = jnp.asarray(q.probs)
+        return changed(q, probs=probs / probs.sum(-1, keepdims=True))
+    return q
+
+
+def check_differentiable(x: Any, name: str, caller: str, use: str) -> None:
+    """Raises if a sample is of integers, through which no derivative passes, whatever `has_rsample` says.
+
+    (NumPyro's default says True for a class without `arg_constraints`.)
+    """
+    kinds = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool]
+    if kinds:
+        raise TypeError(
+            f"{caller}: {name} has samples of {kinds[0]}, through which no derivative passes, though its has_rsample is "
+            f"True; set has_rsample = False in the class, and use {use}"
+        )
+
+
+def nan_outside_support(q: Any, x: Any) -> Any:
+    """The samples x; nan for those outside of the interval that is the support of `q`, beyond rounding.
+
+    Only for distributions of others, and truncated ones, which round to the outside in the tail.
+    """
+    inner = q
+    while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
+        inner = inner.base_dist
+    support = getattr(inner, "support", None)
+    theirs = type(inner).__module__.startswith("numpyro.")
+    if (
+        (theirs and "Truncated" not in type(inner).__name__)
+        or not isinstance(x, Array)
+        or not jnp.issubdtype(x.dtype, jnp.floating)
+    ):
+        return x
+    support = getattr(support, "base_constraint", support)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    bad = ~jnp.isfinite(lax.stop_gradient(x)) if theirs else jnp.zeros((), bool)
+    for bound, sign in ((low, 1), (high, -1)):
+        if bound is not None:
+            bound = lax.stop_gradient(jnp.asarray(bound, x.dtype))
+            bad = bad | (sign * (lax.stop_gradient(x) - bound) < -1e-4 * (1 + jnp.abs(bound)))
+    return x if bad.ndim == 0 else x * jnp.where(bad, jnp.nan, 1)  # a factor, so that its derivative is nan too

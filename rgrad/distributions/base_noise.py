@@ -1,0 +1,171 @@
+"""The score at the noise that a sample was made of, and not at the sample, which is rounded.
+
+A sample of Normal(1e4, 1e-3) has one digit of its noise left, and sigmoid(20) is 1: what `q.log_prob` computes from them is
+another score, and the gradient is silently biased. So the pair is kept: the noise eps, drawn from a distribution without
+parameters if there is one, and the sample `x = push(eps)`. With x held fixed the noise follows the parameters,
+
+    eps(theta) = T_theta^-1(x),    log q(x; theta) = log p(eps(theta)) - log |det T_theta'|
+
+and eps(theta) is known without inverting anything: its value is eps, and its derivatives are those of
+`eps + T'^-1 (T_theta0(eps) - T_theta(eps))`, e.g. `eps + ((loc0 - loc) + (scale0 - scale) eps) / scale`, to every order.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array, lax
+from numpyro.distributions import constraints
+
+from rgrad.autodiff import refuse_where
+from rgrad.distributions.dependent import Antithetic, Quasi, Stratified
+from rgrad.distributions.draws import WithKey, as_it_is
+from rgrad.distributions.implicit import elementary
+from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.noise_families import FAMILIES, BaseNoise, Drawn
+from rgrad.distributions.probabilities import Density, log_mixture
+from rgrad.distributions.transforms import moved_back, parts_of, plus, stays
+from rgrad.distributions.wrappers import JaxRandom
+from rgrad.protocols import Sample
+
+
+def base_noise(q: Any) -> BaseNoise:
+    """The noise of `q`; where none is known, the noise is the sample, and the density that of `rgrad.distributions.log_density`."""
+    if type(q) in RULES:
+        return RULES[type(q)](q)
+    kind = dist.TransformedDistribution
+    if isinstance(q, kind) and type(q).log_prob is kind.log_prob and type(q).sample is kind.sample:
+        return _transformed(q)
+    return _itself(q)
+
+
+def score_density(how: BaseNoise, eps: Sample) -> Array:
+    """`log q` of each of the samples with noise eps, shape `(n,)`: to be differentiated, its value is up to a constant.
+
+    nan where it is not finite, which for a sample of its own q only rounding can make it.
+    """
+    log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
+    if how.finite:
+        return log_q
+    return log_q * jnp.where(jnp.isfinite(log_q), 1.0, jnp.nan)  # so that the derivative is nan too
+
+
+def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
+    """`terms` as they are, whose derivative in every parameter of `q` is nan if a density of its own samples is not finite.
+
+    The nan of `score_density` alone may be lost in reverse mode: `where(inside, log_p, -inf)`, as NumPyro's validation has
+    it, passes nothing on to `log_p`. A `q` that is not a pytree has no parameters that could be seen here.
+    """
+    bad = ~jnp.isfinite(lax.stop_gradient(log_q)).all()
+    for leaf in jax.tree.leaves(q):
+        if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            terms = refuse_where(terms, jnp.broadcast_to(bad, leaf.shape), leaf, "")
+    return terms
+
+
+def _itself(q: Any) -> BaseNoise:
+    def density(x: Sample, moved: Array | None) -> Array:
+        x = x if moved is None else plus(x, moved)
+        log_q = log_prob(q, x) if getattr(q, "batch_shape", ()) == () else q.log_prob(x)
+        return log_q * _not_at_the_edge(q, x)
+
+    return BaseNoise(q, lambda x: x, density)
+
+
+def _not_at_the_edge(q: Any, x: Sample) -> Any:
+    """1, and nan for a sample of (0, 1) or of a simplex that has been rounded to the edge, where the density is steep."""
+    support: Any = None if getattr(q, "has_enumerate_support", False) else getattr(q, "support", None)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    edges = {type(constraints.unit_interval), type(constraints.simplex)}
+    if type(support) not in edges or getattr(q, "batch_shape", ()) != () or not jnp.issubdtype(x.dtype, jnp.floating):
+        return 1.0
+    tiny, eps = jnp.finfo(x.dtype).tiny, jnp.finfo(x.dtype).eps
+    x = lax.stop_gradient(x)
+    if type(support) is type(constraints.unit_interval):
+        inside = jnp.where(x <= tiny, 2 * tiny, jnp.where(x >= 1 - eps, 1 - 2 * eps, x))
+    else:  # exact zeros are those of a one-hot vector
+        inside = jnp.where((x > 0) & (x <= tiny), 2 * tiny, x)
+    flat = jnp.abs(lax.stop_gradient(q.log_prob(x) - q.log_prob(inside))) <= 0.3
+    return jnp.where((x == inside).all() | flat, 1.0, jnp.nan)
+
+
+def _independent(q: Any) -> BaseNoise:
+    inner = base_noise(q.base_dist)
+    if inner.source is q.base_dist and type(q.base_dist) not in RULES:
+        return _itself(q)
+    last = tuple(range(-q.reinterpreted_batch_ndims, 0))
+    return inner._replace(log_prob=lambda eps, moved: inner.log_prob(eps, moved).sum(last))
+
+
+def _expanded(q: Any) -> BaseNoise:
+    inner = base_noise(q.base_dist)
+    if inner.source is q.base_dist and type(q.base_dist) not in RULES:
+        return _itself(q)
+    density = lambda eps, moved: jnp.broadcast_to(inner.log_prob(eps, moved), q.batch_shape)
+    return inner._replace(source=inner.source.expand(q.batch_shape), log_prob=density)
+
+
+def _transformed(q: Any) -> BaseNoise:
+    base, transforms = base_noise(q.base_dist), parts_of(q.transforms)
+
+    def push(eps: Array) -> Array:
+        x = base.push(eps)
+        for transform in transforms:
+            x = transform(x)
+        return as_it_is(x)
+
+    def density(eps: Array, moved: Array | None) -> Array:
+        points = [lax.stop_gradient(base.push(eps))]
+        for transform in transforms:
+            points.append(lax.stop_gradient(transform(points[-1])))
+        event_dim, log_det = len(q.event_shape), jnp.zeros(q.batch_shape)
+        for transform, x, y in reversed(list(zip(transforms, points, points[1:], strict=False))):
+            outer = event_dim - transform.codomain.event_dim
+            if not (moved is None and stays(transform)):  # what no parameter moves, though it may not be finite
+                moved, slope = moved_back(transform, x, y, moved)
+                log_det = log_det + slope.sum(tuple(range(slope.ndim - outer, slope.ndim)))
+            event_dim = transform.domain.event_dim + outer
+        log_p = base.log_prob(eps, moved)
+        return log_p.sum(tuple(range(log_p.ndim - (event_dim - len(q.base_dist.event_shape)), log_p.ndim))) - log_det
+
+    # The rules of `rgrad.noise` are for transforms that keep the shape; the others are drawn by NumPyro.
+    return BaseNoise(base.source, push, density, base.own or q.base_dist.shape() != q.shape())
+
+
+def _dependent(q: Any) -> BaseNoise:
+    inner = base_noise(q.base)
+    if inner.own or inner.source is q.base or isinstance(elementary(inner.source), Drawn):
+        return _itself(q)
+    source = inner.source.to_event(len(inner.source.batch_shape))
+    return inner._replace(source=type(q)(source))
+
+
+def _with_key(q: WithKey) -> BaseNoise:
+    inner = base_noise(q.base)
+    source = WithKey(JaxRandom(inner.source) if inner.own else inner.source)
+    return BaseNoise(
+        source, lambda pair: (inner.push(pair[0]), pair[1]), lambda pair, moved: inner.log_prob(pair[0], moved)
+    )
+
+
+def _mixture(q: Any) -> BaseNoise:
+    """As it is, but with the derivative in a weight of exactly 0."""
+    return _itself(q)._replace(
+        log_prob=lambda x, moved: log_prob(Density(partial(log_mixture, q)), plus(x, moved)) * _not_at_the_edge(q, x)
+    )
+
+
+RULES: dict[type, Callable[[Any], BaseNoise]] = {
+    **FAMILIES,
+    dist.Independent: _independent,
+    dist.ExpandedDistribution: _expanded,
+    **dict.fromkeys((Antithetic, Stratified, Quasi), _dependent),
+    **dict.fromkeys((dist.MixtureSameFamily, dist.MixtureGeneral), _mixture),
+    JaxRandom: lambda q: base_noise(q.base)._replace(own=True),
+    WithKey: _with_key,
+}
+"""By the type itself: a subclass may have another density."""

@@ -1,0 +1,129 @@
+"""Counts: integers that f may square, of which 32 bits hold less than a float does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from rgrad.distributions.draws import WithKey
+from rgrad.distributions.implicit import elementary
+from rgrad.protocols import Objective
+
+SQUARED = 46_340
+"""The largest integer whose square is one of 32 bits."""
+MULTIPLIES = {"mul", "integer_pow", "pow", "dot_general", "reduce_sum", "reduce_prod", "cumsum", "cumprod"}
+ONLY_INTEGERS = {
+    "gather",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "and",
+    "or",
+    "xor",
+    "not",
+    "population_count",
+    "clz",
+}
+ONLY_INTEGERS |= {"shift_left", "shift_right_logical", "shift_right_arithmetic", "while", "scan", "cond"}
+
+
+def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -> Objective:
+    """f for the samples of a `q` whose counts may be larger than integers that can be squared; else f itself.
+
+    `x**2` of an int32 of 50,000 is negative. So a count is given to f as a float where f multiplies or sums integers, and
+    otherwise as the integer it is: an f that takes it as an index has one. Where f does both, what is above 46,340 makes it
+    nan; and so does a count at the end of int32, where the sampler stops.
+
+    Args:
+        largest: of the values, where it is known better than from `q.support`.
+
+    Raises:
+        ValueError: the rate of a Poisson is known, and above what an int32 holds.
+    """
+    base = q.base if isinstance(q, WithKey) else q
+    one = elementary(base)
+    if (
+        isinstance(one, dist.Poisson)
+        and not isinstance(one.rate, jax.core.Tracer)
+        and np.any(np.asarray(one.rate) > 2.1e9)
+    ):
+        raise ValueError(
+            f"{caller}: the rate {np.max(one.rate):.3g} of a Poisson is above what the integers of its sampler hold, 2.1e9; "
+            "use Normal(rate, sqrt(rate)), which it is to 1e-5 there"
+        )
+    if (largest if largest is not None else _largest(base)) <= SQUARED:
+        return f
+
+    def counted(sample: Any) -> Any:
+        x = sample[0] if isinstance(q, WithKey) else sample
+        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.signedinteger):
+            return f(sample)
+        again = lambda x: f((x, sample[1]) if isinstance(q, WithKey) else x)
+        as_float = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
+        wide = lambda kind: any(_multiplies(eqn) for eqn in _equations(jax.make_jaxpr(again)(kind).jaxpr))
+        ends = jnp.iinfo(x.dtype)
+        bad = (x >= ends.max) | (x <= ends.min)
+        values: Any
+        if not wide(jax.ShapeDtypeStruct(x.shape, x.dtype)):
+            values = again(x)
+        elif _takes(again, x, as_float) and not wide(as_float):
+            values = again(x.astype(float))
+        else:
+            values, bad = again(x), bad | (jnp.abs(x) > SQUARED)
+        return jnp.where(bad.any(), jnp.nan, 1.0) * values if hasattr(values, "dtype") else values
+
+    return counted
+
+
+def _takes(f: Objective, x: Array, as_float: Any) -> bool:
+    """Whether f, which takes integers, takes floats too: it does not index by them, for example."""
+    equations = _equations(jax.make_jaxpr(f)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
+    if any(eqn.primitive.name in ONLY_INTEGERS and any(_is_integer(v) for v in eqn.invars) for eqn in equations):
+        return False
+    try:
+        jax.eval_shape(f, as_float)
+    except (TypeError, ValueError):  # with integers it has just been traced, so that this is about floats
+        return False
+    return True
+
+
+def _multiplies(eqn: Any) -> bool:
+    return eqn.primitive.name in MULTIPLIES and any(_is_integer(v) for v in eqn.outvars)
+
+
+def _is_integer(variable: Any) -> bool:
+    return jnp.issubdtype(getattr(variable.aval, "dtype", float), jnp.signedinteger)
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Those of the functions that it calls included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from _equations(getattr(inner, "jaxpr", inner))
+
+
+def _largest(q: Any) -> float:
+    """The largest absolute value of the samples, as far as it is known; 0 where they are indices, or no integers."""
+    one = elementary(q)
+    if isinstance(one, dist.CategoricalProbs | dist.CategoricalLogits | dist.BernoulliProbs | dist.BernoulliLogits):
+        return 0.0
+    support: Any = getattr(q, "support", None)
+    if support is None and hasattr(q, "base_dist"):
+        return _largest(q.base_dist)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is not None and not getattr(support, "is_discrete", True):
+        return 0.0
+    if type(support) is type(dist.constraints.boolean):
+        return 1.0
+    bounds = [getattr(support, "lower_bound", 0), getattr(support, "upper_bound", np.inf)]
+    if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
+        return np.inf
+    return float(max(np.max(np.abs(bound)) for bound in bounds))

@@ -1,0 +1,142 @@
+"""Drawing from `q` and evaluating `f` on what was drawn: where every estimator begins.
+
+`draw` and `draw_pathwise` are the one place where samples come from, and so where another source of noise plugs in. By
+default that is `rgrad.noise` for location-scale families, and `q.sample` and `q.rsample` for the rest; `jax_random(q)` is
+drawn by those in any case.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, lax
+
+from rgrad.distributions.admission import check_density, check_differentiable, nan_outside_support
+from rgrad.distributions.implicit import elementary, has_rsample, rsample, sample
+from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.wrappers import JaxRandom, OfBase, Wrapper
+from rgrad.protocols import Objective, Sample
+
+
+def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
+    """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
+    check_draw(q, n, caller)
+    x = nan_outside_support(q, sample(q, key, (n,)))
+    return _as_it_is_if_transformed(q, jax.tree.map(lax.stop_gradient, x))
+
+
+def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
+    """`n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
+    check_draw(q, n, caller)
+    if not has_rsample(q):
+        from rgrad.estimators.which import those_for
+
+        raise TypeError(f"{caller} needs q.rsample, and {name_of(q)} has none; use {those_for(q)}")
+    x = rsample(q, key, (n,))
+    check_differentiable(x[0] if isinstance(q, WithKey) else x, name_of(q), caller, "score_function")
+    return _as_it_is_if_transformed(q, nan_outside_support(q, x))
+
+
+def as_it_is(x: Sample) -> Sample:
+    """x as f gets it, the same with jit as without. XLA would make `log(exp(y))` y, which stays finite where exp(y) is 0."""
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else lax.optimization_barrier(leaf), x)
+
+
+def _as_it_is_if_transformed(q: Any, x: Sample) -> Sample:
+    one = elementary(q.base if isinstance(q, WithKey) else q)
+    return as_it_is(x) if isinstance(one, dist.TransformedDistribution) else x
+
+
+def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
+    """`f` of each of the `n` samples: shape `(n,)`, as floats (an objective may return a bool or an integer)."""
+    values: Any = jax.vmap(f)(x)
+    if not hasattr(values, "shape"):
+        raise TypeError(
+            f"{caller}: f must return a scalar for one sample, and it returned a {type(values).__name__}; return one "
+            "number"
+        )
+    if values.shape != (n,):
+        raise ValueError(
+            f"{caller}: f must return a scalar for one sample, and it returned shape {values.shape[1:]}; sum it, or "
+            "take the mean"
+        )
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise TypeError(f"{caller}: f must return a real number, and it returned {values.dtype}; take its real part")
+    return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
+
+
+def check_draw(q: Any, n: int, caller: str) -> None:
+    """Raises where `n` samples of `q` cannot be asked for; all that an estimator needs to know before it draws."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"{caller}: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced")
+    if n < 1:
+        raise ValueError(f"{caller}: n = {n} samples; ask for at least 1")
+    if isinstance(q, type):
+        raise TypeError(f"{caller}: {q.__name__} is a class; give it its parameters, as in Normal(0.0, 1.0)")
+    missing = [name for name in ("sample", "log_prob", "has_rsample") if not hasattr(q, name)]
+    if missing:
+        raise TypeError(f"{caller}: a {name_of(q)} is no distribution: it lacks {', '.join(missing)}")
+    check_density(q, name_of(q), caller)
+    batch = getattr(q, "batch_shape", ())
+    if batch != ():
+        raise ValueError(
+            f"{caller}: {name_of(q)} has batch_shape {batch}, and q must describe one sample; make the batch one event "
+            f"with .to_event({len(batch)}), or vmap over the parameters and build q inside the mapped function"
+        )
+
+
+def name_of(q: Any) -> str:
+    """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
+    name = type(q).__name__
+    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies", "JaxRandom", "MaskedDistribution"):
+        return name_of(q.base_dist)
+    if name in ("Antithetic", "Stratified", "Quasi"):
+        return f"{name.lower()}({name_of(q.base_dist)})"
+    return name.removesuffix("Probs").removesuffix("Logits")
+
+
+def jax_random(q: Any) -> Any:
+    """`q` drawn by `jax.random`, through its own `sample` and `rsample`, and not from the noise of `rgrad.noise`.
+
+        rgrad.expect(f, rgrad.jax_random(q), key, n)
+
+    The law is the same, and the numbers of a key are NumPyro's then. (64-bit floats, keys of another kind than
+    threefry, accelerators and distributions that are no location-scale family are drawn so without asking.)
+
+    Returns:
+        A distribution of one sample, as `q`.
+
+    Raises:
+        TypeError, ValueError: `q` is none, or has a batch shape.
+    """
+    check_draw(q, 1, "jax_random")
+    return JaxRandom(q)
+
+
+class WithKey(OfBase, Wrapper):
+    """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
+
+    So every estimator is keyed as it is, a user's own included.
+    """
+
+    @property
+    def has_rsample(self) -> bool:
+        return has_rsample(self.base)
+
+    @property
+    def support(self) -> Any:
+        return getattr(self.base, "support", ())
+
+    def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
+        for_x, for_f = jax.random.split(key)
+        return sample(self.base, for_x, shape), jax.random.split(for_f, shape)
+
+    def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
+        for_x, for_f = jax.random.split(key)
+        return rsample(self.base, for_x, shape), jax.random.split(for_f, shape)
+
+    def log_prob(self, value: tuple[Sample, Array]) -> Array:
+        return log_prob(self.base, value[0])

@@ -1,0 +1,78 @@
+"""The exact entropy of a distribution, differentiable in its parameters."""
+
+from functools import singledispatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
+
+from rgrad.distributions.dependent import DependentDraws
+from rgrad.distributions.draws import name_of
+from rgrad.distributions.location_scale import Affine, log_abs_det
+from rgrad.distributions.wrappers import JaxRandom
+
+
+@singledispatch
+def entropy(q: Any) -> Array:
+    """`H[q] = -E_q[log q]`, shape `q.batch_shape`, in nats: NumPyro's, and `H[phi] + log |det C|` of an affine image.
+
+    Raises:
+        NotImplementedError: no formula is known for `q`.
+    """
+    try:
+        return _of_batch(q, q.entropy())
+    except (AttributeError, NotImplementedError):
+        raise NotImplementedError(f'elbo: no exact entropy is known of {name_of(q)}; use entropy="sampled"') from None
+
+
+@entropy.register
+def _(q: dist.TransformedDistribution) -> Array:
+    if type(q).entropy is not dist.Distribution.entropy:  # LogNormal and others have their own
+        return _of_batch(q, q.entropy())
+    stretched: Any = 0.0
+    for transform in q.transforms:
+        match transform:
+            case Affine():
+                stretched += log_abs_det(transform.scale)
+            case LowerCholeskyAffine():
+                stretched += jnp.log(jnp.diagonal(transform.scale_tril, axis1=-2, axis2=-1)).sum(-1)
+            case AffineTransform():
+                logs = jnp.log(jnp.abs(jnp.broadcast_to(transform.scale, q.shape())))
+                stretched += logs.sum(tuple(range(logs.ndim - len(q.event_shape), logs.ndim)))
+            case _:
+                raise NotImplementedError(
+                    f"elbo: no exact entropy is known of a {type(transform).__name__} of {name_of(q.base_dist)}; use "
+                    'entropy="sampled"'
+                )
+    return _of_batch(q, entropy(q.base_dist) + stretched)
+
+
+@entropy.register
+def _(q: dist.Independent) -> Array:
+    each = entropy(q.base_dist)
+    return each.sum(tuple(range(each.ndim - q.reinterpreted_batch_ndims, each.ndim)))
+
+
+@entropy.register
+def _(q: dist.ExpandedDistribution) -> Array:
+    return _of_batch(q, entropy(q.base_dist))
+
+
+@entropy.register
+def _(q: dist.BernoulliLogits) -> Array:
+    # Not NumPyro's, whose derivative is nan at large logits. `H = softplus(l) - l sigmoid(l)`
+    return _of_batch(q, jax.nn.softplus(q.logits) - q.logits * jax.nn.sigmoid(q.logits))
+
+
+@entropy.register(JaxRandom)
+@entropy.register(DependentDraws)
+def _(q: Any) -> Array:
+    return entropy(q.base)
+
+
+def _of_batch(q: Any, value: Any) -> Array:
+    """An entropy of the shape of the batch: NumPyro's has that of the parameters it depends on, and is summed over an event."""
+    return jnp.broadcast_to(value, getattr(q, "batch_shape", jnp.shape(value)))

@@ -1,0 +1,55 @@
+"""Samples of location-scale families, made of the noise of `rgrad.noise`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpyro.distributions as dist
+from jax import Array
+
+from rgrad.backend.noise import Shape, is_ours, normal, uniform
+
+
+def sample(q: Any, key: Array, shape: Shape) -> Any:
+    """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
+
+    A rule is for one type exactly, as a subclass may draw in another way, and for the keys and floats that have one here.
+    Where there is none `q.sample` and `q.rsample` are as they are.
+    """
+    rule = FROM_NOISE.get(type(q)) if is_ours(key, dtype=float) else None
+    return None if rule is None else rule(q, key, (*shape, *q.shape()))
+
+
+def _transformed(q: Any, key: Array, shape: Shape) -> Any:
+    rule = FROM_NOISE.get(type(q.base_dist))
+    if rule is None or q.base_dist.shape() != q.shape():  # stick breaking, reshaping
+        return None
+    x = rule(q.base_dist, key, shape)
+    for transform in q.transforms if x is not None else ():
+        x = transform(x)
+    return x
+
+
+def _of_base(q: Any, key: Array, shape: Shape) -> Any:
+    rule = FROM_NOISE.get(type(q.base_dist))
+    return rule and rule(q.base_dist, key, shape)
+
+
+def _by_quantile(q: Any, key: Array, shape: Shape) -> Any:
+    return q.icdf(uniform(key, shape))
+
+
+FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
+    dist.Normal: lambda q, key, shape: q.loc + q.scale * normal(key, shape),
+    dist.MultivariateNormal: lambda q, key, shape: q.loc + (q.scale_tril @ normal(key, shape)[..., None])[..., 0],
+    dist.Uniform: lambda q, key, shape: q.low + (q.high - q.low) * uniform(key, shape),
+    dist.Cauchy: _by_quantile,
+    dist.Exponential: _by_quantile,
+    dist.Gumbel: _by_quantile,
+    dist.Laplace: _by_quantile,
+    dist.Logistic: _by_quantile,
+    dist.LogNormal: _transformed,
+    dist.TransformedDistribution: _transformed,
+    dist.Independent: _of_base,
+    dist.ExpandedDistribution: _of_base,
+}
+"""How a distribution is made of noise of the shape of the samples, event included."""

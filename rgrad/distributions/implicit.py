@@ -1,0 +1,75 @@
+"""Samples of `q`: from the noise of this package where it has a rule, or else `q`'s own.
+
+Pathwise derivatives are by implicit differentiation where NumPyro has no `rsample`: VonMises.
+"""
+
+from functools import singledispatch
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, lax
+from jax.scipy.special import i0e, i1e
+
+from rgrad.autodiff import first_order
+from rgrad.backend.varying import vary_as
+from rgrad.distributions.from_noise import sample as from_noise
+from rgrad.distributions.truncated import sharpened
+from rgrad.distributions.wrappers import JaxRandom
+from rgrad.protocols import Sample
+
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+
+def has_rsample(q: Any) -> bool:
+    """Whether `rsample` below is differentiable in the parameters of `q`."""
+    return bool(q.has_rsample) or _implicit.dispatch(type(elementary(q))) is not _implicit.dispatch(object)
+
+
+def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
+    """Samples of shape `shape + event_shape`: those of `rsample` with the same key, where it has any."""
+    x = from_noise(q, key, shape)
+    return vary_as(sharpened(q), key).sample(key, shape) if x is None else x
+
+
+def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
+    """Samples of shape `shape + event_shape`, through a differentiable path from the parameters of `q`."""
+    x = from_noise(q, key, shape)
+    if x is not None:
+        return x
+    q = vary_as(sharpened(q), key)
+    return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))
+
+
+def elementary(q: Any) -> Any:
+    """What an event of several independent ones is made of; `q` itself where it is none."""
+    while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
+        q = q.base_dist
+    return q
+
+
+@singledispatch
+def _implicit(q: Any, x: Sample) -> Sample:
+    """The samples x, whose derivative is `dx/dtheta = -(dF/dtheta) / p(x)`."""
+    raise NotImplementedError
+
+
+@_implicit.register
+def _(q: dist.VonMises, x: Array) -> Array:
+    """With the angle t from loc: `dF/dkappa = int_0^t (cos u - A) p(u) du`, A = I_1/I_0, and `dt/dkappa = -(dF/dkappa)/p(t)`.
+
+    To first order: a second derivative raises. f must be periodic, as a function on the circle is. The integral is by
+    Gauss's rule of 32 nodes, to 1e-6 for concentrations up to 1e3 in 64 bits.
+
+    Source: Figurnov, Mohamed and Mnih 2018, Implicit reparameterization gradients (section 4 and appendix).
+    """
+    loc, kappa = (jnp.broadcast_to(p, x.shape) for p in (q.loc, q.concentration))
+    x, k = lax.stop_gradient((x, kappa))
+    t = jnp.mod(x - lax.stop_gradient(loc) + jnp.pi, 2 * jnp.pi) - jnp.pi
+    nodes = jnp.asarray((NODES + 1) / 2, x.dtype)
+    u = t[..., None] * nodes
+    density_ratio = jnp.exp(k[..., None] * (jnp.cos(u) - jnp.cos(t)[..., None]))
+    integrand = (jnp.cos(u) - (i1e(k) / i0e(k))[..., None]) * density_ratio
+    slope = -t * (integrand @ jnp.asarray(WEIGHTS / 2, x.dtype))
+    return first_order(x, [loc, kappa], [jnp.ones_like(x), slope], "reparameterized(VonMises)")

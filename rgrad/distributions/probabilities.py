@@ -1,0 +1,185 @@
+"""Probabilities of 0 and 1: what is right there, and what is refused."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array, lax
+from jax.scipy.special import gammaln
+from numpyro.distributions.discrete import ZeroInflatedProbs
+
+from rgrad.autodiff import refuse_where
+from rgrad.distributions.admission import normalised
+from rgrad.distributions.draws import name_of
+from rgrad.distributions.log_density import log_prob
+from rgrad.protocols import Sample
+
+HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if hasattr(dist, name)]
+"""Since NumPyro 0.22."""
+
+
+class Density:
+    """What has a `log_prob` only: so a formula of one's own gets what `rgrad.distributions.log_density` does for all of them."""
+
+    def __init__(self, log_prob: Callable[[Any], Array]) -> None:
+        self.log_prob = log_prob
+
+
+def probability(q: Any, x: Sample) -> Array:
+    """q(x) of one point, shape `()`, differentiable in a probability of exactly 0 or 1 too.
+
+    NumPyro moves `probs` off 0 and 1 before it takes a logarithm, and so the derivative is 0 there. Here no logarithm is
+    taken of a `probs`.
+    """
+    q = normalised(q)
+    return _pmf(q, x) if _has_probs(q) else jnp.exp(log_prob(q, x))
+
+
+def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
+    """`terms` as they are, whose derivative in a probability of exactly 0 (or 1), or a rate of 0, is nan or raises.
+
+    What such a derivative is made of is never drawn, and the score of all else is 0: no number of samples shows it.
+    """
+    for name, parameter, bad, may_be_masked in _never_drawn(q):
+        message = (
+            f"{caller}: {name_of(q)} has a {name} of exactly 0 or 1 that is being differentiated, so that what its derivative is "
+            "about is never drawn; give logits or a larger value, stop its gradient, or use enumerated or measure_valued"
+        )
+        terms = refuse_where(terms, bad, parameter, "" if may_be_masked else message)
+    return terms
+
+
+def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
+    """The name, the parameter, which of its entries make an event impossible that any other value makes possible; and whether
+    that is usual, as classes are ruled out by `jnp.where(mask, p, 0)`: through that no nan passes, but an error would."""
+    zero_or_one = lambda p: (p <= 0) | (p >= 1)
+    zero = lambda p: p <= 0
+    rules: list[tuple[Sequence[type], str, Callable[[Array], Array]]] = [
+        ((dist.BernoulliProbs, dist.BinomialProbs, dist.GeometricProbs), "probs", zero_or_one),
+        ((dist.CategoricalProbs, dist.MultinomialProbs, dist.NegativeBinomialProbs), "probs", zero),
+        ((dist.Poisson,), "rate", zero),
+        ((ZeroInflatedProbs, dist.ZeroInflatedPoisson), "gate", lambda p: p >= 1),
+        (HURDLES, "gate", zero_or_one),
+    ]
+    for kinds, name, is_bad in rules:
+        if type(q) in kinds:  # a subclass may compute it from a logit
+            parameter = jnp.asarray(getattr(q, name)) * 1.0
+            yield name, parameter, is_bad(parameter), type(q) in (dist.CategoricalProbs, dist.MultinomialProbs)
+    parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None)
+    for part in parts if isinstance(parts, list | tuple) else [parts, getattr(q, "base_dist", None)]:
+        if part is not None:
+            yield from _never_drawn(part)
+
+
+def _has_probs(q: Any) -> bool:
+    if isinstance(q, dist.Independent | dist.ExpandedDistribution):
+        return _has_probs(q.base_dist)
+    return type(q) in PMF and type(q) not in (dist.BernoulliLogits, dist.CategoricalLogits)
+
+
+def _pmf(q: Any, x: Array) -> Array:
+    """Shape `q.batch_shape`."""
+    rule = PMF.get(type(q))
+    return jnp.exp(log_prob(Density(q.log_prob), x)) if rule is None else rule(q, x)
+
+
+def _of_independent(q: Any, x: Array) -> Array:
+    each = _pmf(q.base_dist, x)
+    return each.prod(tuple(range(each.ndim - q.reinterpreted_batch_ndims, each.ndim)))
+
+
+def _of_categorical(p: Array, x: Array) -> Array:
+    x = jnp.asarray(x)[..., None]
+    p = jnp.broadcast_to(p, jnp.broadcast_shapes(p.shape[:-1], x.shape[:-1]) + p.shape[-1:])
+    return jnp.take_along_axis(p, jnp.broadcast_to(x, p.shape[:-1] + (1,)), -1)[..., 0]
+
+
+def _of_binomial(q: Any, x: Array) -> Array:
+    """Near the edges as powers; elsewhere by logarithms, with deviances in place of differences of large ones (Loader 2000)."""
+    p = jnp.asarray(q.probs)
+    n, x = jnp.asarray(q.total_count) * 1.0, jnp.asarray(x) * 1.0
+    edge = (p <= 0) | (p >= 1)
+    at, inside = jnp.where(edge, p, 0.0), jnp.where(edge, 0.5, p)
+    ways = jnp.exp(jnp.minimum(gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1), 60.0))  # what is multiplied by 0
+    by_powers = ways * _power(at, x) * _power(1 - at, n - x)
+    log_p = (
+        _stirling(n) - _stirling(x) - _stirling(n - x) - _deviance(x, n * inside) - _deviance(n - x, n * (1 - inside))
+    )
+    between = (x > 0) & (x < n)
+    log_p = log_p + jnp.where(between, 0.5 * jnp.log(n / (2 * jnp.pi * jnp.where(between, x * (n - x), 1.0))), 0.0)
+    log_p = jnp.where(x == 0, n * jnp.log1p(-inside), jnp.where(x == n, n * jnp.log(inside), log_p))
+    return jnp.where(edge, by_powers, jnp.exp(log_p))
+
+
+def _power(p: Array, times: Array) -> Array:
+    """`p ** times`, whose derivatives up to the third are right at p = 0 (JAX's own become nan)."""
+    return jnp.select([times == 0, times == 1, times == 2], [jnp.ones_like(p), p, p * p], p ** jnp.maximum(times, 3))
+
+
+def _stirling(n: Array) -> Array:
+    """`log n! - log(sqrt(2 pi n) (n / e)^n)`."""
+    large = jnp.maximum(n, 10.0)
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large**2) / large**2) / large**2) / large
+    small = jnp.clip(n, 1.0, 10.0)
+    return jnp.where(
+        n > 10, series, gammaln(small + 1) - 0.5 * jnp.log(2 * jnp.pi * small) - small * jnp.log(small) + small
+    )
+
+
+def _deviance(x: Array, mean: Array) -> Array:
+    """`x log(x / mean) + mean - x`, without its cancellation near the mean."""
+    x = jnp.maximum(x, 1.0)
+    t = (mean - x) / x
+    near = jnp.abs(t) < 0.1
+    s = jnp.where(near, t, 0.0)
+    # t - log1p(t) = t^2/2 - t^3/3 + ...
+    series = s**2 * sum((-s) ** k / (k + 2) for k in range(9))
+    return x * jnp.where(near, series, t - jnp.log1p(jnp.where(near, 0.0, t)))
+
+
+def _weights(mixing: Any) -> Array:
+    """Normalised, as NumPyro has them; of `probs` without a logarithm."""
+    if isinstance(mixing, dist.CategoricalProbs):
+        return mixing.probs / mixing.probs.sum(-1, keepdims=True)
+    return jax.nn.softmax(mixing.logits)
+
+
+def _components(q: Any, x: Array, of: Callable[[Any, Array], Array]) -> Array:
+    """A function of each component, along the last axis."""
+    if isinstance(q, dist.MixtureSameFamily):
+        return of(q.component_distribution, jnp.expand_dims(x, q.mixture_dim))
+    return jnp.stack([jnp.broadcast_to(of(part, x), q.batch_shape) for part in q.component_distributions], -1)
+
+
+def _of_mixture(q: Any, x: Array) -> Array:
+    return (_weights(q.mixing_distribution) * _components(q, x, _pmf)).sum(-1)
+
+
+def log_mixture(q: Any, x: Array) -> Array:
+    """`log sum_k w_k q_k(x)`: the derivative in a weight of exactly 0 is right, where NumPyro's logarithm of it has none."""
+
+    def of(part: Any, x: Array) -> Array:
+        inside = True if isinstance(q, dist.MixtureSameFamily) or q._support is None else part.support(x)
+        return jnp.where(inside, part.log_prob(x), -jnp.inf)
+
+    log_p, w = _components(q, x, of), _weights(q.mixing_distribution)
+    # Not logsumexp, which drops what has a weight of 0.
+    largest = lax.stop_gradient(jnp.where(w > 0, log_p, -jnp.inf).max(-1, keepdims=True))
+    ratio = jnp.exp(jnp.minimum(log_p - largest, 80.0))
+    return jnp.log((w * ratio).sum(-1)) + largest[..., 0]
+
+
+PMF: dict[type, Callable[[Any, Array], Array]] = {
+    dist.Independent: _of_independent,
+    dist.ExpandedDistribution: lambda q, x: jnp.broadcast_to(_pmf(q.base_dist, x), q.batch_shape),
+    dist.BernoulliProbs: lambda q, x: jnp.where(x == 1, q.probs, 1.0 - q.probs),
+    dist.BernoulliLogits: lambda q, x: jax.nn.sigmoid(jnp.where(x == 1, q.logits, -q.logits)),
+    dist.CategoricalProbs: lambda q, x: _of_categorical(q.probs, x),
+    dist.CategoricalLogits: lambda q, x: _of_categorical(jax.nn.softmax(q.logits), x),
+    dist.BinomialProbs: _of_binomial,
+    ZeroInflatedProbs: lambda q, x: q.gate * (x == 0) + (1 - q.gate) * _pmf(q.base_dist, x),
+    dist.MixtureSameFamily: _of_mixture,
+    dist.MixtureGeneral: _of_mixture,
+}

@@ -1,0 +1,86 @@
+"""From uniform noise to a sample of `q`: the map through which other draws than independent ones reach a distribution."""
+
+from functools import singledispatch
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import ndtri
+
+from rgrad.distributions.admission import normalised
+from rgrad.distributions.draws import name_of
+from rgrad.distributions.truncated import sharpened
+from rgrad.distributions.wrappers import JaxRandom
+
+
+@singledispatch
+def quantile(q: Any, u: Array) -> Array:
+    """The sample of `q` at the uniforms `u`, both of the shape of one sample; differentiable where `q` is continuous.
+
+    By the inverse of the distribution function, coordinate by coordinate.
+
+    Raises:
+        NotImplementedError: NumPyro has none for `q`.
+    """
+    if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
+        return _discrete_quantile(q, u)
+    try:
+        return sharpened(q).icdf(u)
+    except (AttributeError, NotImplementedError, ImportError):
+        raise _none_for(q) from None
+
+
+def _none_for(q: Any) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
+        "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
+        "TruncatedNormal, Bernoulli, Categorical and vectors of them have one); use independent draws"
+    )
+
+
+def _discrete_quantile(q: Any, u: Array) -> Array:
+    """How many of the values have less than `u` of the probability below or at them."""
+    try:
+        values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
+    except NotImplementedError:  # counts that differ within the batch
+        raise _none_for(q) from None
+    below = jnp.cumsum(jnp.exp(normalised(q).log_prob(values)), 0)[:-1]
+    more = u.ndim - (below.ndim - 1)  # axes that q was expanded by
+    below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
+    return values.reshape(-1)[(u > below).sum(0)]
+
+
+@quantile.register
+def _(q: JaxRandom, u: Array) -> Array:
+    return quantile(q.base, u)
+
+
+@quantile.register
+def _(q: dist.Independent, u: Array) -> Array:
+    return quantile(q.base_dist, u)
+
+
+@quantile.register
+def _(q: dist.ExpandedDistribution, u: Array) -> Array:
+    return quantile(q.base_dist, u)
+
+
+@quantile.register
+def _(q: dist.TransformedDistribution, u: Array) -> Array:
+    if q.base_dist.shape() != q.shape():  # stick breaking, reshaping: not coordinate by coordinate
+        raise _none_for(q)
+    x = quantile(q.base_dist, u)
+    for transform in q.transforms:
+        x = transform(x)
+    return x
+
+
+@quantile.register
+def _(q: dist.MultivariateNormal, u: Array) -> Array:
+    return q.loc + (q.scale_tril @ ndtri(u)[..., None])[..., 0]
+
+
+@quantile.register
+def _(q: dist.LowRankMultivariateNormal, u: Array) -> Array:
+    return quantile(dist.MultivariateNormal(q.loc, covariance_matrix=q.covariance_matrix), u)

@@ -1,0 +1,1 @@
+"""Expectations to differentiate: `expect`, the ELBO, bounds from several samples, and credit assignment."""

@@ -1,0 +1,1 @@
+"""Stochastic gradient descent on an objective that takes a key."""

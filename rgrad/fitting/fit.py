@@ -1,0 +1,240 @@
+"""`fit`: stochastic gradient descent on a random loss, as one pure function."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from rgrad.backend.compiling import compiled
+from rgrad.backend.keys import check_counted_key
+from rgrad.backend.noise import fold_in
+from rgrad.backend.not_finite import WHY_NAN
+
+if TYPE_CHECKING:
+    import optax
+
+Params = Any
+State = Any
+
+
+class Trace(NamedTuple):
+    """What happened at each step, with a leading axis of that length."""
+
+    loss: Array
+    """The loss before the step: one random estimate of it."""
+    params: Params
+    """The parameters before the step (of a long fit of many, what `record` keeps of them)."""
+    gradient_norm: Array
+    """The Euclidean norm of the gradient estimate, over all parameters together."""
+
+
+class Fit(NamedTuple):
+    """Where a fit stands. Pass it to `fit` in place of the parameters to go on from there."""
+
+    params: Params
+    state: State
+    optimizer_state: Any
+    """Of a fit that has stopped: its floats are those of then, and its counters have gone on."""
+    step: Array
+    """How many steps have been taken, those after a stop included."""
+    stopped_at: Array
+    """The number of the step that was refused, after which nothing moved; -1 where none was."""
+    diverged: Array
+    """Whether it was refused because the loss, its gradient, the new parameters or their record were not finite."""
+    trace: Trace
+    """Of the steps of the latest call."""
+
+    @property
+    def remark(self) -> str:
+        """Why the fit diverged, if it did (of one fit, and not of many under `jax.vmap`)."""
+        return f"stopped at step {int(self.stopped_at)}: not finite; {WHY_NAN}" if self.diverged else ""
+
+
+def everything(params: Params) -> Params:
+    """What `fit` records where nothing else is asked for."""
+    return params
+
+
+NOTHING = Trace(None, None, None)  # type: ignore[arg-type]
+
+
+def fit(
+    loss: Callable[..., Any],
+    params: Params | Fit,
+    optimizer: "optax.GradientTransformation",
+    key: Array,
+    steps: int,
+    state: State = None,
+    *,
+    feasible: Callable[[Params], Array] | None = None,
+    record: Callable[[Params], Any] | None = everything,
+) -> Fit:
+    """Minimise `E[loss]` by `steps` steps of `optimizer` along `jax.grad` of the loss.
+
+        fitted = rgrad.fit(loss, {"loc": 2.0}, optax.sgd(0.1), jax.random.key(0), 500)
+        fitted.params, fitted.trace.loss
+
+    One `lax.scan`, pure: `jax.vmap` over keys makes many fits in one program. Step t has a key derived from `key` and t
+    alone, so that a long run may be cut into pieces and ends the same:
+
+        half = rgrad.fit(loss, params, optimizer, key, 250)
+        whole = rgrad.fit(loss, half, optimizer, key, 250)
+
+    A step that would leave the feasible set, or finite numbers, is refused, and that fit stays where it was from then on:
+    its trace repeats the last values, `stopped_at` says when that was, and `remark` what it may come of. Nothing in a trace
+    is nan, unless the very first loss or gradient is not finite: then there is no value to repeat.
+
+    Called outside of `jax.jit`, also under `jax.vmap`, it is compiled with options of its own and up to twice as fast.
+    Programs that are called from two threads use two cores.
+
+    Args:
+        loss: `loss(params, key) -> scalar`; with a state (a moving-average baseline, a trained control variate)
+            `loss(params, state, key) -> (scalar, state)`. One program is compiled for each function.
+        params: a pytree of floats, or an earlier `Fit` to go on from, whose state is then taken too.
+        optimizer: any of optax's.
+        key: one PRNG key; the same one again for the later pieces of a run.
+        steps: a Python int, at least 1.
+        state: a pytree of arrays; None for a loss without.
+        feasible: parameters to a boolean; None for everywhere.
+        record: what to keep of the parameters at each step; everything by default. None for no trace at all, which saves
+            time and memory where only the end of many fits is wanted.
+
+    Returns:
+        A `Fit`: `params`, `state` and `optimizer_state` at the end; `step`, `stopped_at` and `diverged`; and `trace`, of the
+        `loss`, `params` and `gradient_norm` before each step.
+
+    Raises:
+        TypeError: `steps` is not an int, `key` is none, a parameter is not a float, or the loss returns no scalar.
+        ValueError: `steps < 1`, several keys, a key of the kind rbg, or the loss returns a state of another structure or shape.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
+        raise TypeError(f"fit: steps = {steps!r} is not an int; it is the length of a loop, so give a Python int")
+    if steps < 1:
+        raise ValueError(f"fit: steps = {steps}; ask for at least 1")
+    if not hasattr(optimizer, "init"):
+        raise TypeError(f"fit: optimizer = {optimizer!r} is no optax transformation; call it, as optax.adam(0.01)")
+    check_counted_key(key, "fit")
+    start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
+    last = _last_of(start.trace, _check_loss(loss, start, key))
+    return _program(loss, start._replace(trace=last), optimizer, key, int(steps), feasible, record)
+
+
+def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
+    """A `Fit` of no steps yet: where `fit` begins. For runs cut into pieces that share one compiled program.
+
+    Raises:
+        TypeError: a parameter is not a float.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            name = jax.tree_util.keystr(path) or "params"
+            raise TypeError(f"fit: the parameter {name} = {leaf} is not a float and cannot move; write it as {leaf}.0")
+    params = jax.tree.map(jnp.asarray, params)
+    return Fit(
+        params, state, optimizer.init(params), jnp.asarray(0), jnp.asarray(-1), jnp.asarray(False), trace=NOTHING
+    )
+
+
+def _last_of(trace: Trace, dtype: Any) -> Trace:
+    """The last loss and gradient norm of an earlier piece; nan if there are none."""
+    last = lambda values: jnp.full((), jnp.nan, dtype) if values is None else jnp.asarray(values)[-1]
+    return Trace(last(trace.loss), None, last(trace.gradient_norm))
+
+
+def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
+    """Raises if the loss does not return what it must; the dtype of its value."""
+    if start.state is None:
+        value = jax.eval_shape(loss, start.params, key)
+    else:
+        returned = jax.eval_shape(loss, start.params, start.state, key)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise TypeError("fit: with a state, the loss must return (value, state)")
+        value, state = returned
+        kind = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
+        if kind(state) != kind(start.state):
+            raise ValueError(f"fit: the loss returned a state like {kind(state)}; it must be like {kind(start.state)}")
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"fit: the loss must return a float scalar, and it returned shape {getattr(value, 'shape', value)}; take a mean or a sum"
+        )
+    return value.dtype
+
+
+def _fit(
+    loss: Callable[..., Any],
+    start: Fit,
+    optimizer: "optax.GradientTransformation",
+    key: Array,
+    steps: int,
+    feasible: Callable[[Params], Array] | None,
+    record: Callable[[Params], Any] | None,
+) -> Fit:
+    import optax  # here, because it takes long to import
+
+    def value_and_gradient(params: Params, state: State, key: Array) -> Any:
+        if state is None:
+            value, gradient = jax.value_and_grad(loss)(params, key)
+            return value, None, gradient
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params, state, key)
+        return value, state, gradient
+
+    def step(carry: tuple[Fit, Array, Array], _: None) -> Any:
+        at, last_value, last_norm = carry
+        value, state, gradient = value_and_gradient(at.params, at.state, fold_in(key, at.step))
+        updates, optimizer_state = optimizer.update(gradient, at.optimizer_state, at.params)
+        params = optax.apply_updates(at.params, updates)
+        norm = optax.tree.norm(gradient)
+        allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(params))
+        # What is recorded is judged within the feasible set alone: beyond it a square root may be nan.
+        finite = _all_finite((value, norm, params, state))
+        if record is not None:
+            finite &= ~allowed | _all_finite(record(params))
+        good = (at.stopped_at < 0) & finite & allowed
+        keep = lambda new, old: jax.tree.map(partial(jnp.where, good), new, old)
+        moved = Fit(
+            params=keep(params, at.params),
+            state=keep(_like(state, at.state), at.state),
+            optimizer_state=_keep_floats(good, optimizer_state, at.optimizer_state),
+            step=at.step + 1,
+            stopped_at=jnp.where((at.stopped_at < 0) & ~good, at.step, at.stopped_at),
+            diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
+            trace=NOTHING,
+        )
+        if record is None:
+            return (moved, last_value, last_norm), NOTHING
+        known = lambda new, last: jnp.where((at.stopped_at < 0) & jnp.isfinite(new), new, last)
+        value, norm = known(value, last_value), known(norm, last_norm)
+        return (moved, value, norm), Trace(value, record(at.params), norm)
+
+    shape = jax.eval_shape(value_and_gradient, start.params, start.state, key)
+    norm = jax.eval_shape(optax.tree.norm, shape[2]).dtype
+    last = start.trace.loss.astype(shape[0].dtype), start.trace.gradient_norm.astype(norm)
+    (end, _, _), trace = lax.scan(step, (start._replace(trace=NOTHING), *last), None, length=steps)
+    return end._replace(trace=trace)
+
+
+_program = compiled(_fit, ("loss", "optimizer", "steps", "feasible", "record"))
+
+
+def _like(tree: Any, model: Any) -> Any:
+    """The same numbers with the dtypes of `model`, as a loop must carry them."""
+    return jax.tree.map(lambda x, m: jnp.asarray(x, jnp.result_type(m)), tree, model)
+
+
+def _keep_floats(good: Array, new: Any, old: Any) -> Any:
+    """The new state of an optimizer where the step was good.
+
+    Its counters go on in any case, which nothing depends on in a fit that has stopped: so they are the same number in all
+    fits of a `vmap`, and not one for each to be raised to powers.
+    """
+    moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)
+
+
+def _all_finite(tree: Any) -> Array:
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all() if floats else jnp.asarray(True)

@@ -1,0 +1,1 @@
+"""Moments of many independent calls, in constant memory, and the exact values beside them."""

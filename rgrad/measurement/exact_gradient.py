@@ -1,0 +1,65 @@
+"""The exact gradient of an expectation, where it is a finite sum or an integral that converges: a reference for others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from rgrad.autodiff import attach
+from rgrad.backend.compiling import right
+from rgrad.distributions.log_density import log_prob
+from rgrad.estimators import enumerated
+from rgrad.measurement.exact import CANNOT, TOLERANCE, AtNodes, OfProblem, Rule, rules_for
+from rgrad.problems import Point, gradient
+from rgrad.protocols import Objective, Problem
+
+
+def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
+    """`d E_q[f(x)]` in the parameters `names`, raveled, in 64 bits: a sum over the support, or quadrature; or None.
+
+        d E_q[f] = sum_k w_k (f(x_k) d log q(x_k) + d f(x_k))
+
+    at the nodes x_k of a rule with weights w_k. Asks nothing of how f depends on x, but its dependence on the parameters must
+    be continuous. Quadrature is for normals in one or two dimensions, as `rgrad.exact_moments`, by two rules that must agree:
+    they do not for a step.
+    """
+    with jax.enable_x64(True):
+        wide = {name: jnp.asarray(np.asarray(value), None if value.dtype.kind == "i" else float)
+                for name, value in point.items()}  # fmt: skip
+        q = problem.distribution(wide)
+        try:
+            rules = rules_for(q)
+            both = lambda p: [_sum(problem, {**wide, **p}, names, rule) for rule in rules]
+            by_rule = [
+                np.asarray(total)
+                for total in jax.jit(both, compiler_options=right())({name: wide[name] for name in names})
+            ]
+            if not rules:
+                of = lambda p: gradient(problem, {**wide, **p}, names, jax.random.key(0), 1, enumerated)
+                by_rule = [
+                    np.asarray(
+                        ravel_pytree(jax.jit(of, compiler_options=right())({name: wide[name] for name in names}))[0]
+                    )
+                ]
+        except CANNOT:
+            return None
+        size = np.abs(by_rule[0]).max(initial=0.0)
+        agree = np.all(np.abs(by_rule[0] - by_rule[-1]) <= TOLERANCE * np.abs(by_rule[0]) + TOLERANCE**2 * (1 + size))
+        # What two rules do not have in common is rounding: a 0 is 0.
+        zero = (len(rules) > 1) & (np.abs(by_rule[0]) <= 10 * np.abs(by_rule[0] - by_rule[-1]))
+        return np.where(zero, 0.0, by_rule[0]) if agree and np.all(np.isfinite(by_rule[0])) else None
+
+
+def _sum(problem: Problem, point: Point, names: Sequence[str], rule: Rule) -> Array:
+    nodes, weights = jnp.asarray(rule.nodes), jnp.asarray(rule.weights)
+    at_nodes = OfProblem(lambda p: AtNodes(problem.distribution(p), rule.place, nodes), problem.objective, {})
+
+    def weighted(f: Objective, q: Any, key: Array, n: int) -> Array:
+        x = jax.lax.stop_gradient(q.sample(key, (n,)))
+        return n * weights * attach(jax.vmap(f)(x), jax.vmap(lambda x: log_prob(q.base_dist, x))(x))
+
+    return ravel_pytree(gradient(at_nodes, point, names, jax.random.key(0), len(nodes), weighted))[0]

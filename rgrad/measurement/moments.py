@@ -1,0 +1,295 @@
+"""`measure`: replicate a random call, and keep its moments. `Moments`: what came of it, and how sure that is."""
+
+from collections.abc import Callable, Hashable
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.special import ndtri, stdtrit
+
+from rgrad.backend.keys import check_counted_key
+from rgrad.backend.not_finite import warn_of_nan
+from rgrad.measurement.streaming import SUMS, power_sums_by_core
+
+Tree = Any
+
+
+class Moments(NamedTuple):
+    """The moments of a random call over its independent replicates: a pytree, merged by `merge`.
+
+    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure of what the call returns, one number for each of its
+    numbers. Everything is **per call**: of a gradient estimate from n samples, the variance is that of the estimate.
+    """
+
+    count: Any
+    """How many replicates."""
+    mean: Tree
+    m2: Tree
+    """Central moments `E (x - mean)^k`, k = 2, 3, 4."""
+    m3: Tree
+    m4: Tree
+    nonfinite: Tree
+    """How many replicates were nan or infinite; the moments of that number are then nan."""
+    constant: Tree = None
+    """Whether the number does not depend on the key, as the traced call shows: then its intervals have no width."""
+    binary: Tree = None
+    """Whether the number can only be 0 or 1, as the traced call shows (a boolean, or a selection between 0.0 and 1.0)."""
+
+    @property
+    def variance(self) -> Tree:
+        """The unbiased variance, per call; nan for a single replicate."""
+        return _map(lambda n, m2: m2 * n / _positive(n - 1), self.count, self.m2)
+
+    @property
+    def standard_error(self) -> Tree:
+        """The standard error of the mean."""
+        return _map(lambda n, v: (v / n) ** 0.5, self.count, self.variance)
+
+    @property
+    def skewness(self) -> Tree:
+        return _map(lambda n, m2, m3: m3 / _positive(m2) ** 1.5, self.count, self.m2, self.m3)
+
+    @property
+    def kurtosis(self) -> Tree:
+        """`m4 / m2^2`: 3 for a normal, never under 1; nan where the variance is zero, or where 32 bits underflowed."""
+        return _map(
+            lambda n, m2, m4: _nan_unless(m4 >= 0.999 * m2**2, m4 / _positive(m2) ** 2), self.count, self.m2, self.m4
+        )
+
+    @property
+    def variance_freedom(self) -> Tree:
+        """The degrees of freedom of the variance: it is as sure as that of so many + 1 draws of a normal.
+
+        `2 / (relative variance of the sample variance)`, with `Var(s^2)/sigma^4 = (kurtosis - (n-3)/(n-1)) / n` and the
+        kurtosis corrected for its bias. Heavy tails make it small. Under about 200 the kurtosis itself is poorly known,
+        and a 95 % `variance_interval` covers less: the score function of x^2, 10 samples a call, 90 % at 100 replicates
+        (63 degrees of freedom), 94 % at 1,000 and 95 % at 10,000. nan for fewer than 4 replicates.
+        """
+
+        def freedom(n: Any, k: Any) -> Any:
+            n = _nan_unless(n > 3, n * 1.0)
+            unbiased = 3 + (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (k - 3) + 6)
+            return 2 * n / (_where(unbiased > k, unbiased, k) - (n - 3) / (n - 1))
+
+        return _map(freedom, self.count, self.kurtosis)
+
+    def interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
+        """A confidence interval of the mean, low and high: Student's t with n - 1 degrees of freedom.
+
+        If all draws agree, the interval has no width only for a number that does not depend on the key (`constant`). For one
+        that can only be 0 or 1 (`binary`) it is the rule of three: of an event that was not seen in n draws, 0 to
+        `1 - (1 - level)^(1/n)`, about 3/n. For any other it is nan: agreement of n draws does not bound what a rarer one adds.
+        """
+
+        _two_sided(level)
+
+        def bound(sign: int, n: Any, m: Any, se: Any, agree: Any, constant: Any, binary: Any) -> Any:
+            rare = m + sign * _where(m == (0 if sign > 0 else 1), _unseen(level, n), 0.0)
+            unknown = _where(binary, rare, np.nan)
+            return _where(agree & ~constant, unknown, m + sign * _student_t(level, n - 1) * se)
+
+        of = self.count, self.mean, self.standard_error, *self._agreement()
+        return _map(partial(bound, -1), *of), _map(partial(bound, 1), *of)
+
+    def variance_interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
+        """A confidence interval of the variance, low and high: chi-squared with `variance_freedom` degrees of freedom.
+
+        For a normal this is the textbook interval. If all draws agree it is (0, 0) for a number that does not depend on the
+        key, what the rule of three gives for one that can only be 0 or 1, and nan for any other, as in `interval`.
+
+        Source: Satterthwaite's matching of two moments; quantiles by Wilson and Hilferty 1931.
+        """
+        z = _two_sided(level)
+
+        def bound(z: float, n: Any, variance: Any, freedom: Any, agree: Any, constant: Any, binary: Any) -> Any:
+            freedom = _where(agree, 1.0, freedom)
+            quantile = 1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5
+            p = _unseen(level, n)
+            rare = 0.0 * p if z > 0 else _where(p < 0.5, p * (1 - p), 0.25)
+            still = _where(constant, 0.0, _where(binary, rare, np.nan))
+            return _where(agree, still, variance / _where(quantile <= 0, 0.0, quantile) ** 3)
+
+        of = self.count, self.variance, self.variance_freedom, *self._agreement()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return _map(partial(bound, z), *of), _map(partial(bound, -z), *of)
+
+    def _agreement(self) -> tuple[Tree, Tree, Tree]:
+        """Whether all of two draws or more agree; whether the number is constant; whether it is 0 or 1."""
+        known = lambda marks: jax.tree.map(lambda m2: m2 < 0, self.m2) if marks is None else marks
+        return _map(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2), known(self.constant), known(self.binary)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """The moments of both sets of replicates together. In 64 bits where both are known (not traced).
+
+        Raises:
+            ValueError: they are of calls that return other structures or shapes.
+
+        Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1).
+        """
+        mine, others = (jax.tree.map(np.shape, of.mean) for of in (self, other))
+        if mine != others:
+            raise ValueError(
+                f"Moments.merge: one call returned shapes {mine}, the other {others}; merge those of the same call"
+            )
+        a, b = host(self), host(other)
+        na, nb = a.count, b.count
+        n = na + nb
+        p, r = na / n, nb / n  # the weights; central moments below are per replicate
+
+        def central(mean_a: Any, mean_b: Any, *m: Any) -> tuple[Any, ...]:
+            a2, b2, a3, b3, a4, b4 = m
+            P, R = _beside(p, a2), _beside(r, a2)
+            d = mean_b - mean_a
+            m2 = P * a2 + R * b2 + P * R * d**2
+            m3 = P * a3 + R * b3 + P * R * (P - R) * d**3 + 3 * P * R * d * (b2 - a2)
+            m4 = (
+                P * a4 + R * b4 + P * R * (1 - 3 * P * R) * d**4
+                + 6 * P * R * d**2 * (R * a2 + P * b2) + 4 * P * R * d * (b3 - a3)
+            )  # fmt: skip
+            return mean_a + R * d, m2, m3, m4
+
+        leaves = [jax.tree.leaves(x) for x in (a.mean, b.mean, a.m2, b.m2, a.m3, b.m3, a.m4, b.m4)]
+        merged = zip(*(central(*columns) for columns in zip(*leaves, strict=True)), strict=True)
+        mean, m2, m3, m4 = (jax.tree.unflatten(jax.tree.structure(self.mean), column) for column in merged)
+        nonfinite = jax.tree.map(lambda x, y: x + y, a.nonfinite, b.nonfinite)
+        both = lambda x, y: None if x is None or y is None else jax.tree.map(lambda x, y: x & y, x, y)
+        return Moments(n, mean, m2, m3, m4, nonfinite, both(a.constant, b.constant), both(a.binary, b.binary))
+
+
+def measure(
+    draw: Callable[[Array], Tree], key: Array, replicates: int, *, start: int = 0, batch: int | None = None
+) -> Moments:
+    """The moments of `draw(key_r)` over the replicates `r = start, ..., start + replicates - 1`.
+
+        moments = rgrad.measure(lambda key: jax.grad(loss)(2.0, key), jax.random.key(0), 10_000)
+        moments.variance, moments.variance_interval()
+
+    What is replicated is a whole call, because the samples within one may depend on one another (leave-one-out,
+    antithetic draws). `key_r` derives from `key` and `r` alone, so that the draws are the same whatever the batch, and
+    a run may be cut into pieces: `measure(..., a).merge(measure(..., b, start=a))` is `measure(..., a + b)`.
+
+    Constant memory, up to one thread for each core, and one compiled program for each `draw` whatever the replicates: pass
+    the same function again to use it again. As with `jax.jit`, what `draw` closes over is read when it is first traced; to
+    change that, pass a new function. Pure: it may be jitted and vmapped, and `draw` may close over what is traced. Called
+    with nothing traced, it finishes in 64 bits on the host; the streamed mean and variance are within 1e-6 of 64-bit ones,
+    for 1e10 replicates and more.
+
+    Args:
+        draw: one key to a pytree of arrays, a gradient estimate for example.
+        key: one PRNG key.
+        replicates: at least 1, a Python int; two or more for a variance.
+        start: the number of the first replicate.
+        batch: how many replicates are made at once, by each core, a power of two; found by itself where None.
+
+    Returns:
+        Moments per call, with the structure of `draw`'s output; 64-bit NumPy arrays where nothing is traced. If some calls
+        are nan or infinite a warning says so, and what that may be.
+
+    Raises:
+        ValueError: replicates < 1, a negative start, more than 2**63 in all, a batch that is no power of two, or several
+            keys.
+        TypeError: replicates is not an int, `key` is none, or `draw` returns nothing, or complex numbers.
+    """
+    for name, value in (("replicates", replicates), ("start", start)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(
+                f"measure: {name} = {value!r} is not an int; give a Python int, not a float or a traced one"
+            )
+    if replicates < 1 or start < 0 or start + replicates > 2**63:
+        raise ValueError(f"measure: replicates {start} to {start} + {replicates}; ask for at least 1, from 0 on")
+    if batch is not None and (batch < 1 or batch & (batch - 1)):
+        raise ValueError(f"measure: batch = {batch}; it must be a power of two")
+    check_counted_key(key, "measure")
+    if not isinstance(draw, Hashable):
+        unhashable = draw
+        draw = lambda key: unhashable(key)
+    pieces = power_sums_by_core(draw, key, int(start), int(start) + int(replicates), batch)
+    moments = reduce(Moments.merge, [moments_of(sums, count) for sums, count in pieces])
+    warn_of_nan(moments.nonfinite, moments.count, "measure")
+    return moments
+
+
+def moments_of(sums: Tree, count: int) -> Moments:
+    """Moments from the sums of powers of `z = (x - shift) / scale` (each in two words) and the count of non-finite x."""
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(sums))
+    n = jnp.asarray(float(count)) if traced else np.int64(count)
+
+    def central(s: SUMS) -> tuple[Any, ...]:
+        constant, binary = (x if traced else np.asarray(x, bool) for x in (s.constant, s.binary))
+        s = s if traced else jax.tree.map(lambda x: np.asarray(x, np.float64), s)
+        a1, a2, a3, a4 = ((hi + lo) / n for hi, lo in zip(s.high, s.low, strict=True))
+        c2 = a2 - a1**2
+        c3 = a3 - 3 * a1 * a2 + 2 * a1**3
+        c4 = a4 - 4 * a1 * a3 + 6 * a1**2 * a2 - 3 * a1**4
+        nan = _where(s.nonfinite > 0, np.nan, 0.0)
+        c2, c4 = _where(c2 < 0, 0.0, c2), _where(c4 < 0, 0.0, c4)  # rounding may leave a hair below zero
+        m2 = s.scale**2 * c2
+        m2 = _where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # where 32 bits cannot hold it
+        return (
+            (s.origin[0] + (s.origin[1] + (s.shift + s.scale * a1))) + nan, m2 + nan, s.scale**3 * c3 + nan,
+            s.scale**4 * c4 + nan, s.nonfinite if traced else s.nonfinite.astype(np.int64), constant, binary,
+        )  # fmt: skip
+
+    leaves, structure = jax.tree.flatten(sums, is_leaf=lambda x: isinstance(x, SUMS))
+    columns = zip(*(central(s) for s in leaves), strict=True)
+    return Moments(n, *(jax.tree.unflatten(structure, column) for column in columns))
+
+
+def host(moments: Moments) -> Moments:
+    """The same in 64-bit NumPy arrays; as it is where anything is traced."""
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(moments)):
+        return moments._replace(count=moments.count * 1.0)
+    flags = jax.tree.map(lambda x: np.asarray(x, bool), (moments.constant, moments.binary))
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), moments._replace(constant=None, binary=None))
+    whole = lambda x: np.rint(x).astype(np.int64)
+    whole_numbers = {"count": whole(wide.count), "nonfinite": jax.tree.map(whole, wide.nonfinite)}
+    return wide._replace(**whole_numbers, constant=flags[0], binary=flags[1])
+
+
+# Plain arithmetic serves NumPy and traced arrays alike; these are the few places where it does not.
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    return (jnp if isinstance(condition, Array) else np).where(condition, x, y)
+
+
+def _nan_unless(condition: Any, x: Any) -> Any:
+    return _where(condition, x, np.nan)
+
+
+def _positive(x: Any) -> Any:
+    return _nan_unless(x > 0, x)
+
+
+def _beside(n: Any, leaf: Any) -> Any:
+    """`n` with axes added at the end, to go with a leaf that has more (under vmap each has the batch axes first)."""
+    return n.reshape(n.shape + (1,) * (leaf.ndim - n.ndim))
+
+
+def _map(function: Callable[..., Any], n: Any, *trees: Tree) -> Tree:
+    return jax.tree.map(lambda *leaves: function(_beside(n, leaves[0]), *leaves), *trees)
+
+
+def _unseen(level: float, n: Any) -> Any:
+    """The largest probability of an event that n draws do not show, at a confidence of `level`."""
+    return -(jnp if isinstance(n, Array) else np).expm1(np.log1p(-level) / n)
+
+
+def _two_sided(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"Moments: level = {level}; a confidence level is between 0 and 1, as 0.95")
+    return float(ndtri(0.5 + level / 2))
+
+
+def _student_t(level: float, freedom: Any) -> Any:
+    """The two-sided quantile of Student's t; where traced by Abramowitz and Stegun 26.7.5, good to 1e-3 from 5 on."""
+    z = _two_sided(level)
+    if not isinstance(freedom, jax.core.Tracer):
+        return stdtrit(_positive(np.asarray(freedom, np.float64)), 0.5 + level / 2)
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    f = _positive(freedom)
+    return z + g1 / f + g2 / f**2 + g3 / f**3 + g4 / f**4

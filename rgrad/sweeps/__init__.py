@@ -1,0 +1,1 @@
+"""Moments over a grid of settings."""

@@ -1,0 +1,218 @@
+"""The compiled program of a sweep: many cells at once, sharded over devices, and how much of it fits."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import Mesh, PartitionSpec
+
+from rgrad.backend.compiling import SHORT_SUMS, options, size_of
+from rgrad.measurement.moments import Moments, moments_of
+from rgrad.measurement.streaming import MOST_WORK, MOST_WORK_ELSEWHERE, in_flight, power_sums, words
+from rgrad.problems import gradient
+from rgrad.protocols import Estimator
+from rgrad.sweeps.grid import Grid, Shape
+
+log = logging.getLogger("rgrad")
+CALL = {"cpu": 2**26}  # how many numbers one call of the program should make: about half a second of work
+CALL_ELSEWHERE = 2**34
+SHARED_LANES = 8  # replicates made at once, at least, where cells share their noise
+
+
+class Extent(NamedTuple):
+    """How the cells of a shape are cut up. It decides the last bits of the moments, so a resumed run must use the same."""
+
+    cells: int
+    """Of one call, over all devices."""
+    replicates: int
+    """Of one call, at most."""
+    batch: int
+    """Cells that a device works on at once."""
+    lanes: int
+    """Replicates of each that are made at once."""
+
+    def halved(self) -> "Extent":
+        """Half as much in flight.
+
+        Raises:
+            MemoryError: it is one replicate of one cell already.
+        """
+        if self.batch > 1:
+            return self._replace(batch=self.batch // 2)
+        if self.lanes > 1:
+            return self._replace(lanes=self.lanes // 2)
+        raise MemoryError("sweep: a single gradient estimate does not fit into memory; ask for smaller sizes, or fewer "
+                          "estimators at once")  # fmt: skip
+
+
+def devices_for(count: int | None = None, devices: Sequence[Any] | None = None) -> list[Any]:
+    """The devices of this process to use: the first `count` of them, all where None.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    local = list(jax.local_devices() if devices is None else devices)
+    if count is not None and not 1 <= count <= len(local):
+        raise ValueError(f"sweep: {count} devices of {len(local)}; ask for 1 to {len(local)}")
+    return local[:count]
+
+
+def extent_for(
+    grid: Grid,
+    shape: Shape,
+    estimators: Mapping[str, Estimator],
+    replicates: int,
+    devices: Sequence[Any],
+    common: bool,
+    chunk: int | None = None,
+) -> Extent:
+    """What keeps the devices busy and fits into their memory.
+
+    On CPU modest batches of cells beat one huge one, since what is in flight should fit into the cache (`IN_FLIGHT`).
+    Noise that is common to the cells of a batch is made once for all of them, so they are then as many as can be.
+
+    Args:
+        chunk: the cells of one call; found where None.
+    """
+    work, largest = _size_of_call(grid, shape, estimators)
+    on_cpu = devices[0].platform == "cpu"
+    flight, most_work = in_flight(devices[0]), MOST_WORK if on_cpu else MOST_WORK_ELSEWHERE
+    most_cells, most_lanes = 2 ** (grid.cells - 1).bit_length(), min(2**16, 2 ** (replicates - 1).bit_length())
+    shared = min(most_cells, _power_of_two(flight / (SHARED_LANES * largest))) if common else 1
+    lanes = _power_of_two(min(most_lanes, flight / (largest * shared), most_work / (work * shared)))
+    batch = min(most_cells, _power_of_two(flight / (lanes * largest)))
+    call = CALL["cpu"] if on_cpu else CALL_ELSEWHERE
+    at_once = batch * len(devices)
+    # A whole number of batches in each call, with as few cells beyond the last as may be.
+    most = _power_of_two(call / (largest * replicates * at_once))
+    needed = math.ceil(grid.cells / at_once)
+    batches = math.ceil(needed / math.ceil(needed / most))
+    block = max(lanes, _power_of_two(call / (largest * at_once)))
+    if chunk is not None:
+        return Extent(chunk, replicates if replicates <= block else block, min(batch, _power_of_two(chunk)), lanes)
+    return Extent(batches * at_once, replicates if replicates <= block else block, batch, lanes)
+
+
+class Cells:
+    """The program for the cells of one shape: compiled once, whatever the cells and the replicates.
+
+    Args:
+        common: all cells share the noise (common random numbers), which is then made once for all that are in flight.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        shape: Shape,
+        estimators: Mapping[str, Estimator],
+        extent: Extent,
+        devices: Sequence[Any],
+        common: bool,
+    ):
+        self.grid, self.shape, self.extent, self.common = grid, shape, extent, common
+        self._arguments = (grid, shape, estimators, common)
+        self._devices = devices
+        self._compile()
+
+    def _compile(self) -> None:
+        mesh = Mesh(np.asarray(self._devices), ("cells",))
+        split, whole = PartitionSpec("cells"), PartitionSpec()
+        program = partial(_many, *self._arguments, self.extent.batch, self.extent.lanes)
+        _, largest = _size_of_call(self.grid, self.shape, self._arguments[2])
+        self._run = jax.jit(
+            jax.shard_map(
+                program, mesh=mesh, in_specs=(split, split, whole, whole, whole), out_specs=split, check_vma=False
+            ),
+            compiler_options=options(short_sums=largest <= SHORT_SUMS),
+        )
+
+    def measure(self, key: Array, first: int, start: int, stop: int) -> Moments:
+        """The moments of `extent.cells` cells from `first` on, over the replicates `start` to before `stop`.
+
+        Every array has the cells in front; past the last cell of the shape it is repeated. Where memory runs out half as
+        much is tried, and `extent` says so.
+
+        Raises:
+            MemoryError: not even one gradient estimate fits.
+        """
+        while True:
+            try:
+                at_once = self.extent.batch * len(self._devices)
+                padded = math.ceil(self.extent.cells / at_once) * at_once
+                points = self.grid.points(self.shape, first, padded)
+                sums = self._run(points, self.grid.words(self.shape, first, padded), key, words(start), words(stop))
+                sums = jax.tree.map(lambda x: np.asarray(x)[: self.extent.cells], sums)
+                return moments_of(sums, stop - start)
+            except Exception as error:
+                if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+                    raise
+                self.extent = self.extent.halved()
+                log.warning(
+                    "sweep: out of memory; going on with %d cells of %d replicates at once",
+                    self.extent.batch,
+                    self.extent.lanes,
+                )
+                self._compile()
+
+
+def _gradients(
+    grid: Grid, shape: Shape, estimators: Mapping[str, Estimator], point: Mapping[str, Array], key: Array
+) -> Any:
+    """One estimate of every estimator, with the same key, at a point: `point` in place of the shape's own parameters."""
+    problem, base = grid.by_shape[shape]
+    return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.size, e) for name, e in estimators.items()}
+
+
+def _size_of_call(grid: Grid, shape: Shape, estimators: Mapping[str, Estimator]) -> tuple[int, int]:
+    """`size_of` one estimate of every estimator."""
+    draw = lambda key: _gradients(grid, shape, estimators, {}, key)
+    return size_of(jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr)
+
+
+def _many(
+    grid: Grid,
+    shape: Shape,
+    estimators: Mapping[str, Estimator],
+    common: bool,
+    batch: int,
+    lanes: int,
+    points: Mapping[str, Array],
+    words_of: Array,
+    key: Array,
+    start: Any,
+    stop: Any,
+) -> Any:
+    """The power sums of each cell, one batch of them after another."""
+    estimate = partial(_gradients, grid, shape, estimators)
+
+    def one(cell: Any) -> Any:
+        point, word = cell
+        own = jax.random.fold_in(jax.random.fold_in(key, word[0]), word[1])
+        return power_sums(lambda k: estimate(point, k), own, start, stop, lanes)
+
+    def together(cells: Any) -> Any:
+        shared = jax.random.fold_in(jax.random.fold_in(key, shape.dimension), shape.size)
+        return power_sums(lambda k: jax.vmap(lambda point: estimate(point, k))(cells[0]), shared, start, stop, lanes)
+
+    inner = together if common else jax.vmap(one)
+    batches = jax.tree.map(lambda x: jnp.reshape(x, (-1, batch, *x.shape[1:])), (points, words_of))
+    sums = lax.map(inner, batches)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sums)
+
+
+def _power_of_two(x: float) -> int:
+    return 2 ** max(0, math.floor(math.log2(max(1.0, x))))
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """Those of the same cells over several ranges of replicates."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.merge(part)
+    return whole

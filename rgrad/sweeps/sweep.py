@@ -1,0 +1,163 @@
+"""`sweep`: the moments of gradient estimates over a grid of settings."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from rgrad.backend.keys import check_counted_key
+from rgrad.comparison.contenders import ESTIMATORS, labels_of
+from rgrad.measurement.moments import Moments
+from rgrad.protocols import Estimator, Problem
+from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
+from rgrad.sweeps.grid import DIMENSION, SIZE, Grid, Shape, each, grid_of
+
+Row = dict[str, Any]
+DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
+
+
+class Sweep(NamedTuple):
+    """What `sweep` measured."""
+
+    grid: Grid
+    by_shape: Mapping[Shape, Moments]
+
+    @property
+    def axes(self) -> dict[str, np.ndarray]:
+        """The parameters that vary, in alphabetical order, each to its values in ascending order."""
+        return dict(self.grid.axes)
+
+    def moments(self, size: int | None = None, dimension: int | None = None) -> Moments:
+        """The moments of one shape: estimator, then parameter, to arrays of shape `(*points of axes, *its shape)`.
+
+        Raises:
+            ValueError: there are several sizes or dimensions and none was chosen, or there is no such.
+        """
+        chosen = [s for s in self.by_shape if size in (None, s.size) and dimension in (None, s.dimension)]
+        if len(chosen) != 1:
+            there = ", ".join(
+                f"size={s.size}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape
+            )
+            raise ValueError(f"Sweep.moments: {len(chosen)} of the shapes are meant; choose one of: {there}")
+        of = self.by_shape[chosen[0]]
+        points = tuple(len(values) for values in self.grid.axes.values())
+        front = lambda a: a.reshape(points + a.shape[1:])
+        return Moments(of.count, *(jax.tree.map(front, tree) for tree in of[1:]))
+
+    def rows(self) -> list[Row]:
+        """One row for each cell, estimator and coordinate of a parameter: `pandas.DataFrame(sweep.rows())`."""
+        return [
+            row
+            for shape, moments in self.by_shape.items()
+            for row in rows_of(self.grid, shape, 0, moments, self.grid.cells)
+        ]
+
+
+def sweep(
+    problem: Problem,
+    axes: Mapping[str, Any],
+    estimators: Mapping[str, Estimator] | None = None,
+    params: Mapping[str, Any] | None = None,
+    wrt: Sequence[str] | None = None,
+    *,
+    key: Array,
+    replicates: int = 10_000,
+    common_noise: bool = False,
+    devices: Sequence[Any] | None = None,
+    chunk: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Sweep:
+    """The moments of gradient estimates in every cell of a grid, in one compiled program for each shape.
+
+        grid = rgrad.sweep(problem, {"loc": jnp.linspace(-3, 3, 61), "scale": [0.5, 1.0], "size": [10, 100]}, key=key)
+        grid.moments(size=10).variance["score_function"]["loc"]  # shape (61, 2)
+        pandas.DataFrame(grid.rows())
+
+    Cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does not grow
+    with them. A cell's draws depend on its own coordinates (all parameters, N and the dimension) and the key alone, so they
+    are the same in any other sweep that has the cell. In a cell all estimators share their draws.
+
+    Args:
+        problem: has `distribution(params)`, `objective(params, x)` and `params`; and `of_dimension(d)`, which returns the
+            problem in d dimensions, where `dimension` is an axis.
+        axes: names to their values, lists or arrays. `size` is N, the samples of one gradient estimate (10 where absent), `dimension` that of the
+            problem; all others are parameters. A number fills a parameter that is an array.
+        estimators: by name; by default `reparameterized`, `score_function` and `score_function+leave_one_out`.
+        params: fixed parameters that differ from the problem's own.
+        wrt: the names of the parameters to differentiate; by default the problem's own `wrt`, or every one.
+        key: one PRNG key.
+        replicates: independent estimates of each cell.
+        common_noise: all cells of a shape share one stream of noise, which is made once for many cells: faster, and
+            differences between cells are less noisy; errors of neighbouring cells then go together.
+        devices: over which the cells are sharded; all of this process where None.
+        chunk: how many cells one call of the program has; found by itself where None.
+        progress: called with the number of cells done since.
+
+    Raises:
+        TypeError: `key` is not a PRNG key.
+        ValueError: what `rgrad.sweeps.grid.grid_of` refuses of the axes; replicates or chunk < 1; what an estimator refuses; several
+            keys, or one of the kind rbg, whose draws depend on the batch.
+        MemoryError: not even one estimate fits into memory. (Where several do not, half as many are made at once.)
+    """
+    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
+        raise ValueError(f"sweep: replicates = {replicates!r}; give an int of at least 1")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"sweep: chunk = {chunk}; a call has at least 1 cell")
+    check_counted_key(key, "sweep")
+    grid = grid_of(problem, axes, params, wrt)
+    chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
+    if not chosen:
+        raise ValueError("sweep: no estimators; give at least one, or leave them out for the usual three")
+    found: dict[Shape, list[Moments]] = {}
+    use = devices_for(None, devices)
+    for shape in grid.shapes:
+        extent = extent_for(grid, shape, chosen, replicates, use, common_noise, chunk)
+        cells = Cells(grid, shape, chosen, extent, use, common_noise)
+        for first, stop in each(grid.cells, cells.extent.cells):
+            blocks = each(replicates, cells.extent.replicates)
+            moments = merged([cells.measure(key, first, a, b) for a, b in blocks])
+            found.setdefault(shape, []).append(take(moments, stop - first))
+            if progress is not None:
+                progress(stop - first)
+    return Sweep(grid, {shape: _joined(parts) for shape, parts in found.items()})
+
+
+def take(moments: Moments, count: int) -> Moments:
+    """The first `count` cells."""
+    return Moments(moments.count, *(jax.tree.map(lambda a: a[:count], tree) for tree in moments[1:]))
+
+
+def _joined(parts: Sequence[Moments]) -> Moments:
+    trees = [list(part[1:]) for part in parts]
+    return Moments(parts[0].count, *jax.tree.map(lambda *arrays: np.concatenate(arrays), *trees))
+
+
+def rows_of(grid: Grid, shape: Shape, first: int, moments: Moments, count: int) -> Iterator[Row]:
+    """The rows of the cells `first`, ..., `first + count - 1`, whose moments these are."""
+    # In as few digits as their floats need: 0.1, and not 0.10000000149.
+    coordinates = {name: v.astype(str).astype(float).tolist() for name, v in grid.coordinates(first, count).items()}
+    low, high = moments.variance_interval()
+    columns = {
+        "mean": moments.mean,
+        "standard_error": moments.standard_error,
+        "variance": moments.variance,
+        "variance_low": low,
+        "variance_high": high,
+        "nonfinite": moments.nonfinite,
+    }
+    flat: dict[tuple[str, str], dict[str, list[list[float]]]] = {}
+    for what, tree in columns.items():
+        for estimator, of in tree.items():
+            for name, array in of.items():
+                flat.setdefault((estimator, name), {})[what] = np.reshape(array, (len(array), -1)).tolist()
+    where = {**({DIMENSION: shape.dimension} if shape.dimension else {}), SIZE: shape.size}
+    labels = {name: labels_of(name, array[0]) for of in moments.mean.values() for name, array in of.items()}
+    for cell in range(count):
+        at = where | {name: values[cell] for name, values in coordinates.items()}
+        for estimator, name in sorted(flat):
+            numbers = flat[estimator, name]
+            for i, label in enumerate(labels[name]):
+                found = {what: numbers[what][cell][i] for what in columns}
+                yield at | {"estimator": estimator, "parameter": label, "replicates": int(moments.count)} | found

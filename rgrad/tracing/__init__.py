@@ -1,0 +1,1 @@
+"""What a traced program depends on, and what its Jacobian is, read from the trace."""

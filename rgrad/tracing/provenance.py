@@ -1,0 +1,230 @@
+"""Where an array comes from: was a baseline computed from the values, and are two values copies of one number?
+
+Read from the trace around the call (`jax.jit` and all that is made of it), as far as JAX keeps it. Without a trace only the
+numbers themselves can be compared.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from rgrad.tracing.dependence import RULES
+
+MOVES_ONLY = {"broadcast_in_dim", "reshape", "gather", "squeeze", "expand_dims", "transpose", "tile", "concatenate", "slice", "convert_element_type", "copy"}  # fmt: skip
+CALLS = {"jit", "pjit"}
+
+
+def check_not_made_of(baseline: Any, values: Any) -> Array | None:
+    """Raises if an array of baselines is seen to be made of the values; a bool that is traced if only the program can tell.
+
+    In a trace: a path from the values, or from what they are elementwise made of, to the baseline. Else: values that are
+    all different, and a baseline that is their mean, or one of themselves, to the last digit.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not isinstance(baseline, jax.Array):
+        return None  # a number that is written in the program
+    b, v = _lowest(baseline), _lowest(values)
+    if _is_in_trace(b) and _is_in_trace(v):
+        if any(_same(x, source) for source in _elementwise_sources(v) for x in _ancestors(b)):
+            raise ValueError(_made_of_values("is computed from the values of the same call"))
+        return None
+    if isinstance(b, jax.core.Tracer) or isinstance(v, jax.core.Tracer):
+        return None
+    numbers, found = np.ravel(np.asarray(v)), np.asarray(b)
+    distinct = len(np.unique(numbers)) == len(numbers) > 1
+    if (
+        distinct
+        and numbers.dtype.kind == "f"
+        and (np.all(found == np.asarray(jnp.mean(v))) or np.all(np.isin(found, numbers)))
+    ):
+        raise ValueError(_made_of_values("is the mean of the values of the same call, or made of them"))
+    return None
+
+
+def _made_of_values(what: str) -> str:
+    return (
+        f"surrogate: the baseline {what}, so that each uses its own value, which biases the gradient (the plain mean "
+        "shrinks it by 1 - 1/n). Use rgrad.leave_one_out, or give the function of the values, which is checked; if entry i "
+        "leaves sample i out, say so by rgrad.independent(baseline)"
+    )
+
+
+def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
+    """Raises if two values of one group are copies of one number; a bool that is traced if only the program can tell.
+
+    The value of an answer that is repeated for its tokens: the mean of the others then holds the answer's own value.
+
+    Raises:
+        ValueError: they are.
+    """
+    places = _copied_from(values)
+    n = values.size
+    if places is None or len(np.unique(places)) == n:
+        return None
+    groups = np.zeros(n, int) if groups is None else groups
+    keep = np.ones(n, bool) if mask is None else mask
+    known = [_known(x) for x in (groups, keep)]
+    if all(x is not None for x in known):
+        ids, kept = (np.ravel(x) for x in known)
+        if len(np.unique(np.stack([ids, places])[:, kept.astype(bool)], axis=1).T) < kept.sum():
+            raise ValueError(
+                "surrogate: values of one group are copies of one number (the value of an answer, repeated for its tokens), so "
+                "leave_one_out does not leave it out. Give one value and one summed log_prob for each answer; or groups in "
+                "which each answer has one entry"
+            )
+        return None
+    ids = jnp.unique(jnp.asarray(groups), return_inverse=True, size=n)[1].reshape(-1)
+    of_pairs = ids * (int(places.max()) + 1) + places
+    ordered = jnp.sort(jnp.where(jnp.asarray(keep, bool), of_pairs, -1 - jnp.arange(n)))
+    return (ordered[1:] == ordered[:-1]).any()
+
+
+def _lowest(x: Any) -> Any:
+    """What a tracer stands for, below derivatives and vmap."""
+    while isinstance(x, jax.core.Tracer) and _below(x) is not None:
+        x = _below(x)
+    return x
+
+
+def _below(x: Any) -> Any:
+    below = getattr(x, "primal", None)
+    return getattr(x, "val", None) if below is None and hasattr(x, "batch_dim") else below
+
+
+def _is_in_trace(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer) and hasattr(x, "parent")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (getattr(a, "val", a) is getattr(b, "val", b))
+
+
+def _inputs(x: Any) -> list[Any]:
+    equation = getattr(x, "parent", None)
+    return [] if equation is None else [i for i in equation.in_tracers if _is_in_trace(i)]
+
+
+def _ancestors(x: Any) -> Iterator[Any]:
+    """`x` and all that it is computed from, in its own trace."""
+    seen = set()
+    todo = [x]
+    while todo:
+        x = todo.pop()
+        if id(getattr(x, "val", x)) not in seen:
+            seen.add(id(getattr(x, "val", x)))
+            yield x
+            todo.extend(_inputs(x))
+
+
+def _elementwise_sources(x: Any) -> Iterator[Any]:
+    """`x`, and what it is made of by functions of one array of its own size: v = 2 * r."""
+    while True:
+        yield x
+        inputs = _inputs(x)
+        of_its_size = [i for i in inputs if i.size == x.size]
+        if x.size < 2 or len(of_its_size) != 1 or any(i.size > 1 for i in inputs if i is not of_its_size[0]):
+            return
+        (x,) = of_its_size
+
+
+def _known(x: Any) -> Any:
+    """The NumPy array that an array is, also if it is made of constants within the trace; None if it is not known."""
+    try:
+        with jax.ensure_compile_time_eval():
+            return np.asarray(_evaluated(x))
+    except Exception:  # an argument of the program, or JAX keeps its traces in another way
+        return None
+
+
+def _evaluated(x: Any) -> Any:
+    if not isinstance(x, jax.core.Tracer):
+        return x
+    if (equation := getattr(x, "parent", None)) is None:
+        lowered = x.full_lower()
+        if isinstance(lowered, jax.core.Tracer):
+            raise TypeError("not known")
+        return lowered
+    (found,) = _bound(equation, [_evaluated(i) for i in equation.in_tracers])
+    return found
+
+
+def _bound(equation: Any, inputs: list[Any]) -> list[Any]:
+    found = equation.primitive.bind(*inputs, **equation.params)
+    return list(found) if equation.primitive.multiple_results else [found]
+
+
+def _copied_from(values: Any) -> Any:
+    """For each value the place of the number that it is a copy of, shape `(n,)`; None if that cannot be seen."""
+    levels, x = [], values
+    while isinstance(x, jax.core.Tracer) and not _is_in_trace(x):
+        if hasattr(x, "batch_dim"):
+            levels.append(x.batch_dim)
+        x = _below(x)
+    if not _is_in_trace(x):
+        return _copied_numbers(x) if isinstance(x, jax.Array | np.ndarray) and not levels else None
+    chain = []
+    while (step := _moved_only(x)) is not None:
+        chain.append(step)
+        x = step[1]
+    try:
+        with jax.ensure_compile_time_eval():
+            places = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
+            for equation, array in reversed(chain):
+                if equation.primitive.name in MOVES_ONLY | CALLS:
+                    inputs = [places if i is array else _evaluated(i) for i in equation.in_tracers]
+                    places = _bound(equation, inputs)[0].astype(jnp.float32)
+                else:
+                    places = jnp.broadcast_to(places, equation.outvars[0].aval.shape)
+            for axis in reversed(levels):
+                places = jnp.take(places, 0, axis) if isinstance(axis, int) else places
+            return np.asarray(places).ravel().astype(int)
+    except Exception:  # JAX keeps its traces in another way
+        return None
+
+
+def _moved_only(x: Any) -> tuple[Any, Any] | None:
+    """The equation of `x` and its one array of floats, if it moves that or is elementwise with constants beside it."""
+    equation = getattr(x, "parent", None)
+    if equation is None or len(equation.outvars) != 1:
+        return None
+    name = equation.primitive.name
+    floats = [i for i in equation.in_tracers if _is_in_trace(i) and jnp.issubdtype(i.dtype, jnp.inexact)]
+    arrays = [i for i in floats if _known(i) is None]
+    if len(arrays) != 1:
+        return None
+    others = [_known(i) for i in equation.in_tracers if i is not arrays[0]]
+    if any(other is None for other in others):
+        return None
+    moves = name in MOVES_ONLY or (name in CALLS and _only_moves(equation.params["jaxpr"].jaxpr))
+    alike = RULES.get(name) in (RULES["add"], RULES["mul"]) and all(len(np.unique(o)) == 1 for o in others)
+    return (equation, arrays[0]) if moves or alike else None
+
+
+def _copied_numbers(x: Any) -> Any:
+    """Of numbers that are known, those that are equal: only if every one has an equal, and chance does not make them so."""
+    numbers, places, counts = np.unique(np.asarray(x), return_inverse=True, return_counts=True)
+    odd = numbers.dtype.kind == "f" and len(numbers) >= 4 and np.all(numbers * 4 != np.rint(numbers * 4))
+    return places.ravel() if odd and counts.min() > 1 else None
+
+
+def _only_moves(jaxpr: Any) -> bool:
+    """Whether the floats in a program are only moved; what is done with integers is where to."""
+    for eqn in jaxpr.eqns:
+        floats = any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars)
+        if floats and eqn.primitive.name in CALLS:
+            if not _only_moves(eqn.params["jaxpr"].jaxpr):
+                return False
+        elif floats and eqn.primitive.name not in MOVES_ONLY:
+            return False
+    return True
+
+
+def nan_if(bad: Array | None) -> Any:
+    """A factor: 1, or nan where `bad` is traced and holds."""
+    return 1.0 if bad is None else lax.stop_gradient(jnp.where(bad, jnp.nan, 1.0))

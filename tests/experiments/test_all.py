@@ -1,0 +1,319 @@
+"""Every experiment on its small config; the files it writes; and each bad input, which is one line and exit status 2."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments import runner
+from experiments.loading import ESTIMATORS
+from experiments.measuring import Task
+from experiments.problems import PROBLEMS
+from experiments.settings import read_toml
+from experiments.variance import Variance
+from rgrad.backend.compiling import IN_CACHE
+from rgrad.measurement.streaming import batch_for, program_of_one_core
+from rgrad.problems import point_of
+from tests.experiments.conftest import EXPERIMENTS, load
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
+MORE_FILES = {
+    "crossover": {"checks.csv"},
+    "fit": {"trace.csv"},
+    "sweep": {"plan.json", "chunks", "table.parquet", ".lock-0"},
+    "logistic": {"curves.csv", "posterior.csv", "states.npz"},
+    "vae": {"margins.csv", "pictures.npz", "checkpoints"},
+}
+ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
+       "variance_high", "exact_mean", "exact_variance")  # fmt: skip
+
+
+def test_validation_is_a_context():
+    with validation_enabled():  # what `experiments.measuring` relies on
+        pass
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_small_config(name, small_run):
+    status, out, err, folder = small_run(name)
+    assert (status, err) == (0, "")
+    assert {p.name for p in folder.iterdir()} == FILES | MORE_FILES.get(name, set())
+    result = json.loads((folder / "result.json").read_text())
+    assert [key for key in result if key != "speed"] == ["experiment", "config", "provenance", "rows"]
+    assert result["experiment"] == name
+    assert {"command", "seed", "versions", "device", "float_width", "commit", "dirty"} <= set(result["provenance"])
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    if name != "sweep":  # whose table may be too large for one file of JSON: that has a summary
+        assert [list(row) for row in rows] == [list(row) for row in result["rows"]]
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figure.svg").read_bytes().startswith(b"<?xml")
+    assert f"written to {folder}/" in out
+
+
+def test_variance_rows_agree_with_the_truth(small_run):
+    """All twelve measured means and variances within 6 standard errors (of a normal; the tails of the score function
+    at N = 10 stretch that to about 1e-6 together): catches a variance off by 15 % (reparameterized) to 50 % (score function, N = 10)."""
+    rows = json.loads((small_run("variance")[3] / "result.json").read_text())["rows"]
+    assert len(rows) == 2 * 2 * 3
+    assert all(tuple(row) == ROW for row in rows)
+    for row in rows:
+        half = (row["variance_high"] - row["variance_low"]) / 2 / 1.96
+        assert abs(row["mean"] - row["exact_mean"]) <= 6 * row["standard_error"]
+        assert abs(row["variance"] - row["exact_variance"]) <= 6 * half
+        assert half < 0.08 * row["variance"]
+    exact = {(r["estimator"], r["parameter"]): r["exact_variance"] for r in rows if r["size"] == 100}
+    assert exact["score_function", "loc"] == pytest.approx(0.87)
+    assert exact["reparameterized", "loc"] == pytest.approx(0.04)
+
+
+def test_the_default_config_file_says_the_defaults():
+    for name in EXPERIMENTS:
+        model, _ = load(name)
+        said = read_toml(str(ROOT / "configs" / f"{name}.toml"), model)
+        assert model(**said) == model()
+        none = {key for key, field in model.model_fields.items() if field.default is None}  # TOML has no word for that
+        assert set(said) == set(model.model_fields) - none
+
+
+def test_a_users_problem_and_estimator(run):
+    flags = ("--sizes", 10, "--replicates", 2000, "--seed", 3)
+    status, _, _ = run("variance", "--problem", "mine:problem", "--estimators", "mine.py:estimator", "score_function",
+                         "--params", "loc=1,-1e-3", "--wrt", "loc", *flags, "--out", "a")  # fmt: skip
+    assert status == 0
+    result = json.loads(Path("a/result.json").read_text())
+    assert [r["parameter"] for r in result["rows"]] == ["loc[0]", "loc[0]", "loc[1]", "loc[1]"]
+    assert result["config"]["params"] == {"loc": [1.0, -0.001]}
+    for row in result["rows"]:
+        assert row["exact_variance"] is not None
+        assert abs(row["mean"] - row["exact_mean"]) < 6 * row["standard_error"]
+
+
+def test_flags_win_over_the_file_name_by_name(run):
+    Path("my.toml").write_text(
+        'estimators = ["reparameterized"]\nwrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
+    )
+    assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--sizes", 20, "--out", "a")[0] == 0
+    config = json.loads(Path("a/result.json").read_text())["config"]
+    assert config["params"] == {"loc": 3.0, "scale": 0.5}
+    assert (config["sizes"], config["replicates"]) == ([20], 100)
+    # Another problem takes neither the file's parameters nor its names.
+    assert run("variance", "--config=my.toml", "--problem", "sine", "--out", "b")[0] == 0
+    assert json.loads(Path("b/result.json").read_text())["config"]["params"] == {}
+
+
+def test_the_same_seed_gives_the_same_table(run):
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        flags = ("--estimators", "score_function", "--sizes", 10, "--replicates", 500, "--float-width", 64)
+        assert run("variance", *flags, "--seed", seed, "--out", folder)[0] == 0
+    assert Path("a/table.csv").read_bytes() == Path("b/table.csv").read_bytes() != Path("c/table.csv").read_bytes()
+    assert Path("a/figure.svg").read_bytes() == Path("b/figure.svg").read_bytes()
+
+
+def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
+    status, out, _ = run("variance", "--problem", "bernoulli", "--estimators", "score_function", "--sizes", 2,
+                         "--replicates", 20, "--out", "a")  # fmt: skip
+    assert status == 0
+    assert "~[" in out
+    assert "covers less than 95 %" in out
+    status, out, _ = run("variance", "--problem", "mine:uniform", "--estimators", "reparameterized", "--sizes", 5,
+                         "--replicates", 1000, "--out", "b")  # fmt: skip
+    assert json.loads(Path("b/result.json").read_text())["rows"][0]["exact_variance"] is None
+    assert "not known" in out
+
+
+@pytest.mark.long
+def test_all_estimators_in_one_table(run):
+    """Every one that applies, and a word on each that does not; the means are 4 within 6 standard errors (1e-7 for all)."""
+    from experiments.loading import ESTIMATORS
+
+    status, out, _ = run("variance", "--estimators", "all", "--sizes", 10, "--replicates", 2000, "--out", "a")
+    assert status == 0
+    rows = json.loads(Path("a/result.json").read_text())["rows"]
+    discrete = {"enumerated", "arm", "disarm", "rebar", "biased_gumbel_softmax", "biased_straight_through"}
+    assert {r["estimator"] for r in rows} == set(ESTIMATORS) - {"rejection"} - discrete
+    assert "left out: rejection with N = 10: rejection has no sampler for Normal" in out
+    assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)
+
+
+def test_all_estimators_of_a_discrete_problem(run):
+    status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--sizes", 5,
+                         "--replicates", 1000, "--out", "b")  # fmt: skip
+    assert status == 0
+    assert "left out: reparameterized with N = 5: reparameterized needs q.rsample, and Bernoulli has none" in out
+    assert "left out: score_function+antithetic with N = 5: antithetic: n = 5 is odd" in out
+    rows = json.loads(Path("b/result.json").read_text())["rows"]
+    assert {"score_function+optimal", "score_function+stratified", "measure_valued"} < {r["estimator"] for r in rows}
+
+
+BAD = [
+    (["--config", "bad.toml"], "unknown key 'sises'; did you mean 'sizes'?"),
+    (["--config", "no.toml"], "No such file or directory"),
+    (["--config"], "a value is missing"),
+    (["--config", "broken.toml"], "not TOML"),
+    (["--size", "3"], "unknown flag --size; did you mean '--sizes'?"),
+    (["--sizes", "0"], "--sizes: input should be greater than or equal to 1, not 0"),
+    (["--sizes"], "--sizes: nothing is given"),
+    (["--sizes", "10", "10"], "names one twice"),
+    (["--sizes", "1"], "leave_one_out: n = 1 leaves no other sample"),
+    (["--replicates", "1"], "--replicates: input should be greater than or equal to 2"),
+    (["--replicates", "x"], "--replicates: 'x' cannot be read; what is wanted: How many independent estimates"),
+    (["--sizes", "10", "ten"], "--sizes: '10 ten' cannot be read"),
+    (["--config", "typed.toml"], "--config typed.toml: sizes: "),
+    (["--problem", "mine.py"], "write mine.py:NAME"),
+    (["--problem", "mine:selfish"], "its functions take no self"),
+    (["--float-width", "16"], "write 32 or 64"),
+    (["--params", "scale=0"], "Normal got scale = 0.0, which is not allowed (it must be: Positive)"),
+    (["--params", "scale=-1"], "not allowed"),
+    (["--params", "scale=nan"], "scale = nan is not finite"),
+    (["--params", "scale=1e99999"], "scale = inf is not finite"),
+    (["--params", "scal=1"], "unknown parameter 'scal'; this problem has loc, scale"),
+    (["--params", "loc"], "write loc=3"),
+    (["--params", "loc=a"], "'a' is not a number"),
+    (["--params", "loc=1,2"], "(--params loc has another shape than the default)"),
+    (["--wrt", "scal"], "unknown parameter 'scal'; this problem has loc, scale"),
+    (["--problem", "squar"], "did you mean 'square'?"),
+    (["--problem", "nowhere:problem"], "there is no module 'nowhere'"),
+    (["--problem", "nowhere.py:problem"], "there is no file nowhere.py"),
+    (["--problem", "mine:problen"], "did you mean 'problem'?"),
+    (["--problem", "broken:problem"], "importing it raised SyntaxError"),
+    (["--problem", "mine:incomplete"], "it has no 'distribution'"),
+    (["--problem", "mine:vector"], "f must return a scalar for one sample, and it returned shape (2,)"),
+    (["--problem", "mine:logarithm"], "objective is nan or infinite for 228 of 10,000 draws"),
+    (["--problem", "mine:root"], "nan or infinite in "),
+    (["--problem", "mine:batch"], ".to_event(1)"),
+    (["--problem", "mine:integer"], "parameter loc = 2 is an integer and has no derivative"),
+    (["--problem", "mine:typo"], "KeyError: 'lok' (mine.py, line 31)"),
+    (["--problem", "mine:uniform", "--estimators", "score_function"], "the support of Uniform depends"),
+    (["--problem", "bernoulli"], "reparameterized needs q.rsample, and Bernoulli has none; use score_function"),
+    (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),
+    (["--estimators", "mine:no_estimator"], "must return terms of shape (10,)"),
+    (["--estimators", "mine:MISSING"], "mine has no 'MISSING'"),
+    (["--out", "mine.py/x"], "--out mine.py/x: Not a directory"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_bad_input(flags, message, run, tmp_path):
+    Path("bad.toml").write_text("sises = [10]\n")
+    Path("typed.toml").write_text('sizes = "ten"\n')
+    Path("broken.toml").write_text("sizes = [10\n")
+    Path("broken.py").write_text("problem = (\n")
+    before = sorted(tmp_path.iterdir())
+    defaults = ["--sizes", "10", "--replicates", "1000", "--out", "new/deep"]
+    kept = [a for i in range(0, 6, 2) if defaults[i] not in flags for a in defaults[i : i + 2]]
+    status, out, err = run("variance", *kept, *flags)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(p for p in tmp_path.iterdir() if p.name != "__pycache__") == before
+
+
+def start_command(*flags, cwd):
+    # Without the tests' compilation cache: reading it may print warnings of its own.
+    env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    command = [sys.executable, "-m", "experiments.variance", *flags]
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
+    process = start_command("--sizes", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "new" / "deep").exists():
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
+    """JAX calls Python from its garbage collection, where an exception is printed and lost."""
+    monkeypatch.setattr(runner, "_interrupted", False)
+    with runner.progress(2, "counting") as advance:
+        advance(1)
+        with contextlib.suppress(KeyboardInterrupt):
+            runner._interrupt(signal.SIGINT, None)
+        with pytest.raises(KeyboardInterrupt):
+            advance(1)
+
+
+def test_help_needs_no_jax(tmp_path):
+    code = "import sys; sys.argv = ['x', '--help']\ntry:\n    import runpy; runpy.run_module('experiments.variance', run_name='__main__', alter_sys=True)\nexcept SystemExit as e:\n    assert e.code == 0\nassert not {'jax', 'numpyro', 'matplotlib', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("--params NAME=VALUE", "--estimators", "--config", "--wrt"):
+        assert name in done.stdout
+
+
+def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monkeypatch):
+    from experiments import record
+    from experiments.errors import UsageError
+
+    (tmp_path / "result.json").write_text("old")
+    calls = []
+
+    def fail(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UsageError, match="No space left on device; make room"):
+        record.write(tmp_path, {"result.json": b"new", "table.csv": b"new"})
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_text() == "old"
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+def test_the_operations_of_the_main_job():
+    """In the compiled program of its three estimators: one stream of noise for all of them, one root for two
+    draws, and few operations (134 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
+    estimators = {name: ESTIMATORS[name] for name in Variance().estimators}
+    task = Task("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
+    key, draw = jax.random.key(0), task.gradients(1_000)
+    batch = batch_for(draw, key, IN_CACHE)
+    program = program_of_one_core(draw, key, batch)
+    draws = batch * 1_000  # of one turn of its loop
+    assert len(re.findall(r"c64\[\S* conditional\(", program.as_text())) == 1
+    assert program.cost_analysis()["flops"] <= 150 * draws
+    assert program.cost_analysis()["transcendentals"] <= 0.6 * draws
+
+
+def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
+    """Counts the compilations of the measuring program in a fresh process, whatever the replicates."""
+    code = (
+        "import sys, jax, collections\n"
+        "seen = collections.Counter()\n"
+        "from rgrad.measurement import streaming\n"
+        "import logging\n"
+        "class Count(logging.Handler):\n"
+        "    def emit(self, record):\n"
+        "        text = record.getMessage()\n"
+        "        if 'Finished XLA compilation of jit(_power_sums)' in text: seen['compiled'] += 1\n"
+        "jax.config.update('jax_log_compiles', True)\n"
+        "logging.getLogger('jax').addHandler(Count()); logging.getLogger('jax').propagate = False\n"
+        "from experiments.variance import Variance, run\n"
+        "from experiments.runner import main\n"
+        "assert main(Variance, run, ['--sizes', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
+        "assert seen['compiled'] == 2, seen\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

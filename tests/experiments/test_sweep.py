@@ -1,0 +1,331 @@
+"""`experiments.sweep`: safe to kill, the same from several processes, and each bad flag; `experiments.plot` of what it wrote."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import record
+from experiments.plot import Plot
+from experiments.plot import run as run_plot
+from experiments.settings import read_toml
+from experiments.sweep import Sweep
+from experiments.sweep import run as run_sweep
+from experiments.sweep_axes import checked, parse_axes, values_of
+
+ROOT = Path(__file__).parent.parent.parent
+FLAGS = ("--axes", "loc=-1:2:6", "scale=1,2", "size=10", "--estimators", "score_function", "--replicates", "3000",
+         "--chunk", "3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a sweep that nobody disturbed: 12 cells in 4 chunks."""
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    ran = subprocess.run(command(*FLAGS, "--out", folder), capture_output=True, text=True, cwd=folder.parent)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return folder
+
+
+def command(*flags, module="sweep"):
+    return [sys.executable, "-m", f"experiments.{module}", *map(str, flags)]
+
+
+@pytest.fixture
+def sweep(run_main):
+    return lambda *flags: run_main(Sweep, run_sweep, *flags)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def table(folder):
+    return (folder / "table.csv").read_bytes()
+
+
+def chunks(folder):
+    return sorted(folder.glob("chunks/*.chunk"))
+
+
+def test_what_it_writes(whole):
+    assert {p.name for p in whole.iterdir()} == {"chunks", "plan.json", "table.csv", "table.parquet", "result.json",
+                                                 "figure.png", "figure.svg", ".lock-0"}  # fmt: skip
+    assert len(chunks(whole)) == 4
+    rows = list(csv.DictReader((whole / "table.csv").open()))
+    assert [(float(r["loc"]), float(r["scale"])) for r in rows] == sorted(
+        (float(r["loc"]), float(r["scale"])) for r in rows
+    )
+    assert len(rows) == 12
+    # A gradient at size 10: the standard error of 3,000 is 2 % of a standard deviation; six of them, 2e-8 for 12 cells.
+    for row in rows:
+        assert abs(float(row["mean"]) - 2 * float(row["loc"])) <= 6 * float(row["standard_error"])
+    result = json.loads((whole / "result.json").read_text())
+    assert result["speed"]["draws"] == 12 * 3000 * 10
+    (row,) = result["rows"]
+    assert (row["cells"], row["best"], row["nonfinite"]) == (12, 12, 0)
+
+
+def test_parquet_holds_the_same(whole):
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(whole / "table.parquet").to_pydict()
+    rows = list(csv.DictReader((whole / "table.csv").open()))
+    assert columns["variance"] == [float(row["variance"]) for row in rows]
+    assert columns["estimator"] == [row["estimator"] for row in rows]
+
+
+def kill_and_resume(folder, whole, sweep, moment):
+    """Killed when `moment` chunks are there, and a little later; resumed by another process."""
+    process = subprocess.Popen(command(*FLAGS, "--out", folder), stdout=subprocess.DEVNULL, cwd=folder.parent)
+    while len(chunks(folder)) < moment and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.05))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = len(chunks(folder))
+    again = ("--resume", folder) if (folder / "plan.json").exists() else (*FLAGS, "--out", folder)
+    status, _, err = sweep(*again)
+    assert (status, err) == (0, "")
+    assert table(folder) == table(whole), f"killed with {left} chunks"
+    return left
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bytes(whole, sweep, tmp_path):
+    assert kill_and_resume(tmp_path / "killed", whole, sweep, 1) >= 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_killed_at_ten_random_moments(whole, sweep, tmp_path):
+    """Before the first chunk, among them, and while the tables are written."""
+    for i in range(10):
+        kill_and_resume(tmp_path / str(i), whole, sweep, random.randint(0, 4))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "renamed"])
+def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
+    (copy / "table.csv").unlink()
+    first, second = chunks(copy)[:2]
+    content = first.read_bytes()
+    if damage == "cut":
+        first.write_bytes(content[:-9])
+    elif damage == "flipped":
+        first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif damage == "gone":
+        first.unlink()
+    else:  # whole, but that of other cells
+        first.write_bytes(second.read_bytes())
+    status, out, err = sweep("--resume", copy)
+    assert (status, err) == (0, "")
+    assert ("damaged, and made again: " in out) == (damage != "gone")
+    assert table(copy) == table(whole)
+
+
+def test_more_replicates(copy, sweep):
+    """6,000 by two runs, as by one."""
+    status, _, _ = sweep("--resume", copy, "--replicates", 6000)
+    assert status == 0
+    assert len(chunks(copy)) == 8
+    assert sweep(*FLAGS, "--replicates", 6000, "--out", "at_once")[0] == 0
+    for a, b in zip(
+        csv.DictReader((copy / "table.csv").open()), csv.DictReader(Path("at_once/table.csv").open()), strict=True
+    ):
+        assert a["replicates"] == b["replicates"] == "6000"
+        assert abs(float(a["mean"]) - float(b["mean"])) <= 1e-6 * float(a["variance"]) ** 0.5
+        assert abs(float(a["variance"]) / float(b["variance"]) - 1) <= 1e-6
+    status, _, err = sweep("--resume", copy, "--replicates", 3000)
+    assert (status, err) == (2, f"error: --replicates 3000: --resume {copy} has 6000 already; give that or more\n")
+
+
+def test_a_full_disk(copy, whole, sweep, monkeypatch):
+    """What was finished is kept, nothing is half-written, and it goes on when there is room."""
+    for path in chunks(copy)[1:]:
+        path.unlink()
+    (copy / "table.csv").unlink()
+    sync, calls = os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(record.os, "fsync", full)
+    status, _, err = sweep("--resume", copy)
+    monkeypatch.undo()
+    assert status == 2
+    assert "No space left on device; make room" in err
+    assert f"go on with --resume {copy}" in err
+    assert 1 <= len(chunks(copy)) < 4
+    assert [p.name for p in copy.rglob(".*")] == [".lock-0"]
+    assert sweep("--resume", copy)[0] == 0
+    assert table(copy) == table(whole)
+
+
+def test_a_second_process_is_refused(copy, sweep):
+    import fcntl
+
+    with (copy / ".lock-0").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, _, err = sweep("--resume", copy)
+        assert (status, err) == (
+            2,
+            f"error: {copy}: another process is at work on this sweep; wait for it, or stop it first\n",
+        )
+    assert sweep("--resume", copy)[0] == 0
+
+
+def test_two_processes(whole, tmp_path):
+    """The same bytes: each makes half of the chunks; and where one does not come, the other says so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = (*FLAGS, "--out", "two", "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process")
+    started = [
+        subprocess.Popen(command(*flags, i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=200) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert table(tmp_path / "two") == table(whole)
+    assert "6 cells in" in said[0][0]
+    assert "cells" not in said[1][0]
+    alone = subprocess.run(
+        command(*flags, 0, "--wait", 2, "--out", "alone"), capture_output=True, text=True, cwd=tmp_path, timeout=200
+    )
+    assert alone.returncode == 2
+    assert alone.stderr.startswith("error: --wait 2: after 2 seconds not all of the 2 processes are there; start each")
+    assert not (tmp_path / "alone").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--axes", "loc="), "--axes"),
+        (("--axes", "loc=1:2"), "'loc=1:2' is no range; write loc=-3:3:61"),
+        (("--axes", "loc=2:1:5"), "from 2.0 to 1.0 is no range"),
+        (("--axes", "scale=log:0:1:5"), "a logarithmic range from 0.0; begin above 0"),
+        (("--axes", "loc=1,1"), "--axes: sweep: duplicate cells: axis loc has 1.0 more than once"),
+        (("--axes", "lok=1"), "--axes: sweep: axis lok: this problem has no such parameter (there are: loc, scale, size, dimension)"),
+        (("--axes", "dimension=1,2"), "has no of_dimension"),
+        (("--axes", "loc=1", "scale=-1,1"), "Normal got scale = -1.0, which is not allowed"),
+        (("--axes", "size=1", "loc=1", "--estimators", "score_function+leave_one_out"), "score_function+leave_one_out with N = 1"),
+        (("--axes", "loc=1", "--params", "loc=2"), "loc is an axis and a fixed parameter"),
+        (("--devices", "0"), "--devices"),
+        (("--chunk", "0"), "--chunk"),
+        (("--platform", "gpu"), "--platform gpu: jax found cpu alone"),
+        (("--platform", "cray"), "--platform"),
+        (("--processes", "2"), "--coordinator, --processes and --process go together"),
+        (("--coordinator", "here", "--processes", "2", "--process", "0"), "--coordinator here: write HOST:PORT"),
+        (("--coordinator", "h:1", "--processes", "2", "--process", "2"), "--process 2: processes are numbered from 0; give 0 to 1"),
+        (("--coordinator", "h:1", "--processes", "2", "--process", "1"), "--out: several processes write into one folder"),
+        (("--wait", "0"), "--wait"),
+        (("--cluster",), "--out: several processes"),
+        (("--resume", "nowhere"), "--resume nowhere: there is no sweep in it"),
+        (("--resume",), "--resume"),
+    ],
+)  # fmt: skip
+def test_bad_input(sweep, flags, message):
+    status, out, err = sweep(*flags)
+    assert status == 2, out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not Path("results").exists()
+
+
+def test_a_folder_of_other_settings(copy, sweep):
+    status, _, err = sweep("--resume", copy, "--seed", 1, "--axes", "loc=-1:2:6", "scale=1,3", "size=10")
+    assert status == 2
+    assert "it was begun with other settings: " in err
+    assert "seed (0, now 1)" in err
+    assert 'axes ({"loc": ' in err
+    assert "estimators" not in err
+    status, _, err = sweep(*FLAGS, "--out", copy)
+    assert (status, err.startswith(f"error: --out {copy}: there is a sweep in it; go on with --resume {copy}")) == (
+        2,
+        True,
+    )
+    (copy / "plan.json").write_text("{")
+    assert "cannot be read" in sweep("--resume", copy)[2]
+
+
+def test_axes_as_they_are_written():
+    axes = checked(
+        parse_axes(["loc=-3:3:7", "scale=log:0.1:10:3", "size=log:10:1000:3", "v=[[1,2],[3,4]]", "one=-1e-3"])
+    )
+    values = {name: list(values_of(name, axis)) for name, axis in axes.items()}
+    assert values["loc"] == [-3, -2, -1, 0, 1, 2, 3]
+    assert values["scale"] == pytest.approx([0.1, 1, 10])
+    assert values["size"] == [10, 100, 1000]
+    assert values["v"] == [[1, 2], [3, 4]]
+    assert values["one"] == [-1e-3]
+    for axis, message in (
+        ({"from": 0, "to": 1, "steps": 3}, "has no 'steps'"),
+        ({"from": 0, "to": 1}, "has no 'points'"),
+        ({"from": 0, "to": 1, "points": 1.5}, "points = 1.5"),
+        (3, "is no list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            checked({"loc": axis})
+
+
+def test_the_slurm_script():
+    script = ROOT / "configs" / "slurm_sweep.sh"
+    assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
+    words = script.read_text().split()
+    read_toml(str(ROOT / words[words.index("--config") + 1]), Sweep)
+    assert "--cluster" in words
+
+
+def plot(run_main, *flags):
+    return run_main(Plot, run_plot, *flags)
+
+
+def test_plot(copy, run_main):
+    status, out, err = plot(run_main, copy, "--x", "loc", "--y", "variance", "--hue", "scale")
+    assert (status, err) == (0, "")
+    assert "variance-over-loc.png" in out
+    assert plot(run_main, copy, "--x", "loc", "--y", "mean", "--where", "scale=1", "--out", "here")[0] == 0
+    assert (Path("here") / "mean-over-loc.svg").read_bytes().startswith(b"<?xml")
+    assert plot(run_main, copy, "--x", "loc", "--y", "scale", "--heat", "variance", "--hue", "estimator")[0] == 0
+    assert (copy / "variance-over-loc-scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--x", "lok"), "--x lok: "),
+        (("--x", "loc"), "there are several rows for loc = -1.0, by scale (1.0, 2.0); choose one, as --where scale=1.0, or make it --hue"),
+        (("--x", "loc", "--where", "scale=7"), "--where scale=7: no row has that (there are: 1, 2, ...)"),
+        (("--x", "loc", "--where", "skale=7"), "--where skale: "),
+        (("--x", "loc", "--where", "scale"), "'scale' is not of the form name=value"),
+        (("--x", "loc", "--y", "estimator"), "--y estimator: it holds words"),
+        ((), "a folder and --x are needed"),
+        (("--x", "loc", "--x-scale", "round"), "--x-scale"),
+    ],
+)  # fmt: skip
+def test_plot_bad_input(whole, run_main, flags, message):
+    status, _, err = plot(run_main, whole, *flags)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_plot_of_no_results(run_main, tmp_path):
+    status, _, err = plot(run_main, tmp_path, "--x", "loc")
+    assert (status, err) == (
+        2,
+        f"error: {tmp_path}: there is no table.csv in it; give the folder of the results of a run\n",
+    )
