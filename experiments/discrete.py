@@ -28,10 +28,10 @@ class Discrete(Common):
         "disarm",
         "rebar",
         "rebar+trained",
-        "biased_gumbel_softmax",
-        "biased_straight_through",
+        "gumbel_softmax",
+        "straight_through",
     )
-    """By name; the biased ones say so in theirs."""
+    """By name. The last two are biased."""
     bits: Annotated[int, Field(ge=1, le=16)] = 6
     """D, an integer up to 16: all 2^D values are enumerated by one of the estimators."""
     targets: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), ONCE] = (0.499, 0.45)

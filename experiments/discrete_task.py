@@ -13,7 +13,6 @@ from jax import Array
 
 import rgrad
 from experiments.errors import UsageError, nearest
-from experiments.loading import ESTIMATORS
 from experiments.runner import Advance
 
 State = Any  # what an estimator learns beside the logits: a pytree, {} for most
@@ -24,36 +23,30 @@ class Way(NamedTuple):
 
     estimator: Callable[..., rgrad.Estimator]
     """Of its own state, to the estimator."""
-    evaluations: Callable[[int, int], int]
-    """Of f, for one gradient estimate of n samples of D bits."""
+    row: rgrad.EstimatorRow
     start: Mapping[str, float] = {}
     """The state to begin training with; {} where nothing is learned."""
-    biased: bool = False
-
-
-def plain(name: str, evaluations: Callable[[int, int], int]) -> Way:
-    return Way(lambda state: ESTIMATORS[name], evaluations, biased=name.startswith("biased"))
 
 
 def learned_rebar(state: Mapping[str, Array]) -> rgrad.Estimator:
     return partial(rgrad.rebar, eta=state["eta"], temperature=jnp.exp(state["log_temperature"]))
 
 
-# What an evaluation count of f is, of n samples of D bits.
-EACH, PAIR, TRIPLE = (lambda n, bits: n), (lambda n, bits: 2 * n), (lambda n, bits: 3 * n)
-WAYS: dict[str, Way] = {
-    "enumerated": plain("enumerated", lambda n, bits: 2**bits),
-    "score_function": plain("score_function", EACH),
-    "score_function+leave_one_out": plain("score_function+leave_one_out", EACH),
-    "score_function+optimal": plain("score_function+optimal", EACH),
-    "measure_valued": plain("measure_valued", lambda n, bits: n * (1 + 2 * bits)),
-    "arm": plain("arm", PAIR),
-    "disarm": plain("disarm", PAIR),
-    "rebar": plain("rebar", TRIPLE),
-    "rebar+trained": Way(learned_rebar, TRIPLE, {"eta": 1.0, "log_temperature": float(np.log(0.5))}),
-    "biased_gumbel_softmax": plain("biased_gumbel_softmax", EACH),
-    "biased_straight_through": plain("biased_straight_through", EACH),
-}
+TRAINED = "rebar+trained"
+
+
+def way_of(name: str) -> Way:
+    """The estimator of that name in the table, or REBAR whose parameters are trained as well.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name == TRAINED:
+        return Way(learned_rebar, rgrad.ESTIMATORS["rebar"], {"eta": 1.0, "log_temperature": float(np.log(0.5))})
+    if name not in rgrad.ESTIMATORS:
+        raise UsageError(f"--estimators {name}: unknown name{nearest(name, [*rgrad.ESTIMATORS, TRAINED])}")
+    row = rgrad.ESTIMATORS[name]
+    return Way(lambda state: row.estimator, row)
 
 
 class Task(NamedTuple):
@@ -71,7 +64,8 @@ class Task(NamedTuple):
 
     def evaluations(self, name: str) -> int:
         """Of f, for one gradient estimate."""
-        return self.ways[name].evaluations(self.samples, self.bits)
+        bits = dist.Bernoulli(logits=jnp.zeros(self.bits)).to_event(1)
+        return self.ways[name].row.evaluations(bits, self.samples)
 
     def measure(self, name: str, targets: Array, logit: float, key: Array, replicates: int) -> rgrad.Moments:
         """The gradient in the first logit (the bits are exchangeable), where all are `logit`: shape `(targets,)`."""
@@ -133,14 +127,11 @@ def prepare(settings: Any) -> Task:
     Raises:
         UsageError: an unknown estimator, or one that cannot have so few samples or so many bits.
     """
-    for name in settings.estimators:
-        if name not in WAYS:
-            raise UsageError(f"--estimators {name}: unknown name{nearest(name, WAYS)}")
-    task = Task(settings.bits, settings.samples, {name: WAYS[name] for name in settings.estimators})
+    task = Task(settings.bits, settings.samples, {name: way_of(name) for name in settings.estimators})
     for name in task.ways:
         try:
             jax.eval_shape(partial(task.measure, name, jnp.ones(1), 0.0, replicates=2), jax.random.key(0))
-        except (ValueError, NotImplementedError) as error:
+        except rgrad.NotApplicable as error:
             raise UsageError(f"{name} with --samples {settings.samples} --bits {settings.bits}: {error}") from None
     return task
 
@@ -160,7 +151,7 @@ def rows_of(task: Task, settings: Any, key: Array, advance: Advance) -> tuple[li
         for i, target in enumerate(settings.targets):
             final = curves[name][i, :, -1] - min(target, 1 - target) ** 2
             rows.append({
-                "estimator": name, "target": target, "evaluations": task.evaluations(name), "biased": way.biased,
+                "estimator": name, "target": target, "evaluations": task.evaluations(name), "biased": way.row.biased,
                 "mean": float(moments.mean[i]), "standard_error": float(moments.standard_error[i]),
                 "exact_mean": float(exact[i]), "bias": float(moments.mean[i] - exact[i]),
                 "variance": float(moments.variance[i]), "variance_low": float(low[i]), "variance_high": float(high[i]),

@@ -5,7 +5,6 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,7 @@ import rgrad
 from experiments.errors import UsageError, nearest
 from experiments.problems import PROBLEMS
 
-
-def drawn(draws: Callable[[Any], Any], estimator: Callable[..., Any]) -> Callable[..., Any]:
-    """The estimator on other draws of q."""
-    return lambda f, q, key, n: estimator(f, draws(q), key, n)
-
-
-ESTIMATORS: Mapping[str, Callable[..., Any]] = {
-    "reparameterized": rgrad.reparameterized,
-    "reparameterized+antithetic": drawn(rgrad.antithetic, rgrad.reparameterized),
-    "reparameterized+stratified": drawn(rgrad.stratified, rgrad.reparameterized),
-    "reparameterized+quasi": drawn(rgrad.quasi, rgrad.reparameterized),
-    "score_function": rgrad.score_function,
-    "score_function+leave_one_out": partial(rgrad.score_function, baseline=rgrad.leave_one_out),
-    "score_function+optimal": partial(rgrad.score_function, baseline=rgrad.optimal),
-    "score_function+delta": partial(rgrad.score_function, control_variate=rgrad.delta),
-    "score_function+antithetic": drawn(rgrad.antithetic, rgrad.score_function),
-    "score_function+stratified": drawn(rgrad.stratified, rgrad.score_function),
-    "score_function+quasi": drawn(rgrad.quasi, rgrad.score_function),
-    "generalized": rgrad.generalized,
-    "rejection": rgrad.rejection,
-    "measure_valued": rgrad.measure_valued,
-    "measure_valued+independent": partial(rgrad.measure_valued, coupled=False),
-    "enumerated": rgrad.enumerated,
-    "arm": rgrad.arm,
-    "disarm": rgrad.disarm,
-    "rebar": rgrad.rebar,
-    "biased_gumbel_softmax": rgrad.gumbel_softmax,
-    "biased_straight_through": rgrad.straight_through,
-}
+ESTIMATORS: Mapping[str, Callable[..., Any]] = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()}
 ALL = "all"  # in place of names: every one of these that applies
 
 

@@ -17,7 +17,8 @@ from experiments.errors import UsageError
 from experiments.loading import ALL, ESTIMATORS, load_estimator, load_problem, where_and_what
 from experiments.runner import Advance
 from experiments.settings import Settings
-from rgrad.distributions.draws import check_draw, evaluate, name_of
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.wrappers import name_of
 from rgrad.problems import Point, gradient, names_to_differentiate, point_of
 
 CHUNK = 2**24  # draws between two moves of the progress bar, and between two chances to interrupt

@@ -11,6 +11,7 @@ from .distributions.detach import detach
 from .distributions.draws import jax_random
 from .distributions.location_scale import location_scale
 from .distributions.log_density import log_prob
+from .errors import NotApplicable
 from .estimators import (
     OneHotCategorical,
     arm,
@@ -29,6 +30,7 @@ from .estimators import (
 )
 from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
 from .estimators.control_variates import delta, optimal
+from .estimators.table import ESTIMATORS, EstimatorRow
 from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from .expectations.credit import credit
 from .expectations.elbo import elbo
@@ -72,6 +74,9 @@ __all__ = [
     # the log density of a sample, with the right derivative everywhere; and with constant parameters (sticking the landing)
     "log_prob",
     "detach",
+    # all of them in one table, with what is known of each
+    "ESTIMATORS",
+    "EstimatorRow",
     # with which baseline or control variate
     "leave_one_out",
     "leave_pair_out",
@@ -107,6 +112,8 @@ __all__ = [
     "fit",
     "initial_fit",
     "Fit",
+    # what an estimator raises that cannot be used for a distribution, an objective or a number of samples
+    "NotApplicable",
     # to write an estimator of one's own
     "attach",
     "attach_gradient",

@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
 from rgrad.backend.varying import same_varying
+from rgrad.errors import NoRule, Unsuitable
 
 
 def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
@@ -153,7 +154,7 @@ def _refused_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
     known = not isinstance(bad, jax.core.Tracer)
     if type(tangent) is not ad.Zero and not (known and not bad.any()):
         if known and message:
-            raise ValueError(message)
+            raise Unsuitable(message)
         part = jnp.where(bad, jnp.nan, 0.0) * tangent
         total = part if type(total) is ad.Zero else total + part
     elif type(total) is ad.Zero:
@@ -178,7 +179,7 @@ def _attached_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def
 
 def _sealed_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
     if any(type(tangent) is not ad.Zero for tangent in tangents[1:]):
-        raise NotImplementedError(message)
+        raise NoRule(*message.split("; ", 1))  # cause and advice
     tangent = tangents[0]  # linear, so its tangent is sealed in the same way
     if type(tangent) is not ad.Zero:
         tangent = _sealed.bind(tangent, *primals[1:], message=message)

@@ -1,6 +1,6 @@
 """Problems: `E[objective(params, x)]`, `x ~ distribution(params)`, at a point and with respect to some of its names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rgrad.errors import NotApplicable
 from rgrad.expectations.expectation import expect
 from rgrad.protocols import Estimator, Problem
 
@@ -20,12 +21,46 @@ def expect_objective(problem: Problem, params: Mapping[str, Array], key: Array, 
     return expect(partial(problem.objective, params), problem.distribution(params), key, n, estimator)
 
 
+def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
+    """Raises what the objective itself raises for one sample, so that nobody takes that for an estimator's refusal."""
+
+    def one(key: Array) -> Any:
+        x = problem.distribution(params).sample(key, (1,))
+        return problem.objective(params, jax.tree.map(lambda a: a[0], x))
+
+    jax.eval_shape(one, jax.random.key(0))
+
+
 def gradient(
     problem: Problem, point: Point, wrt: Sequence[str], key: Array, n: int, estimator: Estimator
 ) -> dict[str, Array]:
     """One estimate of the gradient from n samples: each name of `wrt` to an array of the parameter's shape, per call."""
     chosen = {name: point[name] for name in wrt}
     return jax.grad(lambda chosen: expect_objective(problem, {**point, **chosen}, key, n, estimator))(chosen)
+
+
+def those_that_apply(
+    gradients: Mapping[str, Callable[..., Any]], values: Mapping[str, Callable[..., Any]], *args: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those of `gradients` that can be traced at `args`; and of the others, by name, why not.
+
+    An estimator that does not apply says so (`rgrad.NotApplicable`). It does not apply either if its value can be traced and its
+    gradient cannot: then f has no derivative (a `jax.pure_callback`). All else is a bug of the caller's, and is raised.
+
+    Args:
+        values: by the same names, what is differentiated.
+    """
+    kept, left_out = {}, {}
+    for name, of in gradients.items():
+        try:
+            jax.eval_shape(of, *args)
+            kept[name] = of
+        except NotApplicable as error:
+            left_out[name] = " ".join(str(error).split())
+        except Exception as error:
+            jax.eval_shape(values[name], *args)
+            left_out[name] = f"the objective has no derivative: {' '.join(str(error).split())}"
+    return kept, left_out
 
 
 def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point:
@@ -71,3 +106,9 @@ def names_to_differentiate(problem: Problem, point: Point, wrt: Sequence[str] | 
     if len(set(names)) < len(names):
         raise ValueError(f"{' '.join(names)} names a parameter twice; name each once")
     return names
+
+
+def labels_of(name: str, value: Any) -> list[str]:
+    """`loc` for a number, `loc[0]`, `loc[1]` for an array."""
+    shape = jnp.shape(value)
+    return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]

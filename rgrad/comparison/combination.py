@@ -1,7 +1,6 @@
 """`combine`: several estimators of the same gradient, from the same samples, as one with less variance than the best of them."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +13,14 @@ from jax.flatten_util import ravel_pytree
 from rgrad.autodiff import first_order
 from rgrad.backend.compiling import right
 from rgrad.distributions.dependent import DependentDraws
-from rgrad.distributions.draws import WithKey, check_draw, name_of
-from rgrad.distributions.wrappers import JaxRandom
-from rgrad.estimators import gumbel_softmax, straight_through
+from rgrad.distributions.draws import check_draw
+from rgrad.distributions.keyed import base_of, rewrapped
+from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.errors import NoRule
 from rgrad.estimators.control_variates import one_at_a_time
+from rgrad.estimators.table import row_of
 from rgrad.protocols import Estimator, Objective
 
-BIASED = (gumbel_softmax, straight_through)
 SHRINK = 4.0  # over how many replicates there are: the ridge, relative to the mean variance of the differences
 
 
@@ -110,11 +110,8 @@ def combine(estimators: Sequence[Estimator]) -> Combined:
     if len(members) < 2:
         raise ValueError(f"combine: {len(members)} estimators; give at least two")
     for member in members:
-        inner: Any = member
-        while isinstance(inner, partial):
-            inner = inner.func
-        if inner in BIASED:
-            raise ValueError(f"combine: {inner.__name__} is biased, and so would the combination be; leave it out")
+        if (row := row_of(member)) is not None and row.biased:
+            raise ValueError(f"combine: {row.name} is biased, and so would the combination be; leave it out")
     return Combined(members)
 
 
@@ -174,10 +171,9 @@ def coordinates(q: Any) -> tuple[Array, Any]:
     Raises:
         NotImplementedError: they are not known to be free of one another.
     """
-    parameters, rebuild = _parts(q.base if isinstance(q, WithKey) else q)
+    parameters, rebuild = _parts(base_of(q))
     live, unravel = ravel_pytree(parameters)
-    wrap = WithKey if isinstance(q, WithKey) else lambda base: base
-    return live, lambda vector: wrap(rebuild(unravel(vector)))
+    return live, lambda vector: rewrapped(q, rebuild(unravel(vector)))
 
 
 def _parts(q: Any) -> tuple[dict[str, Array], Any]:
@@ -197,7 +193,7 @@ def _parts(q: Any) -> tuple[dict[str, Array], Any]:
     if isinstance(free, dist.MultivariateNormal):
         names = ["loc", "scale_tril"]
     if not names:
-        raise NotImplementedError(f"combine: the parameters of {name_of(q)} are not known by name; use one estimator")
+        raise NoRule(f"combine: the parameters of {name_of(q)} are not known by name", "use one estimator")
     given = {name: getattr(free, name) for name in names}
     floats = {
         name: jnp.asarray(value)

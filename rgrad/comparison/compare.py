@@ -15,6 +15,7 @@ from rgrad.comparison.costs import Program, compile_many, keys_for
 from rgrad.comparison.result import Comparison, Entry, conclude
 from rgrad.comparison.verdicts import TOP, Mean, infinite_variance
 from rgrad.comparison.witnesses import judge_all
+from rgrad.errors import NotApplicable
 from rgrad.measurement.moments import Moments
 from rgrad.protocols import Estimator, Problem
 
@@ -66,7 +67,7 @@ def compare(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`; or ready-made losses by name, each
             `loss(params, key)` to a scalar, which are differentiated with respect to `wrt`.
-        estimators: by name; by default all of `ESTIMATORS`. Those that refuse the problem are left out, with the reason.
+        estimators: by name; by default those of the table (`rgrad.estimators.table`) that are compared. Those that refuse the problem are left out, with the reason.
         params: the point; by default the problem's own, and so for each name that is absent. Needed for losses.
         wrt: the names of the parameters to differentiate; by default the problem's own `wrt`, or every one.
         n: samples of one gradient estimate. (Losses have their own.)
@@ -203,7 +204,7 @@ def compiled(task: Task, key: Array) -> tuple[dict[str, Run], Task]:
     for name, of in task.gradients.items():
         try:
             runs[name] = Run(name, compile_many(of, task.chosen, key), key)
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except NotApplicable as error:
             left_out[name] = " ".join(str(error).split())
     asked = tuple(name for name in task.asked if name in runs)
     if not asked:

@@ -15,47 +15,24 @@ from jax.typing import ArrayLike
 from rgrad.comparison.combination import Combined
 from rgrad.comparison.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
 from rgrad.comparison.witnesses import THROUGH_F
-from rgrad.distributions.dependent import antithetic
 from rgrad.distributions.draws import check_draw
-from rgrad.estimators import (
-    arm,
-    disarm,
-    enumerated,
-    generalized,
-    measure_valued,
-    rebar,
-    rejection,
-    reparameterized,
-    score_function,
-)
-from rgrad.estimators.baselines import leave_one_out
-from rgrad.estimators.control_variates import optimal
+from rgrad.estimators.table import ESTIMATORS, row_of
 from rgrad.measurement.exact import rules_for
 from rgrad.measurement.exact_gradient import exact_gradient
-from rgrad.problems import gradient, names_to_differentiate, point_of
+from rgrad.problems import (
+    check_objective,
+    expect_objective,
+    gradient,
+    labels_of,
+    names_to_differentiate,
+    point_of,
+    those_that_apply,
+)
 from rgrad.protocols import Estimator, Problem
 from rgrad.tracing.traced import depends
 
-ESTIMATORS: Mapping[str, Estimator] = MappingProxyType({
-    "reparameterized": reparameterized,
-    "reparameterized+antithetic": lambda f, q, key, n: reparameterized(f, antithetic(q), key, n),
-    "score_function": score_function,
-    "score_function+leave_one_out": partial(score_function, baseline=leave_one_out),
-    "score_function+optimal": partial(score_function, baseline=optimal),
-    "generalized": generalized,
-    "rejection": rejection,
-    "measure_valued": measure_valued,
-    "enumerated": enumerated,
-    "arm": arm,
-    "disarm": disarm,
-    "rebar": rebar,
-})  # fmt: skip
+COMPARED = {name: row.estimator for name, row in ESTIMATORS.items() if row.compared and not row.biased}
 """What `compare` takes by default, as far as each has a rule for the distribution; all are unbiased where they apply."""
-KINDS = {
-    score_function: "score", rebar: "score", reparameterized: "path", generalized: "generalized", rejection: "rejection",
-    measure_valued: "weak", enumerated: "exact", arm: "arm", disarm: "arm",
-}  # fmt: skip
-"""How an estimator gets at the gradient: what is of one kind may be wrong in the same way. One that is not here has none."""
 REFERENCES = ("score_function+leave_one_out", "score_function", "measure_valued")
 FEW = 8  # numbers of a sample up to which `measure_valued`, which evaluates f at two places for each, is asked unasked
 Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
@@ -104,24 +81,33 @@ def of_problem(
     asked = {
         name: e.fitted(partial(problem.objective, point), q, jax.random.fold_in(key, n), n)
         if isinstance(e, Combined) and e.weights is None else e
-        for name, e in (ESTIMATORS if estimators is None else estimators).items()
+        for name, e in (COMPARED if estimators is None else estimators).items()
     }  # fmt: skip
 
     def flat(estimator: Estimator) -> Callable[[Any, Array], Array]:
         of = lambda chosen, key: gradient(problem, {**point, **chosen}, names, key, n, estimator)
         return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])  # traced once, and kept
 
-    gradients, left_out = _those_that_trace({name: flat(e) for name, e in asked.items()}, chosen)
+    def value(estimator: Estimator) -> Callable[[Any, Array], Array]:
+        return lambda chosen, key: expect_objective(problem, {**point, **chosen}, key, n, estimator)
+
+    def those(estimators: Mapping[str, Estimator]) -> tuple[dict[str, Any], dict[str, str]]:
+        of = lambda make: {name: make(e) for name, e in estimators.items()}
+        return those_that_apply(of(flat), of(value), chosen, jax.random.key(0))
+
+    check_objective(problem, point)
+    gradients, left_out = those(asked)
     in_x, in_params = _jumps(problem, point, chosen, q)
     exact = exact_gradient(problem, point, names)
     kinds = {name: _kind(e) for name, e in asked.items() if name in gradients}
     small = (
         exact is None and sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda k: q.sample(k, ()), key))) <= FEW
     )
-    wanted = {name: flat(ESTIMATORS[name]) for name in REFERENCES if name != "measure_valued" or small}
-    references = _those_that_trace(wanted, chosen)[0]
+    references = those({name: ESTIMATORS[name].estimator for name in REFERENCES if name != "measure_valued" or small})[
+        0
+    ]
     # The estimators that are asked for serve as references as they are; others join for that alone.
-    same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name])), name)
+    same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name].estimator)), name)
             for name in references}  # fmt: skip
     judges = {}
     for name in gradients:
@@ -132,9 +118,9 @@ def of_problem(
     if "score" not in kinds.values():
         use |= set(list(same.values())[:1])
     needed = {mine: references[reference] for reference, mine in same.items() if mine in use}
-    kinds = {mine: _kind(ESTIMATORS[reference]) for reference, mine in same.items() if mine in use} | kinds
+    kinds = {mine: _kind(ESTIMATORS[reference].estimator) for reference, mine in same.items() if mine in use} | kinds
     if exact is None and not set(kinds.values()) - {None, "score", *(THROUGH_F if in_x else ())}:
-        further = {} if in_x else _those_that_trace({"reparameterized": flat(reparameterized)}, chosen)[0]
+        further = {} if in_x else those({"reparameterized": ESTIMATORS["reparameterized"].estimator})[0]
         needed, kinds = {**needed, **further}, {**dict.fromkeys(further, "path"), **kinds}
     notes = [
         f"the objective jumps by {jump.size:.3g} in {name} itself, near {_place(jump.where[0])}: no estimator here has what "
@@ -173,7 +159,7 @@ def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | No
         value = lambda chosen: problem.objective({**point, **chosen}, jax.tree.map(lambda a: a[0], x))
         if depends(value, chosen) and along(tuple(chosen)) is not None:
             in_params = {name: jump for name in chosen if (jump := along((name,))) is not None}
-    except (TypeError, ValueError, NotImplementedError):  # an objective that takes no 64 bits
+    except (TypeError, ValueError, NotImplementedError):  # an objective for 32 bits: at those it has been traced
         pass
     return in_x, in_params
 
@@ -194,26 +180,21 @@ def of_losses(
     chosen = {name: point[name] * 1.0 for name in names}
 
     def flat(loss: Callable[[Any, Array], ArrayLike]) -> Callable[[Any, Array], Array]:
-        value = lambda chosen, key: jnp.asarray(loss({**point, **chosen}, key))
-        return jax.jit(lambda chosen, key: ravel_pytree(jax.grad(value)(chosen, key))[0])
+        of = jax.grad(partial(_at, loss, point))
+        return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])
 
-    gradients, left_out = _those_that_trace({name: flat(loss) for name, loss in losses.items()}, chosen)
+    values = {name: partial(_at, loss, point) for name, loss in losses.items()}
+    gradients, left_out = those_that_apply(
+        {name: flat(loss) for name, loss in losses.items()}, values, chosen, jax.random.key(0)
+    )
     known = [name for name in references or () if name in gradients]
     judges = {name: other for name in gradients for other in [r for r in known if r != name][:1]}
     labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
     return Task(gradients, chosen, labels, tuple(gradients), judges, None, left_out)
 
 
-def _those_that_trace(gradients: Mapping[str, Any], chosen: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Those that can be traced, and of the others why not: what rgrad refuses, it refuses then."""
-    kept, left_out = {}, {}
-    for name, of in gradients.items():
-        try:
-            jax.eval_shape(of, chosen, jax.random.key(0))
-            kept[name] = of
-        except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            left_out[name] = " ".join(str(error).split())
-    return kept, left_out
+def _at(loss: Callable[[Any, Array], ArrayLike], point: Mapping[str, Array], chosen: Any, key: Array) -> Array:
+    return jnp.asarray(loss({**point, **chosen}, key))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -224,12 +205,9 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _kind(estimator: Any) -> str | None:
-    if estimator is ESTIMATORS["reparameterized+antithetic"]:
-        return "path"
-    while isinstance(estimator, partial):
-        estimator = estimator.func
-    # By identity: an object with arrays in it cannot be hashed.
-    return next((kind for function, kind in KINDS.items() if function is estimator), None)
+    """The kind of one of this package's; None of one whose kind is not known, or that is biased."""
+    row = row_of(estimator)
+    return None if row is None or row.biased else row.kind
 
 
 def _rarest(q: Any) -> float:
@@ -239,12 +217,6 @@ def _rarest(q: Any) -> float:
         return 1.0
     weights = np.asarray(rules[0].weights) if rules else np.zeros(1)
     return float(np.min(weights, where=weights > 0, initial=1.0)) if rules else 0.0
-
-
-def labels_of(name: str, value: Any) -> list[str]:
-    """`loc` for a number, `loc[0]`, `loc[1]` for an array."""
-    shape = jnp.shape(value)
-    return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
 
 
 def _place(where: Any) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
 
+from rgrad.errors import NoDerivative
+
 TRUNCATED = (dist.LeftTruncatedDistribution, dist.RightTruncatedDistribution, dist.TwoSidedTruncatedDistribution)
 
 
@@ -168,16 +170,16 @@ def _with_normalised_probs(q: Any) -> Any:
     return q
 
 
-def check_differentiable(x: Any, name: str, caller: str, use: str) -> None:
+def check_differentiable(x: Any, name: str, caller: str) -> None:
     """Raises if a sample is of integers, through which no derivative passes, whatever `has_rsample` says.
 
     (NumPyro's default says True for a class without `arg_constraints`.)
     """
     kinds = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool]
     if kinds:
-        raise TypeError(
-            f"{caller}: {name} has samples of {kinds[0]}, through which no derivative passes, though its has_rsample is "
-            f"True; set has_rsample = False in the class, and use {use}"
+        raise NoDerivative(
+            f"{caller}: {name} has samples of {kinds[0]}, through which no derivative passes, though its has_rsample is True",
+            "set has_rsample = False in the class, and use score_function",
         )
 
 

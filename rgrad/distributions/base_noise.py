@@ -22,13 +22,13 @@ from numpyro.distributions import constraints
 
 from rgrad.autodiff import refuse_where
 from rgrad.distributions.dependent import Antithetic, Quasi, Stratified
-from rgrad.distributions.draws import WithKey, as_it_is
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.draws import as_it_is
+from rgrad.distributions.keyed import WithKey
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.noise_families import FAMILIES, BaseNoise, Drawn
 from rgrad.distributions.probabilities import Density, log_mixture
 from rgrad.distributions.transforms import moved_back, parts_of, plus, stays
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import JaxRandom, elementary
 from rgrad.protocols import Sample
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.distributions.draws import WithKey
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.keyed import base_of, sample_of
+from rgrad.distributions.wrappers import elementary
+from rgrad.errors import Unsuitable
 from rgrad.protocols import Objective
 
 SQUARED = 46_340
@@ -43,25 +44,27 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
     Raises:
         ValueError: the rate of a Poisson is known, and above what an int32 holds.
     """
-    base = q.base if isinstance(q, WithKey) else q
+    base = base_of(q)
     one = elementary(base)
     if (
         isinstance(one, dist.Poisson)
         and not isinstance(one.rate, jax.core.Tracer)
         and np.any(np.asarray(one.rate) > 2.1e9)
     ):
-        raise ValueError(
+        raise Unsuitable(
             f"{caller}: the rate {np.max(one.rate):.3g} of a Poisson is above what the integers of its sampler hold, 2.1e9; "
             "use Normal(rate, sqrt(rate)), which it is to 1e-5 there"
         )
     if (largest if largest is not None else _largest(base)) <= SQUARED:
         return f
 
+    x_only = base is q
+
     def counted(sample: Any) -> Any:
-        x = sample[0] if isinstance(q, WithKey) else sample
+        x = sample_of(q, sample)
         if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.signedinteger):
             return f(sample)
-        again = lambda x: f((x, sample[1]) if isinstance(q, WithKey) else x)
+        again = lambda x: f(x if x_only else (x, sample[1]))
         as_float = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
         wide = lambda kind: any(_multiplies(eqn) for eqn in _equations(jax.make_jaxpr(again)(kind).jaxpr))
         ends = jnp.iinfo(x.dtype)

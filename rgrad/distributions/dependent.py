@@ -17,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rgrad.distributions.draws import check_draw, name_of
+from rgrad.distributions.draws import check_draw
+from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.quantiles import quantile
-from rgrad.distributions.wrappers import OfBase, Wrapper
+from rgrad.distributions.wrappers import OfBase, name_of
+from rgrad.errors import NoRule, Unsuitable
 
 
 class DependentDraws(OfBase, Wrapper):
     """`q`, whose n samples of one call are drawn together: what `antithetic`, `stratified` and `quasi` return."""
 
+    prefix = ""  # the call that makes it
     pairs = False
     """Whether the samples depend on one another in the pairs (0, 1), (2, 3), ... alone."""
     batch_shape = ()
@@ -50,9 +53,7 @@ class DependentDraws(OfBase, Wrapper):
         u = self.uniforms(key, n, int(np.prod(self.event_shape)))
         x = jax.vmap(lambda row: quantile(self.base, row.reshape(self.event_shape)))(u)
         if x.shape != (n, *self.event_shape):
-            raise NotImplementedError(
-                f"{name_of(self.base)} cannot be drawn coordinate by coordinate; use independent draws"
-            )
+            raise NoRule(f"{name_of(self.base)} cannot be drawn coordinate by coordinate", "use independent draws")
         return x
 
     rsample = sample
@@ -61,17 +62,20 @@ class DependentDraws(OfBase, Wrapper):
 class Antithetic(DependentDraws):
     """In pairs, at u and 1 - u."""
 
+    prefix = "antithetic"
     pairs = True
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         if n % 2:
-            raise ValueError(f"antithetic: n = {n} is odd, and its samples come in pairs; ask for an even n")
+            raise Unsuitable(f"antithetic: n = {n} is odd, and its samples come in pairs; ask for an even n")
         half = _inside(jax.random.uniform(key, (n // 2, size)))
         return jnp.stack([half, 1 - half], 1).reshape(n, size)
 
 
 class Stratified(DependentDraws):
     """One in each of n strata of equal probability; for vectors in each coordinate (a Latin hypercube)."""
+
+    prefix = "stratified"
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         for_first, for_strata, for_place = jax.random.split(key, 3)
@@ -85,6 +89,8 @@ class Stratified(DependentDraws):
 
 class Quasi(DependentDraws):
     """The points of Sobol's sequence: the m digits that n points need are shifted at random, the rest are random."""
+
+    prefix = "quasi"
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         for_shift, for_rest = jax.random.split(key)

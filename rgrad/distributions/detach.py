@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from jax import lax
 
+from rgrad.errors import NoDerivative
+
 
 def detach(q: Any) -> Any:
     """`q` with a stop-gradient on every parameter: the same samples and densities, without derivatives.
@@ -25,8 +27,8 @@ def detach(q: Any) -> Any:
         TypeError: `q` is no pytree, so that its parameters cannot be found.
     """
     if any(leaf is q for leaf in jax.tree.leaves(q)):
-        raise TypeError(
-            f"detach: a {type(q).__name__} is no pytree, so its parameters cannot be found; register it with "
-            "jax.tree_util.register_pytree_node_class, or stop the gradients of its parameters where it is built"
+        raise NoDerivative(
+            f"detach: a {type(q).__name__} is no pytree, so its parameters cannot be found",
+            "register it with jax.tree_util.register_pytree_node_class, or stop the gradients of its parameters where it is built",
         )
     return jax.tree.map(lax.stop_gradient, q)

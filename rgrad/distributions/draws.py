@@ -14,9 +14,10 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.distributions.admission import check_density, check_differentiable, nan_outside_support
-from rgrad.distributions.implicit import elementary, has_rsample, rsample, sample
-from rgrad.distributions.log_density import log_prob
-from rgrad.distributions.wrappers import JaxRandom, OfBase, Wrapper
+from rgrad.distributions.implicit import has_rsample, rsample, sample
+from rgrad.distributions.keyed import base_of, sample_of
+from rgrad.distributions.wrappers import JaxRandom, elementary, name_of
+from rgrad.errors import NoDerivative
 from rgrad.protocols import Objective, Sample
 
 
@@ -31,11 +32,9 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
     if not has_rsample(q):
-        from rgrad.estimators.which import those_for
-
-        raise TypeError(f"{caller} needs q.rsample, and {name_of(q)} has none; use {those_for(q)}")
+        raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none")
     x = rsample(q, key, (n,))
-    check_differentiable(x[0] if isinstance(q, WithKey) else x, name_of(q), caller, "score_function")
+    check_differentiable(sample_of(q, x), name_of(q), caller)
     return _as_it_is_if_transformed(q, nan_outside_support(q, x))
 
 
@@ -46,7 +45,7 @@ def as_it_is(x: Sample) -> Sample:
 
 
 def _as_it_is_if_transformed(q: Any, x: Sample) -> Sample:
-    one = elementary(q.base if isinstance(q, WithKey) else q)
+    one = elementary(base_of(q))
     return as_it_is(x) if isinstance(one, dist.TransformedDistribution) else x
 
 
@@ -88,16 +87,6 @@ def check_draw(q: Any, n: int, caller: str) -> None:
         )
 
 
-def name_of(q: Any) -> str:
-    """The name of a distribution as its user wrote it: `Normal`, also where that is an event of several."""
-    name = type(q).__name__
-    if name in ("Independent", "ExpandedDistribution", "WithKey", "Copies", "JaxRandom", "MaskedDistribution"):
-        return name_of(q.base_dist)
-    if name in ("Antithetic", "Stratified", "Quasi"):
-        return f"{name.lower()}({name_of(q.base_dist)})"
-    return name.removesuffix("Probs").removesuffix("Logits")
-
-
 def jax_random(q: Any) -> Any:
     """`q` drawn by `jax.random`, through its own `sample` and `rsample`, and not from the noise of `rgrad.noise`.
 
@@ -114,29 +103,3 @@ def jax_random(q: Any) -> Any:
     """
     check_draw(q, 1, "jax_random")
     return JaxRandom(q)
-
-
-class WithKey(OfBase, Wrapper):
-    """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
-
-    So every estimator is keyed as it is, a user's own included.
-    """
-
-    @property
-    def has_rsample(self) -> bool:
-        return has_rsample(self.base)
-
-    @property
-    def support(self) -> Any:
-        return getattr(self.base, "support", ())
-
-    def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return sample(self.base, for_x, shape), jax.random.split(for_f, shape)
-
-    def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return rsample(self.base, for_x, shape), jax.random.split(for_f, shape)
-
-    def log_prob(self, value: tuple[Sample, Array]) -> Array:
-        return log_prob(self.base, value[0])

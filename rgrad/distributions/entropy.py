@@ -10,9 +10,9 @@ from jax import Array
 from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
 
 from rgrad.distributions.dependent import DependentDraws
-from rgrad.distributions.draws import name_of
 from rgrad.distributions.location_scale import Affine, log_abs_det
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.errors import NoRule
 
 
 @singledispatch
@@ -25,7 +25,7 @@ def entropy(q: Any) -> Array:
     try:
         return _of_batch(q, q.entropy())
     except (AttributeError, NotImplementedError):
-        raise NotImplementedError(f'elbo: no exact entropy is known of {name_of(q)}; use entropy="sampled"') from None
+        raise NoRule(f"elbo: no exact entropy is known of {name_of(q)}", 'use entropy="sampled"') from None
 
 
 @entropy.register
@@ -43,9 +43,9 @@ def _(q: dist.TransformedDistribution) -> Array:
                 logs = jnp.log(jnp.abs(jnp.broadcast_to(transform.scale, q.shape())))
                 stretched += logs.sum(tuple(range(logs.ndim - len(q.event_shape), logs.ndim)))
             case _:
-                raise NotImplementedError(
-                    f"elbo: no exact entropy is known of a {type(transform).__name__} of {name_of(q.base_dist)}; use "
-                    'entropy="sampled"'
+                raise NoRule(
+                    f"elbo: no exact entropy is known of a {type(transform).__name__} of {name_of(q.base_dist)}",
+                    'use entropy="sampled"',
                 )
     return _of_batch(q, entropy(q.base_dist) + stretched)
 

@@ -16,7 +16,7 @@ from rgrad.autodiff import first_order
 from rgrad.backend.varying import vary_as
 from rgrad.distributions.from_noise import sample as from_noise
 from rgrad.distributions.truncated import sharpened
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import elementary, has_rule
 from rgrad.protocols import Sample
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -24,7 +24,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 def has_rsample(q: Any) -> bool:
     """Whether `rsample` below is differentiable in the parameters of `q`."""
-    return bool(q.has_rsample) or _implicit.dispatch(type(elementary(q))) is not _implicit.dispatch(object)
+    return bool(q.has_rsample) or has_rule(_implicit, elementary(q))
 
 
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -40,13 +40,6 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
         return x
     q = vary_as(sharpened(q), key)
     return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))
-
-
-def elementary(q: Any) -> Any:
-    """What an event of several independent ones is made of; `q` itself where it is none."""
-    while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
-        q = q.base_dist
-    return q
 
 
 @singledispatch

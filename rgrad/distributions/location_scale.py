@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from rgrad.distributions.draws import name_of
+from rgrad.distributions.wrappers import name_of
 
 
 class Affine(Transform):  # type: ignore[misc]

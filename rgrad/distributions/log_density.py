@@ -1,6 +1,6 @@
 """The log density of a sample, with the right derivative also at the special points of NumPyro's formulas."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpyro.distributions as dist
@@ -9,8 +9,26 @@ from jax import Array, lax
 from rgrad.distributions.admission import normalised
 from rgrad.distributions.kinks import beside_kinks
 from rgrad.distributions.truncated import sharpened
-from rgrad.distributions.wrappers import Wrapper
 from rgrad.protocols import Sample
+
+
+class Wrapper:
+    """A distribution made of another one, `base`. Its log density is that of `base`, unless it says otherwise.
+
+    `base_dist` is the name that NumPyro's own wrappers have for it: so one walk goes through both. (In this module, because
+    `log_prob` and `Wrapper.log_prob` call each other.)
+    """
+
+    base: Any
+    prefix: ClassVar[str] = ""
+    """How messages name it, as in `antithetic(Normal)`; by default by the name of its base."""
+
+    @property
+    def base_dist(self) -> Any:
+        return self.base
+
+    def log_prob(self, value: Sample) -> Array:
+        return log_prob(self.base, value)
 
 
 def log_prob(q: Any, x: Sample) -> Array:

@@ -12,8 +12,8 @@ from numpyro.distributions.discrete import ZeroInflatedProbs
 
 from rgrad.autodiff import refuse_where
 from rgrad.distributions.admission import normalised
-from rgrad.distributions.draws import name_of
 from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.wrappers import name_of
 from rgrad.protocols import Sample
 
 HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if hasattr(dist, name)]

@@ -9,9 +9,9 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from rgrad.distributions.admission import normalised
-from rgrad.distributions.draws import name_of
 from rgrad.distributions.truncated import sharpened
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.errors import NoRule
 
 
 @singledispatch
@@ -31,11 +31,12 @@ def quantile(q: Any, u: Array) -> Array:
         raise _none_for(q) from None
 
 
-def _none_for(q: Any) -> NotImplementedError:
-    return NotImplementedError(
+def _none_for(q: Any) -> NoRule:
+    return NoRule(
         f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
         "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
-        "TruncatedNormal, Bernoulli, Categorical and vectors of them have one); use independent draws"
+        "TruncatedNormal, Bernoulli, Categorical and vectors of them have one)",
+        "use independent draws",
     )
 
 

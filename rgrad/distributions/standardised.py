@@ -15,8 +15,8 @@ from jax import Array
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from rgrad.distributions.dependent import DependentDraws
-from rgrad.distributions.draws import name_of
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.errors import NoRule
 from rgrad.tracing.jacobian import elementwise
 
 
@@ -51,11 +51,9 @@ class Logarithm(NamedTuple):
 @singledispatch
 def by_moments(q: Any) -> Standardised:
     """The maps of Ruiz, Titsias and Blei 2016 (section 3.3): noise of mean 0 and variance 1, whatever the parameters."""
-    from rgrad.estimators.which import those_for
-
-    raise NotImplementedError(
-        f"generalized has no map for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, Normal); give "
-        f"transform=(forward, inverse), or use {those_for(q)}"
+    raise NoRule(
+        f"generalized has no map for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, "
+        "Normal; for others give transform=(forward, inverse))"
     )
 
 
@@ -119,9 +117,9 @@ def _(q: dist.ExpandedDistribution) -> Standardised:
 def _(q: DependentDraws) -> Standardised:
     how = by_moments(q.base)
     if how.source is not q.base:
-        raise NotImplementedError(
-            f"generalized draws the noise of a {name_of(q.base)} by itself, and takes no {type(q).__name__.lower()} draws of it; "
-            "give the distribution itself"
+        raise NoRule(
+            f"generalized draws the noise of a {name_of(q.base)} by itself, and takes no {q.prefix} draws of it",
+            "give the distribution itself",
         )
     return how._replace(source=q)
 

@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from numpyro.distributions import constraints, transforms
 
 from rgrad.autodiff import forbid
-from rgrad.distributions.draws import name_of
+from rgrad.distributions.wrappers import name_of
 
 WRAPPERS = (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)
 INFINITE = (-np.inf, np.inf)

@@ -1,30 +1,10 @@
-"""Distributions that are made of another one, `base`: what they have in common."""
+"""Distributions that are made of another one, and what is inside of them."""
 
 from typing import Any, NamedTuple
 
-from jax import Array
+import numpyro.distributions as dist
 
-from rgrad.protocols import Sample
-
-
-class Wrapper:
-    """A distribution made of another one, `base`. Its log density is that of `base`, unless it says otherwise.
-
-    `base_dist` is the name that NumPyro's own wrappers have for it: so one walk goes through both.
-    """
-
-    base: Any
-
-    @property
-    def base_dist(self) -> Any:
-        return self.base
-
-    def log_prob(self, value: Sample) -> Array:
-        from rgrad.distributions.log_density import (
-            log_prob,  # here, because that asks whether a distribution is a wrapper
-        )
-
-        return log_prob(self.base, value)
+from rgrad.distributions.log_density import Wrapper
 
 
 class OfBase(NamedTuple):
@@ -43,3 +23,24 @@ def unwrapped(q: Any) -> Any:
     while isinstance(q, Wrapper):
         q = q.base_dist
     return q
+
+
+def elementary(q: Any) -> Any:
+    """The distribution that `q` repeats independently: `Normal` for an event or an expansion of it; else `q` itself."""
+    while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
+        q = q.base_dist
+    return q
+
+
+def name_of(q: Any) -> str:
+    """The name of a distribution as its user wrote it, e.g. `Normal` for an event of several."""
+    if isinstance(q, Wrapper):
+        return f"{q.prefix}({name_of(q.base)})" if q.prefix else name_of(q.base)
+    if isinstance(q, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        return name_of(q.base_dist)
+    return type(q).__name__.removesuffix("Probs").removesuffix("Logits")
+
+
+def has_rule(rules: Any, q: Any) -> bool:
+    """Whether a `singledispatch` function has a rule for the type of `q`."""
+    return rules.dispatch(type(q)) is not rules.dispatch(object)

@@ -8,9 +8,11 @@ import numpyro.distributions as dist
 from jax import Array
 
 from rgrad.autodiff import attach_gradient
-from rgrad.distributions.draws import WithKey, check_draw, evaluate
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
+from rgrad.distributions.wrappers import elementary, name_of
+from rgrad.errors import NoRule
 from rgrad.protocols import Objective
 
 
@@ -69,24 +71,18 @@ def disarm(f: Objective, q: Any, key: Array, n: int) -> Array:
 
 def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[Array, Array, Array, Array, Any]:
     """The logits, shape `event_shape`; u, b and its opposite, each `(n, *event_shape)`; and f of such samples."""
-    keyed = isinstance(q, WithKey)
-    base: Any = q.base if keyed else q
+    base = base_of(q)
     check_draw(base, n, caller)
     inner = elementary(base)
     if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
-        from rgrad.estimators.which import those_for
-
-        raise NotImplementedError(
-            f"{caller} is for Bernoulli and vectors of it, and this is {type(inner).__name__}; use {those_for(base)}"
-        )
+        raise NoRule(f"{caller} is for Bernoulli and vectors of it, and this is {name_of(inner)}")
     logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, also where it was given as 0
     for_u, for_f = jax.random.split(key)
     # Moved by half a step, the numbers are symmetric about 1/2: 1 - u has the same law, and is exact.
     u = jax.random.uniform(for_u, (n, *logits.shape), logits.dtype) + jnp.finfo(logits.dtype).eps / 2
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     b, opposite = (1 - u < p).astype(int), (u < p).astype(int)
-    keys = jax.random.split(for_f, n)
-    return logits, u, b, opposite, lambda x: evaluate(f, (x, keys) if keyed else x, n, caller)
+    return logits, u, b, opposite, lambda x: evaluate(f, with_keys(q, x, for_f), n, caller)
 
 
 def _column(values: Array, like: Array) -> Array:

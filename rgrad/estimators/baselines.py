@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rgrad.errors import Unsuitable
 from rgrad.tracing.independence import Independent, checked, name_of, own_value_used
 
 
@@ -35,7 +36,7 @@ def leave_one_out(values: Array) -> Array:
     """
     (n,) = values.shape
     if n < 2:
-        raise ValueError(
+        raise Unsuitable(
             f"leave_one_out: n = {n} leaves no other sample to take a mean of; ask for n >= 2, or use another baseline"
         )
     middle = values.mean()  # cancels, save that the sum is rounded less: rounding may depend on the sample's own value
@@ -57,7 +58,7 @@ def leave_pair_out(values: Array) -> Array:
     """
     (n,) = values.shape
     if n < 4 or n % 2:
-        raise ValueError(f"leave_pair_out: n = {n} has no pair beside the sample's own, or an odd one out; ask for an even "
+        raise Unsuitable(f"leave_pair_out: n = {n} has no pair beside the sample's own, or an odd one out; ask for an even "
                          "n >= 4, or use a number")  # fmt: skip
     return jnp.repeat((values.sum() - values.reshape(-1, 2).sum(1)) / (n - 2), 2)
 
@@ -192,8 +193,8 @@ def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) ->
         return
     name = name_of(baseline)
     if not pairs:
-        raise ValueError(f"baseline: {name} is made of the values of a call whose samples depend on one another ({kind} "
+        raise Unsuitable(f"baseline: {name} is made of the values of a call whose samples depend on one another ({kind} "
                          "draws), and so biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
     if baseline is not leave_pair_out and own_value_used(baseline, n, lambda i: i ^ 1):
-        raise ValueError(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "
+        raise Unsuitable(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "
                          "biases the gradient; use rgrad.leave_pair_out, or leave the whole pair out")  # fmt: skip

@@ -20,10 +20,10 @@ from jax.typing import ArrayLike
 from rgrad.autodiff import attach
 from rgrad.distributions.base_noise import base_noise
 from rgrad.distributions.dependent import DependentDraws
-from rgrad.distributions.draws import WithKey, name_of
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.keyed import base_of, rewrapped
 from rgrad.distributions.log_density import log_prob
-from rgrad.distributions.wrappers import JaxRandom, unwrapped
+from rgrad.distributions.wrappers import JaxRandom, elementary, name_of, unwrapped
+from rgrad.errors import NoDerivative, NoRule, Unsuitable
 from rgrad.protocols import Objective, Sample
 
 Pair = tuple[Objective, ArrayLike]
@@ -52,16 +52,16 @@ def delta(f: Objective, q: Any) -> Pair:
 
     Source: Paisley, Blei and Jordan 2012 (section 4); Mohamed et al. 2020 (section 7.4.3).
     """
-    if isinstance(q, WithKey):
-        raise NotImplementedError("delta: f has randomness of its own (keyed=True), and there is no Taylor polynomial of "
-                                  "that; give control_variate=(h, expectation), or use a baseline")  # fmt: skip
+    if base_of(q) is not q:
+        raise NoRule("delta: f has randomness of its own (keyed=True), and there is no Taylor polynomial of "
+                                  "that", "give control_variate=(h, expectation), or use a baseline")  # fmt: skip
     base = unwrapped(q)
     inner = elementary(base)
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
-        raise NotImplementedError(
-            f"delta is for normal distributions, and this is {name_of(q)}; give control_variate=(h, expectation), or use a "
-            "baseline, as rgrad.leave_one_out"
+        raise NoRule(
+            f"delta is for normal distributions, and this is {name_of(q)}",
+            "give control_variate=(h, expectation), or use a baseline, as rgrad.leave_one_out",
         )
     m = lax.stop_gradient(jnp.asarray(base.mean))
     size, smooth = m.size, lambda x: jnp.asarray(f(x), float)
@@ -116,21 +116,20 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
     """
     (n,) = values.shape
     if n < 2:
-        raise ValueError("optimal: n = 1 leaves no other sample to fit its coefficient to; ask for n >= 2, or use another "
+        raise Unsuitable("optimal: n = 1 leaves no other sample to fit its coefficient to; ask for n >= 2, or use another "
                          "baseline")  # fmt: skip
-    base = one_at_a_time(q.base if isinstance(q, WithKey) else q)
-    wrapped = lambda base: WithKey(base) if isinstance(q, WithKey) else base
-    how = base_noise(q.base if isinstance(q, WithKey) else q)
+    base = one_at_a_time(base_of(q))
+    how = base_noise(base_of(q))
     if type(base_noise(base).source) is not type(how.source):  # as for the MultivariateNormal of a low rank
         eps = base_noise(q).push(eps)
-        density = lambda rebuilt, sample: log_prob(wrapped(rebuilt), sample)
+        density = lambda rebuilt, sample: log_prob(rewrapped(q, rebuilt), sample)
     else:
-        density = lambda rebuilt, sample: base_noise(wrapped(rebuilt)).log_prob(sample, None)
+        density = lambda rebuilt, sample: base_noise(rewrapped(q, rebuilt)).log_prob(sample, None)
     leaves, structure = jax.tree.flatten(base)
     if any(leaf is base for leaf in leaves):
-        raise TypeError(
-            f"optimal: a {type(base).__name__} is no pytree, so its parameters cannot be found; register it with "
-            "jax.tree_util.register_pytree_node_class, or use rgrad.leave_one_out"
+        raise NoDerivative(
+            f"optimal: a {type(base).__name__} is no pytree, so its parameters cannot be found",
+            "register it with jax.tree_util.register_pytree_node_class, or use rgrad.leave_one_out",
         )
     # Only what is traced can be what is differentiated.
     chosen = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer) and _is_float(leaf)]
@@ -172,9 +171,10 @@ def one_at_a_time(q: Any) -> Any:
     """
     if any(leaf is q for leaf in jax.tree.leaves(q)) or isinstance(q, FREE):
         return q
-    raise NotImplementedError(
+    raise NoRule(
         f"optimal: {name_of(q)} is not known to be normalised in each of its parameters alone, without which the gradient is "
-        "biased; use rgrad.leave_one_out, or register it with rgrad.estimators.control_variates.one_at_a_time"
+        "biased",
+        "use rgrad.leave_one_out, or register it with rgrad.estimators.control_variates.one_at_a_time",
     )
 
 

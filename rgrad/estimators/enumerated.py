@@ -12,9 +12,11 @@ from jax import Array
 
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import DependentDraws
-from rgrad.distributions.draws import WithKey, check_draw, evaluate, name_of
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import probability
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.errors import NoRule, Unsuitable
 from rgrad.protocols import Objective
 
 
@@ -24,7 +26,7 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
         terms_i = sum_x q(x) f(x)
 
     Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., vectors of them by `to_event` (the
-    product of the supports, K^D points for D coordinates), or a `q` with `enumerate_support()`, shape
+    product of the supports, K^D points for D coordinates), or a `q` with `enumeratesupport_of()`, shape
     `(K, *event_shape)`. Exact, so are derivatives of every order; the variance is 0. The sum is computed once, with one
     evaluation of f for each point. Where f has randomness of its own (`keyed=True`) it is computed for each of the n
     terms anew: n evaluations for each point.
@@ -42,9 +44,9 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
 
     Source: "local expectation" where it is one variable of several: Titsias and Lazaro-Gredilla 2015 (eq. 8).
     """
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    base = base_of(q)
     check_draw(base, n, "enumerated")
-    points = _support(base, limit)
+    points = support_of(base, limit)
     x = jnp.asarray(points)
     p = jax.vmap(partial(probability, base))(x)
     largest = np.abs(points).max() if np.issubdtype(points.dtype, np.integer) else 0.0
@@ -55,12 +57,12 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
         # What cannot happen may be infinite (0 log 0). If it is finite it counts in the derivative.
         return (p * jnp.where((p > 0) | jnp.isfinite(values), values, 0.0)).sum()
 
-    if not keyed:
+    if base is q:
         return jnp.broadcast_to(total(x), (n,))
-    return jax.vmap(lambda k: total((x, jax.random.split(k, len(x)))))(jax.random.split(key, n))
+    return jax.vmap(lambda k: total(with_keys(q, x, k)))(jax.random.split(key, n))
 
 
-def _support(q: Any, limit: int) -> np.ndarray:
+def support_of(q: Any, limit: int = 2**16) -> np.ndarray:
     """Every value of `q`, shape `(K, *event_shape)`: the product of the supports of its independent coordinates."""
     inner = q
     while isinstance(inner, dist.Independent | JaxRandom | DependentDraws):
@@ -69,7 +71,7 @@ def _support(q: Any, limit: int) -> np.ndarray:
     values = _values(inner, math.prod(batch))
     sizes = [len(v) for v in values]
     if math.prod(sizes) > limit:
-        raise ValueError(
+        raise Unsuitable(
             f"enumerated: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
             "score_function with leave_one_out, enumerate a part of it (nested, with keyed=True), or raise the limit"
         )
@@ -89,7 +91,7 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
     if getattr(support, "is_discrete", False) and hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         bounds = (support.lower_bound, support.upper_bound)
         if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
-            raise ValueError(
+            raise Unsuitable(
                 f"enumerated: how many values {name_of(q)} has is being traced (a total_count that is an argument of "
                 "jit, vmap or grad); make it a Python int"
             )
@@ -97,13 +99,10 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
         return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
     try:
         with jax.ensure_compile_time_eval():
-            each = np.asarray(q.enumerate_support())
+            each = np.asarray(q.enumeratesupport_of())
     except (AttributeError, NotImplementedError):
-        from rgrad.estimators.which import those_for
-
-        raise NotImplementedError(
-            f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none; use "
-            f"{those_for(q)}"
+        raise NoRule(
+            f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none"
         ) from None
     each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
     return [each[:, i] for i in range(coordinates)]

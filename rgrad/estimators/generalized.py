@@ -10,11 +10,12 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.autodiff import attach
-from rgrad.distributions.draws import WithKey, as_it_is, draw, draw_pathwise, evaluate
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.draws import as_it_is, draw, draw_pathwise, evaluate
+from rgrad.distributions.keyed import base_of
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.standardised import Standardised, by_moments
 from rgrad.distributions.support import forbid_moving_support
+from rgrad.distributions.wrappers import elementary
 from rgrad.protocols import Objective
 from rgrad.tracing.jacobian import of_any_map
 
@@ -50,7 +51,7 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
 
     Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8).
     """
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    base, keyed = base_of(q), base_of(q) is not q
     how = Standardised(base, *transform) if transform is not None else by_moments(base)
     if transform is None and isinstance(elementary(getattr(base, "base", base)), dist.Normal | dist.LogNormal):
         # pi is free of theta. As the noise that is drawn: inverted from a sample it would be rounded.

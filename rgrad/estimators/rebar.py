@@ -9,10 +9,12 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import attach
-from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.probabilities import refuse_never_drawn
-from rgrad.estimators.relaxed import check_temperature, relaxation
+from rgrad.distributions.relaxations import relaxation
+from rgrad.estimators.relaxed import check_temperature, of_relaxed
 from rgrad.protocols import Objective
 
 
@@ -43,8 +45,8 @@ def rebar(f: Objective, q: Any, key: Array, n: int, *, eta: ArrayLike = 1.0, tem
     Source: Tucker et al. 2017, REBAR (section 3; the conditional noise: appendix).
     """
     check_temperature(temperature, "rebar")
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
-    soft = relaxation(base, "rebar").soft
+    soft, keyed = relaxation(base_of(q), "rebar").soft, base_of(q) is not q
+    f = of_relaxed(f, q, "rebar")
     at = lambda z, k: f((soft(z / temperature), k)) if keyed else f(soft(z / temperature))
     return _controlled(f, lambda pair: eta * at(*pair), q, key, n, "rebar")
 
@@ -84,14 +86,14 @@ def relax(
 
 def _controlled(f: Objective, c: Objective, q: Any, key: Array, n: int, caller: str) -> Array:
     """The equation of `relax`, where c takes a pair: z, and the key of its sample."""
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    base = base_of(q)
     check_draw(base, n, caller)
     how = relaxation(base, caller)
     for_z, for_given, for_f = jax.random.split(key, 3)
     keys = jax.random.split(for_f, n)
     z = how.sample(for_z, n)
     b = how.hard(z)
-    values = evaluate(f, (b, keys) if keyed else b, n, caller)
+    values = evaluate(f, with_keys(q, b, for_f), n, caller)
     free = evaluate(c, (z, keys), n, caller)
     given = evaluate(c, (how.given(b, for_given), keys), n, caller)
     terms = attach(values - given, jax.vmap(partial(log_prob, base))(b)) + free

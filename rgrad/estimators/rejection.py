@@ -1,6 +1,5 @@
 """Reparameterization through rejection sampling: Gamma, InverseGamma, Beta and Dirichlet by the Gamma sampler's own noise."""
 
-from functools import singledispatch
 from typing import Any
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.distributions.draws import WithKey, name_of
-from rgrad.distributions.standardised import Standardised, of_event, reciprocal
-from rgrad.distributions.wrappers import JaxRandom
+from rgrad.distributions.gammas import as_gammas
+from rgrad.distributions.keyed import base_of
+from rgrad.distributions.standardised import Standardised
 from rgrad.estimators.generalized import through_noise
 from rgrad.protocols import Objective
 
@@ -46,9 +45,8 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     """
     if not isinstance(augmentation, int | float) or augmentation < 0 or augmentation % 1 != 0:
         raise ValueError(f"rejection: augmentation = {augmentation}; it is how often the shape is raised: 0, 1, 2, ...")
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
     key, for_u = jax.random.split(key)
-    shape, rate, finish = as_gammas(base)
+    shape, rate, finish = as_gammas(base_of(q))
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
     minus_log_u = jax.random.exponential(for_u, (int(augmentation), n, *jnp.shape(shape)), shape.dtype)
     minus_log_u = jnp.pad(
@@ -64,53 +62,4 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
         inverse=lambda z: (jnp.cbrt(z * rate / centre) - 1) / width,
         finish=lambda z: finish(jnp.log(z) + log_u),  # the product itself may round to 0
     )
-    return through_noise(f, how, key, n, "rejection", keyed)
-
-
-@singledispatch
-def as_gammas(q: Any) -> Any:
-    """The shapes and rates of independent Gammas, and what makes a sample of `q` of their logarithms."""
-    raise no_sampler(q)
-
-
-def no_sampler(q: Any) -> NotImplementedError:
-    from rgrad.estimators.which import those_for
-
-    return NotImplementedError(
-        f"rejection has no sampler for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, and vectors of them); use {those_for(q)}"
-    )
-
-
-@as_gammas.register
-def _(q: dist.Gamma) -> Any:
-    return of_event(q, q.concentration), of_event(q, q.rate), jnp.exp
-
-
-@as_gammas.register
-def _(q: dist.InverseGamma) -> Any:
-    return of_event(q, q.concentration), of_event(q, q.rate), reciprocal
-
-
-@as_gammas.register
-def _(q: dist.Beta) -> Any:
-    shapes = jnp.stack([of_event(q, q.concentration1), of_event(q, q.concentration0)], -1)
-    return shapes, jnp.ones_like(shapes), lambda log_z: jax.nn.sigmoid(log_z[..., 0] - log_z[..., 1])
-
-
-@as_gammas.register
-def _(q: dist.Dirichlet) -> Any:
-    shapes = of_event(q, q.concentration)
-    return shapes, jnp.ones_like(shapes), jax.nn.softmax
-
-
-@as_gammas.register(dist.Independent)
-@as_gammas.register(JaxRandom)
-def _(q: Any) -> Any:
-    return as_gammas(q.base_dist)
-
-
-@as_gammas.register
-def _(q: dist.ExpandedDistribution) -> Any:
-    shape, rate, finish = as_gammas(q.base_dist)
-    whole = q.shape() + shape.shape[len(q.base_dist.shape()) :]  # of a Beta there are two Gammas
-    return jnp.broadcast_to(shape, whole), jnp.broadcast_to(rate, whole), finish
+    return through_noise(f, how, key, n, "rejection", base_of(q) is not q)

@@ -1,19 +1,20 @@
 """Relaxations of discrete distributions, which are differentiable and **biased**: Gumbel-softmax, straight-through."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
-from numpyro.distributions import constraints
 
 from rgrad.autodiff import first_order
-from rgrad.distributions.draws import WithKey, check_draw, evaluate
-from rgrad.distributions.implicit import elementary
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
+from rgrad.distributions.relaxations import relaxation
+from rgrad.distributions.wrappers import name_of
+from rgrad.errors import NoDerivative, NotApplicable
 from rgrad.protocols import Objective
 
 
@@ -41,13 +42,14 @@ def gumbel_softmax(f: Objective, q: Any, key: Array, n: int, *, temperature: Arr
 
     Source: Jang, Gu and Poole 2017 (eq. 2); Maddison, Mnih and Teh 2017.
     """
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    base = base_of(q)
     check_draw(base, n, "gumbel_softmax")
     check_temperature(temperature, "gumbel_softmax")
     how = relaxation(base, "gumbel_softmax")
+    f = of_relaxed(f, q, "gumbel_softmax")
     for_z, for_f = jax.random.split(key)
     x = how.soft(how.sample(for_z, n) / temperature)
-    terms = evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "gumbel_softmax")
+    terms = evaluate(f, with_keys(q, x, for_f), n, "gumbel_softmax")
     return refuse_never_drawn(terms, q, "gumbel_softmax")
 
 
@@ -74,120 +76,17 @@ def straight_through(f: Objective, q: Any, key: Array, n: int, *, temperature: A
 
     Source: Bengio, Leonard and Courville 2013; with a temperature, Jang, Gu and Poole 2017 (section 2.2).
     """
-    base, keyed = (q.base, True) if isinstance(q, WithKey) else (q, False)
+    base = base_of(q)
     check_draw(base, n, "straight_through")
     check_temperature(temperature, "straight_through")
     how = relaxation(base, "straight_through")
+    f = of_relaxed(f, q, "straight_through")
     for_z, for_f = jax.random.split(key)
     z = how.sample(for_z, n)
     soft = how.soft(jnp.broadcast_to(how.logits, z.shape) if temperature is None else z / temperature)
     x = first_order(how.hard(z).astype(soft.dtype), [soft], [jnp.ones_like(soft)], "straight_through")
-    terms = evaluate(f, (x, jax.random.split(for_f, n)) if keyed else x, n, "straight_through")
+    terms = evaluate(f, with_keys(q, x, for_f), n, "straight_through")
     return refuse_never_drawn(terms, q, "straight_through")
-
-
-class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
-    """A Categorical whose samples are one-hot vectors, floats of shape `(K,)`.
-
-    The relaxations are of this one: between two indices an f has no values, between two corners of the simplex it may.
-    The same f, of a one-hot vector, then serves every estimator: `f = lambda x: jnp.dot(values, x)`.
-
-    Args:
-        logits: shape `(..., K)`, unnormalised; `jnp.log(p)` for probabilities.
-    """
-
-    arg_constraints: ClassVar = {"logits": constraints.real_vector}
-    support = constraints.simplex
-    has_enumerate_support = True
-
-    def __init__(self, logits: ArrayLike, *, validate_args: bool | None = None):
-        self.logits = jnp.asarray(logits) * 1.0
-        *batch, classes = self.logits.shape
-        super().__init__(tuple(batch), (classes,), validate_args=validate_args)
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        index = jax.random.categorical(key, self.logits, shape=sample_shape + self.batch_shape)
-        return jax.nn.one_hot(index, *self.event_shape, dtype=self.logits.dtype)
-
-    def log_prob(self, value: Array) -> Array:
-        # 0 times -inf would be nan, for a class that is ruled out.
-        log_p = jnp.maximum(jax.nn.log_softmax(self.logits), jnp.finfo(self.logits.dtype).min)
-        return (value * log_p).sum(-1)
-
-    def enumerate_support(self, expand: bool = True) -> Array:
-        (classes,) = self.event_shape
-        values = jnp.eye(classes, dtype=self.logits.dtype).reshape(classes, *(1,) * len(self.batch_shape), classes)
-        return jnp.broadcast_to(values, (classes, *self.batch_shape, classes)) if expand else values
-
-
-class Logistic(NamedTuple):
-    """A Bernoulli as the sign of `z = logits + logistic noise`. Shapes: those of an event, with n in front for samples."""
-
-    logits: Array
-
-    def sample(self, key: Array, n: int) -> Array:
-        """z, live in the logits."""
-        return self.logits + jax.random.logistic(key, (n, *self.logits.shape), self.logits.dtype)
-
-    def hard(self, z: Array) -> Array:
-        """The sample, as a constant."""
-        return (z > 0).astype(int)
-
-    def soft(self, z: Array) -> Array:
-        return jax.nn.sigmoid(z)
-
-    def given(self, b: Array, key: Array) -> Array:
-        """z given `hard(z) = b`, live in the logits: where u > 1 - p (or not) is known, z is a map of one more uniform."""
-        sign = jnp.where(b == 1, 1.0, -1.0).astype(self.logits.dtype)
-        noise = jax.random.logistic(key, b.shape, self.logits.dtype)
-        return sign * jax.nn.softplus(noise + jax.nn.softplus(sign * self.logits))
-
-
-class Gumbels(NamedTuple):
-    """A one-hot vector as the largest entry of `z = logits + Gumbel noise`; the logits are normalised."""
-
-    logits: Array
-
-    def sample(self, key: Array, n: int) -> Array:
-        """z, live in the logits."""
-        return self.logits + jax.random.gumbel(key, (n, *self.logits.shape), self.logits.dtype)
-
-    def hard(self, z: Array) -> Array:
-        """The sample, as a constant."""
-        return jax.nn.one_hot(z.argmax(-1), z.shape[-1], dtype=z.dtype)
-
-    def soft(self, z: Array) -> Array:
-        return jax.nn.softmax(z)
-
-    def given(self, b: Array, key: Array) -> Array:
-        """z given `hard(z) = b`, live in the logits: the largest is Gumbel whichever it is, the others lie below it."""
-        noise = jax.random.gumbel(key, b.shape, self.logits.dtype)
-        largest = (b * noise).sum(-1, keepdims=True)
-        return jnp.where(b == 1, largest, -jnp.logaddexp(-(self.logits + noise), -largest))
-
-
-def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
-    """The continuous noise of which a sample of `q` is a threshold.
-
-    Raises:
-        NotImplementedError: there is none for `q`.
-    """
-    inner = elementary(q)
-    if isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
-        return Logistic(jnp.broadcast_to(inner.logits * 1.0, q.event_shape))
-    if isinstance(inner, OneHotCategorical):
-        return Gumbels(jnp.broadcast_to(jax.nn.log_softmax(inner.logits), q.event_shape))
-    if isinstance(inner, dist.CategoricalProbs | dist.CategoricalLogits):
-        raise NotImplementedError(
-            f"{caller}: the samples of Categorical are indices, and f has no values between them; use "
-            "OneHotCategorical(logits), whose samples are one-hot vectors, with an f of them"
-        )
-    from rgrad.estimators.which import those_for
-
-    raise NotImplementedError(
-        f"{caller} has no relaxation of {type(inner).__name__} (there are: Bernoulli, OneHotCategorical, vectors of them); use "
-        f"{those_for(q)}"
-    )
 
 
 def check_temperature(temperature: ArrayLike | None, caller: str) -> None:
@@ -196,3 +95,25 @@ def check_temperature(temperature: ArrayLike | None, caller: str) -> None:
         return
     if jnp.shape(temperature) != () or not 0 < np.asarray(temperature) < np.inf:
         raise ValueError(f"{caller}: temperature = {temperature}; it must be one number > 0, as 0.5")
+
+
+def of_relaxed(f: Objective, q: Any, caller: str) -> Objective:
+    """`f`, which raises `NoDerivative` if it takes the samples of `q`, and not what lies between them.
+
+    An f that uses its sample as an index is one. What f raises for samples themselves is its own error.
+    """
+
+    def relaxed(x: Any) -> Any:
+        try:
+            return f(x)
+        except NotApplicable:  # an expectation within f
+            raise
+        except Exception as error:
+            jax.eval_shape(
+                f, jax.eval_shape(lambda key: jax.tree.map(lambda a: a[0], q.sample(key, (1,))), jax.random.key(0))
+            )
+            raise NoDerivative(
+                f"{caller}: f takes the samples of {name_of(q)}, and raised {type(error).__name__} for a point between them: {error}"
+            ) from error
+
+    return relaxed

@@ -12,7 +12,8 @@ from rgrad.distributions.admission import nan_outside_support
 from rgrad.distributions.base_noise import base_noise, nan_if_not_finite, score_density
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import dependent_draws
-from rgrad.distributions.draws import WithKey, check_draw, evaluate
+from rgrad.distributions.draws import check_draw, evaluate
+from rgrad.distributions.keyed import base_of, sample_of
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.support import forbid_moving_support
 from rgrad.estimators.baselines import (
@@ -80,7 +81,7 @@ def score_function(
     """
     if (together := dependent_draws(q)) is not None:
         pairs = together.pairs and baseline is not optimal
-        check_leaves_out_dependent(baseline, n, type(together).__name__.lower(), pairs)
+        check_leaves_out_dependent(baseline, n, together.prefix, pairs)
     check_draw(q, n, "score_function")
     how = base_noise(q)
     eps = how.sample(key, (n,))
@@ -88,8 +89,8 @@ def score_function(
     values, expectation = evaluate(of_counts(f, q, "score_function"), x, n, "score_function"), jnp.zeros(())
     if control_variate is not None:
         h, known = _pair(control_variate, f, q)
-        of_x = x[0] if isinstance(q, WithKey) else x  # h has no randomness of its own
-        values, expectation = values - evaluate(h, of_x, n, "control_variate"), jnp.asarray(known)
+        # h has no randomness of its own
+        values, expectation = values - evaluate(h, sample_of(q, x), n, "control_variate"), jnp.asarray(known)
         if expectation.shape != ():
             raise ValueError(f"score_function: the expectation of the control variate has shape {expectation.shape}; it "
                              "must be one number, the mean of h over q")  # fmt: skip
@@ -110,8 +111,7 @@ def _pair(control_variate: Any, f: Objective, q: Any) -> tuple[Objective, ArrayL
     """`(h, E_q[h])`, made of f and q where it is to be made."""
     pair = control_variate
     if callable(control_variate) and control_variate is not optimal:
-        keyed = isinstance(q, WithKey) and control_variate is not delta
-        pair = control_variate(f, q.base if keyed else q)
+        pair = control_variate(f, q if control_variate is delta else base_of(q))
     if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[0])):
         raise TypeError(
             f"score_function: control_variate = {control_variate!r} is no pair (h, expectation), nor a function (f, q) that "

@@ -22,11 +22,12 @@ from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.detach import detach
 from rgrad.distributions.draws import check_draw, draw_pathwise, evaluate
 from rgrad.distributions.implicit import has_rsample, rsample, sample
-from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.log_density import Wrapper, log_prob
 from rgrad.distributions.noise_families import BaseNoise
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.support import forbid_moving_support
-from rgrad.distributions.wrappers import JaxRandom, Wrapper
+from rgrad.distributions.wrappers import JaxRandom
+from rgrad.errors import Unsuitable
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectations.expectation import expect
 from rgrad.protocols import Estimator, Objective, Sample
@@ -87,7 +88,7 @@ def iwae(log_p: Objective, q: Any, key: Array, k: int, n: int = 1, gradient: Est
     if (together := dependent_draws(q)) is not None:
         raise ValueError(
             "iwae: the K samples of a bound must be independent, or it is another bound; give q itself, not "
-            f"{type(together).__name__.lower()}(q)"
+            f"{together.prefix}(q)"
         )
     return expect(Bound(log_p, q), Copies(q, k), key, n, gradient)
 
@@ -176,7 +177,7 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     """
     bound = _bound(f, "vimco")
     if q.k < 2:
-        raise ValueError(
+        raise Unsuitable(
             "vimco: k = 1 leaves no other sample to make a baseline of; ask for k >= 2, or use score_function"
         )
     check_draw(q, n, "vimco")

@@ -6,8 +6,10 @@ from jax import Array
 
 from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
-from rgrad.distributions.draws import WithKey, check_draw
+from rgrad.distributions.draws import check_draw
+from rgrad.distributions.keyed import WithKey
 from rgrad.estimators.reparameterized import reparameterized
+from rgrad.estimators.table import naming_others
 from rgrad.protocols import Estimator, Objective
 
 
@@ -47,7 +49,8 @@ def expect(
                 f"expect: {name} = {given!r} is no function; give one, as rgrad.score_function for the estimator"
             )
     check_key(key, "expect")
-    terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
+    with naming_others(q):
+        terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
     if getattr(terms, "shape", None) != (n,):
         raise ValueError(
             f"expect: the estimator returned {getattr(terms, 'shape', type(terms).__name__)}; it must return terms of "

@@ -12,13 +12,11 @@ from jax.typing import ArrayLike
 
 from rgrad.backend.compiling import right
 from rgrad.distributions.draws import check_draw
-from rgrad.distributions.log_density import log_prob
-from rgrad.distributions.wrappers import Wrapper
-from rgrad.problems import gradient, names_to_differentiate, point_of
+from rgrad.distributions.log_density import Wrapper, log_prob
+from rgrad.errors import NotApplicable, Unsuitable
+from rgrad.problems import check_objective, gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 
-# What an estimator raises that cannot be asked for nodes in place of its own samples, or for five of them.
-CANNOT = (AttributeError, NotImplementedError, TypeError, ValueError)
 TOLERANCE = 1e-6  # how far two rules may differ, relative to the variance
 
 
@@ -75,6 +73,7 @@ def exact_moments(
         rules = rules_for(q)
         if not rules:
             return None
+        check_objective(problem, point)
 
         def estimate(nodes: Any, key: Array) -> dict[str, Array]:
             at_nodes = OfProblem(
@@ -84,7 +83,7 @@ def exact_moments(
 
         try:
             return _moments(estimate, rules)
-        except CANNOT:
+        except NotApplicable:
             return None
 
 
@@ -116,7 +115,7 @@ class AtNodes(Wrapper):
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         if shape != (len(self._nodes),) or self._used:
-            raise ValueError("exact_moments: the estimator draws other samples than the n of its call")
+            raise Unsuitable("exact_moments: the estimator draws other samples than the n of its call")
         self._used = True
         return jax.vmap(partial(self._place, self.base))(self._nodes)
 

@@ -8,8 +8,9 @@ import numpy as np
 from jax import Array
 
 from rgrad.backend.keys import check_counted_key
-from rgrad.comparison.contenders import ESTIMATORS, labels_of
+from rgrad.estimators.table import ESTIMATORS
 from rgrad.measurement.moments import Moments
+from rgrad.problems import labels_of
 from rgrad.protocols import Estimator, Problem
 from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
 from rgrad.sweeps.grid import DIMENSION, SIZE, Grid, Shape, each, grid_of
@@ -107,7 +108,7 @@ def sweep(
         raise ValueError(f"sweep: chunk = {chunk}; a call has at least 1 cell")
     check_counted_key(key, "sweep")
     grid = grid_of(problem, axes, params, wrt)
-    chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
+    chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name].estimator for name in DEFAULT}
     if not chosen:
         raise ValueError("sweep: no estimators; give at least one, or leave them out for the usual three")
     found: dict[Shape, list[Moments]] = {}

@@ -20,6 +20,7 @@ from jax import Array, lax
 from jax.extend.core import Literal, jaxpr_as_fun
 from jax.typing import ArrayLike
 
+from rgrad.errors import Unsuitable
 from rgrad.tracing.dependence import dependence
 
 COLUMNS = 64  # how many places a user's baseline is looked at when tracing: all of them up to this n
@@ -68,7 +69,7 @@ def checked(baseline: Callable[[Array], ArrayLike], values: Array, pairs: bool =
     b = jnp.asarray(baseline(values))
     moves = jnp.stack([_moves(baseline, values, partner) for partner in partners]).any()
     if not isinstance(moves, jax.core.Tracer) and moves:
-        raise ValueError(
+        raise Unsuitable(
             f"baseline: {name} uses its own value at these values, so it biases the gradient; use rgrad.leave_one_out, or leave "
             "the i-th value out of the i-th output"
         )
@@ -118,7 +119,7 @@ def check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array
             continue
         if found is not None:
             i, before, after = found
-            raise ValueError(
+            raise Unsuitable(
                 f"baseline: output {i} of {name} uses value {i} itself (it moves from {before:.3g} to {after:.3g} with it), so "
                 "it is not independent of its own sample and biases the gradient (the plain mean shrinks it by 1 - 1/n); "
                 "use rgrad.leave_one_out, or leave the i-th value out of the i-th output"

@@ -140,7 +140,7 @@ def test_all_estimators_in_one_table(run):
     status, out, _ = run("variance", "--estimators", "all", "--sizes", 10, "--replicates", 2000, "--out", "a")
     assert status == 0
     rows = json.loads(Path("a/result.json").read_text())["rows"]
-    discrete = {"enumerated", "arm", "disarm", "rebar", "biased_gumbel_softmax", "biased_straight_through"}
+    discrete = {"enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through"}
     assert {r["estimator"] for r in rows} == set(ESTIMATORS) - {"rejection"} - discrete
     assert "left out: rejection with N = 10: rejection has no sampler for Normal" in out
     assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)

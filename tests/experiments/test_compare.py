@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.compare import Compare, run
-from rgrad.comparison.contenders import ESTIMATORS
+from rgrad.comparison.contenders import COMPARED as ESTIMATORS
 
 MINE = """
 import jax.numpy as jnp, numpyro.distributions as dist

@@ -12,8 +12,8 @@ from scipy.special import betaln, digamma, expit, polygamma
 
 import rgrad
 from rgrad.distributions.base_noise import base_noise
-from rgrad.distributions.draws import WithKey
 from rgrad.distributions.implicit import sample
+from rgrad.distributions.keyed import WithKey
 from rgrad.expectations.bounds import Copies
 from tests.calibration import assert_unbiased
 

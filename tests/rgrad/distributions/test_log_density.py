@@ -6,7 +6,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 import rgrad
-from rgrad.distributions.draws import WithKey
+from rgrad.distributions.keyed import WithKey
 from rgrad.distributions.kinks import beside_kinks
 
 

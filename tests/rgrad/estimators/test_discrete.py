@@ -13,11 +13,12 @@ from scipy.integrate import quad
 from scipy.special import expit, logit
 
 import rgrad
-from rgrad.distributions.draws import WithKey
+from rgrad.distributions.keyed import WithKey
+from rgrad.distributions.relaxations import OneHotCategorical, relaxation
 from rgrad.estimators.arm import arm, disarm
 from rgrad.estimators.enumerated import enumerated
 from rgrad.estimators.rebar import rebar, relax
-from rgrad.estimators.relaxed import OneHotCategorical, gumbel_softmax, relaxation, straight_through
+from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)

@@ -12,8 +12,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import i0e, i1e
 
 import rgrad
+from rgrad.distributions.gammas import as_gammas
 from rgrad.distributions.standardised import by_moments
-from rgrad.estimators.rejection import as_gammas
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)

@@ -1,0 +1,114 @@
+"""Discrete distributions as thresholds of continuous noise, which can be relaxed."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import Array
+from jax.typing import ArrayLike
+from numpyro.distributions import constraints
+
+from rgrad.distributions.wrappers import elementary
+from rgrad.errors import NoRule
+
+
+class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
+    """A Categorical whose samples are one-hot vectors, floats of shape `(K,)`.
+
+    The relaxations are of this one: between two indices an f has no values, between two corners of the simplex it may.
+    The same f, of a one-hot vector, then serves every estimator: `f = lambda x: jnp.dot(values, x)`.
+
+    Args:
+        logits: shape `(..., K)`, unnormalised; `jnp.log(p)` for probabilities.
+    """
+
+    arg_constraints: ClassVar = {"logits": constraints.real_vector}
+    support = constraints.simplex
+    has_enumerate_support = True
+
+    def __init__(self, logits: ArrayLike, *, validate_args: bool | None = None):
+        self.logits = jnp.asarray(logits) * 1.0
+        *batch, classes = self.logits.shape
+        super().__init__(tuple(batch), (classes,), validate_args=validate_args)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        index = jax.random.categorical(key, self.logits, shape=sample_shape + self.batch_shape)
+        return jax.nn.one_hot(index, *self.event_shape, dtype=self.logits.dtype)
+
+    def log_prob(self, value: Array) -> Array:
+        # 0 times -inf would be nan, for a class that is ruled out.
+        log_p = jnp.maximum(jax.nn.log_softmax(self.logits), jnp.finfo(self.logits.dtype).min)
+        return (value * log_p).sum(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Array:
+        (classes,) = self.event_shape
+        values = jnp.eye(classes, dtype=self.logits.dtype).reshape(classes, *(1,) * len(self.batch_shape), classes)
+        return jnp.broadcast_to(values, (classes, *self.batch_shape, classes)) if expand else values
+
+
+class Logistic(NamedTuple):
+    """A Bernoulli as the sign of `z = logits + logistic noise`. Shapes: those of an event, with n in front for samples."""
+
+    logits: Array
+
+    def sample(self, key: Array, n: int) -> Array:
+        """z, live in the logits."""
+        return self.logits + jax.random.logistic(key, (n, *self.logits.shape), self.logits.dtype)
+
+    def hard(self, z: Array) -> Array:
+        """The sample, as a constant."""
+        return (z > 0).astype(int)
+
+    def soft(self, z: Array) -> Array:
+        return jax.nn.sigmoid(z)
+
+    def given(self, b: Array, key: Array) -> Array:
+        """z given `hard(z) = b`, live in the logits: where u > 1 - p (or not) is known, z is a map of one more uniform."""
+        sign = jnp.where(b == 1, 1.0, -1.0).astype(self.logits.dtype)
+        noise = jax.random.logistic(key, b.shape, self.logits.dtype)
+        return sign * jax.nn.softplus(noise + jax.nn.softplus(sign * self.logits))
+
+
+class Gumbels(NamedTuple):
+    """A one-hot vector as the largest entry of `z = logits + Gumbel noise`; the logits are normalised."""
+
+    logits: Array
+
+    def sample(self, key: Array, n: int) -> Array:
+        """z, live in the logits."""
+        return self.logits + jax.random.gumbel(key, (n, *self.logits.shape), self.logits.dtype)
+
+    def hard(self, z: Array) -> Array:
+        """The sample, as a constant."""
+        return jax.nn.one_hot(z.argmax(-1), z.shape[-1], dtype=z.dtype)
+
+    def soft(self, z: Array) -> Array:
+        return jax.nn.softmax(z)
+
+    def given(self, b: Array, key: Array) -> Array:
+        """z given `hard(z) = b`, live in the logits: the largest is Gumbel whichever it is, the others lie below it."""
+        noise = jax.random.gumbel(key, b.shape, self.logits.dtype)
+        largest = (b * noise).sum(-1, keepdims=True)
+        return jnp.where(b == 1, largest, -jnp.logaddexp(-(self.logits + noise), -largest))
+
+
+def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
+    """The continuous noise of which a sample of `q` is a threshold.
+
+    Raises:
+        NotImplementedError: there is none for `q`.
+    """
+    inner = elementary(q)
+    if isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
+        return Logistic(jnp.broadcast_to(inner.logits * 1.0, q.event_shape))
+    if isinstance(inner, OneHotCategorical):
+        return Gumbels(jnp.broadcast_to(jax.nn.log_softmax(inner.logits), q.event_shape))
+    if isinstance(inner, dist.CategoricalProbs | dist.CategoricalLogits):
+        raise NoRule(
+            f"{caller}: the samples of Categorical are indices, and f has no values between them",
+            "use OneHotCategorical(logits), whose samples are one-hot vectors, with an f of them",
+        )
+    raise NoRule(
+        f"{caller} has no relaxation of {type(inner).__name__} (there are: Bernoulli, OneHotCategorical, vectors of them)"
+    )

@@ -1,0 +1,148 @@
+"""The list of estimators. `compare`, `sweep`, the experiments, the tests, the documentation and error messages read it.
+
+A new estimator is a file in this package, a row here and a line in `rgrad/__init__.pyi`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpyro.distributions as dist
+
+from rgrad.distributions.dependent import antithetic, dependent_draws, quasi, stratified
+from rgrad.distributions.gammas import as_gammas
+from rgrad.distributions.implicit import has_rsample
+from rgrad.distributions.keyed import base_of
+from rgrad.distributions.relaxations import OneHotCategorical
+from rgrad.distributions.standardised import by_moments
+from rgrad.distributions.weak_derivatives import weak_derivatives
+from rgrad.distributions.wrappers import elementary, has_rule
+from rgrad.errors import NoDerivative, NoRule, NotApplicable
+from rgrad.estimators.arm import arm, disarm
+from rgrad.estimators.baselines import leave_one_out
+from rgrad.estimators.control_variates import delta, optimal
+from rgrad.estimators.enumerated import enumerated, support_of
+from rgrad.estimators.generalized import generalized
+from rgrad.estimators.measure_valued import measure_valued
+from rgrad.estimators.rebar import rebar
+from rgrad.estimators.rejection import rejection
+from rgrad.estimators.relaxed import gumbel_softmax, straight_through
+from rgrad.estimators.reparameterized import reparameterized
+from rgrad.estimators.score_function import score_function
+from rgrad.protocols import Distribution, Estimator
+
+Applies = Callable[[Any], bool]
+
+
+class EstimatorRow(NamedTuple):
+    """An estimator, and what is known of it."""
+
+    name: str
+    estimator: Estimator
+    kind: str
+    """How it gets at the gradient. What is of one kind may be wrong in the same way, so one does not confirm the other."""
+    applies: Applies
+    """Whether it has a rule for a distribution without keys, as far as its type tells."""
+    evaluations: Callable[[Any, int], int]
+    """Of f, for one estimate of n samples of `q`: (q, n) to a count."""
+    order: int | None = None
+    """The highest order of derivatives that are right; None: every order."""
+    biased: bool = False
+    compared: bool = True
+    """Whether `compare` has it by default."""
+
+
+def drawn(draws: Callable[[Any], Any], estimator: Estimator) -> Estimator:
+    """The estimator on other draws of q."""
+    return lambda f, q, key, n: estimator(f, draws(q), key, n)
+
+
+def _always(q: Any) -> bool:
+    return True
+
+
+def _of_rules(rules: Any) -> Applies:
+    return lambda q: dependent_draws(q) is None and has_rule(rules, elementary(q))
+
+
+def _of_types(*types: type) -> Applies:
+    return lambda q: dependent_draws(q) is None and isinstance(elementary(q), types)
+
+
+def _is_finite(q: Any) -> bool:
+    return dependent_draws(q) is None and bool(getattr(elementary(q), "has_enumerate_support", False))
+
+
+def _numbers(q: Any) -> int:
+    """How many coordinates the parameters with a weak derivative have."""
+    return len(weak_derivatives(elementary(q))) * math.prod(q.event_shape)
+
+
+_each: Callable[[Any, int], int] = lambda q, n: n
+_with_centre: Callable[[Any, int], int] = lambda q, n: n + 1
+BITS = (dist.BernoulliProbs, dist.BernoulliLogits)
+
+ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
+    row.name: row
+    for row in (
+        EstimatorRow("reparameterized", reparameterized, "path", has_rsample, _each),
+        EstimatorRow("reparameterized+antithetic", drawn(antithetic, reparameterized), "path", has_rsample, _each),
+        EstimatorRow("reparameterized+stratified", drawn(stratified, reparameterized), "path", has_rsample, _each, compared=False),
+        EstimatorRow("reparameterized+quasi", drawn(quasi, reparameterized), "path", has_rsample, _each, compared=False),
+        EstimatorRow("score_function", score_function, "score", _always, _each),
+        EstimatorRow("score_function+leave_one_out", partial(score_function, baseline=leave_one_out), "score", _always, _each),
+        EstimatorRow("score_function+optimal", partial(score_function, baseline=optimal), "score", _always, _each),
+        EstimatorRow("score_function+delta", partial(score_function, control_variate=delta), "score",
+            _of_types(dist.Normal, dist.MultivariateNormal, dist.LowRankMultivariateNormal), _with_centre, compared=False),
+        EstimatorRow("score_function+antithetic", drawn(antithetic, score_function), "score", _always, _each, compared=False),
+        EstimatorRow("score_function+stratified", drawn(stratified, score_function), "score", _always, _each, compared=False),
+        EstimatorRow("score_function+quasi", drawn(quasi, score_function), "score", _always, _each, compared=False),
+        EstimatorRow("generalized", generalized, "generalized", _of_rules(by_moments), _with_centre),
+        EstimatorRow("rejection", rejection, "rejection", _of_rules(as_gammas), _with_centre),
+        EstimatorRow("measure_valued", measure_valued, "weak", _of_rules(weak_derivatives),
+            lambda q, n: n * (1 + 2 * _numbers(q)), order=1),
+        EstimatorRow("measure_valued+independent", partial(measure_valued, coupled=False), "weak", _of_rules(weak_derivatives),
+            lambda q, n: n * (1 + 2 * _numbers(q)), order=1, compared=False),
+        EstimatorRow("enumerated", enumerated, "exact", _is_finite, lambda q, n: len(support_of(q))),
+        EstimatorRow("arm", arm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
+        EstimatorRow("disarm", disarm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
+        EstimatorRow("rebar", rebar, "score", _of_types(*BITS, OneHotCategorical), lambda q, n: 3 * n),
+        EstimatorRow("gumbel_softmax", gumbel_softmax, "relaxed", _of_types(*BITS, OneHotCategorical), _each, biased=True,
+            compared=False),
+        EstimatorRow("straight_through", straight_through, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1,
+            biased=True, compared=False),
+    )
+})  # fmt: skip
+
+
+def row_of(estimator: Any) -> EstimatorRow | None:
+    """The row of an estimator, or of the function of which it is a configuration; None for one that is not in the table."""
+    exact = next((row for row in ESTIMATORS.values() if row.estimator is estimator), None)
+    while exact is None and isinstance(estimator, partial):
+        estimator = estimator.func
+        exact = next((row for row in ESTIMATORS.values() if row.estimator is estimator), None)
+    return exact
+
+
+def those_for(q: Distribution) -> str:
+    """`reparameterized, generalized, or score_function`: the unbiased estimators that have a rule for `q`."""
+    base = base_of(q)
+    plain = [row.name for row in ESTIMATORS.values() if not row.biased and "+" not in row.name and row.applies(base)]
+    names = sorted(plain, key=lambda name: (name == "score_function") - (name == "reparameterized"))
+    if "reparameterized" not in names:
+        names = ["score_function", *names[:-1]]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + ", or " + names[-1]
+
+
+@contextmanager
+def naming_others(q: Distribution) -> Iterator[None]:
+    """What an estimator raises because it has no rule for `q` names those that have one."""
+    try:
+        yield
+    except NotApplicable as error:
+        if isinstance(error, NoRule | NoDerivative) and len(error.args) == 1:
+            error.args = (*error.args, f"use {those_for(q)}")
+        raise
