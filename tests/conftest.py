@@ -46,7 +46,7 @@ def as_found():
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """`small_run("bounds") -> (status, stdout, stderr, folder)`: an experiment on its small config, once in a session."""
-    from experiments.runner import main
+    from experiments.common.runner import main
 
     @cache
     def call(name):
@@ -55,7 +55,7 @@ def small_run(tmp_path_factory):
         out, err = io.StringIO(), io.StringIO()
         with as_found(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             flags = ["--config", str(config), "--out", str(folder)]
-            status = main(getattr(module, name.capitalize()), module.run, flags)
+            status = main(getattr(module, f"{name.capitalize()}Settings"), module.run, flags)
         return status, out.getvalue(), err.getvalue(), folder
 
     return call
@@ -64,7 +64,7 @@ def small_run(tmp_path_factory):
 @pytest.fixture
 def run_main(tmp_path, monkeypatch, capsys):
     """`run_main(Settings, run, *flags) -> (status, stdout, stderr)`, in an empty folder; jax and NumPyro are left as found."""
-    from experiments.runner import main
+    from experiments.common.runner import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # what another test's mine.py left

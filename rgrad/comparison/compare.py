@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rgrad.comparison.contenders import Losses, Task, of_losses, of_problem
+from rgrad.comparison.contenders import Contenders, Losses, of_losses, of_problem
 from rgrad.comparison.costs import Program, compile_many, keys_for
 from rgrad.comparison.result import Comparison, Entry, conclude
 from rgrad.comparison.verdicts import TOP, Mean, infinite_variance
@@ -121,12 +121,12 @@ class Run:
         return used
 
 
-def entries_of(runs: Mapping[str, Run], task: Task, cost: str) -> dict[str, Entry]:
+def entries_of(runs: Mapping[str, Run], task: Contenders, cost: str) -> dict[str, Entry]:
     """What is known of every estimator so far."""
     return {name: _entry(run, task, cost) for name, run in runs.items()}
 
 
-def _entry(run: Run, task: Task, cost: str) -> Entry:
+def _entry(run: Run, task: Contenders, cost: str) -> Entry:
     assert run.moments is not None
     part = lambda tree, at: jax.tree.map(lambda a: a[..., at], tree)
     of = run.moments
@@ -151,7 +151,7 @@ def _entry(run: Run, task: Task, cost: str) -> Entry:
     )
 
 
-def measure_all(runs: Mapping[str, Run], task: Task, budget: float, cost: str, progress: Advance | None) -> float:
+def measure_all(runs: Mapping[str, Run], task: Contenders, budget: float, cost: str, progress: Advance | None) -> float:
     """Spends the budget; returns what was spent, in its unit."""
     spent, turn = 0.0, 0
     order = list(runs.values())
@@ -183,7 +183,7 @@ def measure_all(runs: Mapping[str, Run], task: Task, budget: float, cost: str, p
     return spent
 
 
-def _undecided(runs: Mapping[str, Run], task: Task, cost: str, turn: int) -> Run | None:
+def _undecided(runs: Mapping[str, Run], task: Contenders, cost: str, turn: int) -> Run | None:
     """In turn: of the best and its closest rival, and of the best and its reference, the one that is less well known."""
     found = entries_of(runs, task, cost)
     judged = judge_all(found, task)
@@ -198,7 +198,7 @@ def _undecided(runs: Mapping[str, Run], task: Task, cost: str, turn: int) -> Run
     return runs[max((best, closest), key=lambda name: found[name].noise)]
 
 
-def compiled(task: Task, key: Array) -> tuple[dict[str, Run], Task]:
+def compiled(task: Contenders, key: Array) -> tuple[dict[str, Run], Contenders]:
     """A run of every estimator; those that cannot be compiled are left out."""
     runs, left_out = {}, dict(task.left_out)
     for name, of in task.gradients.items():

@@ -38,7 +38,7 @@ FEW = 8  # numbers of a sample up to which `measure_valued`, which evaluates f a
 Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
 
 
-class Task(NamedTuple):
+class Contenders(NamedTuple):
     """What is compared, and by what it is judged."""
 
     gradients: Mapping[str, Callable[[Any, Array], Array]]
@@ -72,7 +72,7 @@ def of_problem(
     wrt: Sequence[str] | None,
     n: int,
     key: Array,
-) -> Task:
+) -> Contenders:
     point = point_of(problem, params)
     names = names_to_differentiate(problem, point, wrt)
     chosen = {name: point[name] for name in names}
@@ -133,7 +133,7 @@ def of_problem(
         )
     labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
     jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
-    return Task(
+    return Contenders(
         {**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), jumping,
         kinds, tuple(mine for mine in same.values() if mine in use or mine in gradients), _rarest(q) if exact is not None else 0.0, n,
     )  # fmt: skip
@@ -169,7 +169,7 @@ def of_losses(
     params: Mapping[str, ArrayLike] | None,
     wrt: Sequence[str] | None,
     references: Sequence[str] | None,
-) -> Task:
+) -> Contenders:
     if not params:
         raise ValueError("compare: losses need their params; give a dict of names to numbers or arrays")
     point = {name: jnp.asarray(value) for name, value in params.items()}
@@ -190,7 +190,7 @@ def of_losses(
     known = [name for name in references or () if name in gradients]
     judges = {name: other for name in gradients for other in [r for r in known if r != name][:1]}
     labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
-    return Task(gradients, chosen, labels, tuple(gradients), judges, None, left_out)
+    return Contenders(gradients, chosen, labels, tuple(gradients), judges, None, left_out)
 
 
 def _at(loss: Callable[[Any, Array], ArrayLike], point: Mapping[str, Array], chosen: Any, key: Array) -> Array:

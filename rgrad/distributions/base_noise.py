@@ -69,8 +69,7 @@ def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
 def _itself(q: Any) -> BaseNoise:
     def density(x: Sample, moved: Array | None) -> Array:
         x = x if moved is None else plus(x, moved)
-        log_q = log_prob(q, x) if getattr(q, "batch_shape", ()) == () else q.log_prob(x)
-        return log_q * _not_at_the_edge(q, x)
+        return log_prob(q, x) * _not_at_the_edge(q, x)
 
     return BaseNoise(q, lambda x: x, density)
 

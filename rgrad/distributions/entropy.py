@@ -22,10 +22,13 @@ def entropy(q: Any) -> Array:
     Raises:
         NotImplementedError: no formula is known for `q`.
     """
+    none = NoRule(f"elbo: no exact entropy is known of {name_of(q)}", 'use entropy="sampled"')
+    if not hasattr(q, "entropy"):
+        raise none
     try:
         return _of_batch(q, q.entropy())
-    except (AttributeError, NotImplementedError):
-        raise NoRule(f"elbo: no exact entropy is known of {name_of(q)}", 'use entropy="sampled"') from None
+    except NotImplementedError:  # NumPyro's
+        raise none from None
 
 
 @entropy.register

@@ -25,9 +25,14 @@ def quantile(q: Any, u: Array) -> Array:
     """
     if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
         return _discrete_quantile(q, u)
+    if not hasattr(q, "icdf"):
+        raise _none_for(q)
     try:
         return sharpened(q).icdf(u)
-    except (AttributeError, NotImplementedError, ImportError):
+    except (
+        NotImplementedError,
+        ImportError,
+    ):  # NumPyro's; some of its formulas are those of a library that may be absent
         raise _none_for(q) from None
 
 

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
-from rgrad.distributions.wrappers import elementary
+from rgrad.distributions.wrappers import elementary, name_of
 from rgrad.errors import NoRule
 
 
@@ -106,7 +106,7 @@ def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
         return Gumbels(jnp.broadcast_to(jax.nn.log_softmax(inner.logits), q.event_shape))
     if isinstance(inner, dist.CategoricalProbs | dist.CategoricalLogits):
         raise NoRule(
-            f"{caller}: the samples of Categorical are indices, and f has no values between them",
+            f"{caller}: the samples of {name_of(q)} are indices, and f has no values between them",
             "use OneHotCategorical(logits), whose samples are one-hot vectors, with an f of them",
         )
     raise NoRule(

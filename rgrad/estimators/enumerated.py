@@ -26,7 +26,7 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
         terms_i = sum_x q(x) f(x)
 
     Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., vectors of them by `to_event` (the
-    product of the supports, K^D points for D coordinates), or a `q` with `enumeratesupport_of()`, shape
+    product of the supports, K^D points for D coordinates), or a `q` with `enumerate_support()`, shape
     `(K, *event_shape)`. Exact, so are derivatives of every order; the variance is 0. The sum is computed once, with one
     evaluation of f for each point. Where f has randomness of its own (`keyed=True`) it is computed for each of the n
     terms anew: n evaluations for each point.
@@ -97,12 +97,13 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
             )
         low, high = (np.broadcast_to(bound, q.batch_shape).ravel() for bound in bounds)
         return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
+    none = NoRule(f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none")
+    if not hasattr(q, "enumerate_support"):
+        raise none
     try:
         with jax.ensure_compile_time_eval():
-            each = np.asarray(q.enumeratesupport_of())
-    except (AttributeError, NotImplementedError):
-        raise NoRule(
-            f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none"
-        ) from None
+            each = np.asarray(q.enumerate_support())
+    except NotImplementedError:  # NumPyro's
+        raise none from None
     each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
     return [each[:, i] for i in range(coordinates)]

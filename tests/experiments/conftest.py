@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-EXPERIMENTS = {"variance": "Variance", "fit": "Fit", "discrete": "Discrete", "published": "Published",
-               "bounds": "Bounds", "vae": "Vae", "crossover": "Crossover",
-               "logistic": "Logistic", "elbo": "Elbo", "compare": "Compare", "sweep": "Sweep", "benchmark": "Benchmark"}  # fmt: skip
+EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "compare", "sweep",
+               "benchmark")  # fmt: skip
+
 MINE = """
 import jax, jax.numpy as jnp, numpyro.distributions as dist
 
@@ -53,7 +53,7 @@ def no_estimator(f, q, key, n): return 1.0
 
 def load(name):
     module = importlib.import_module(f"experiments.{name}")
-    return getattr(module, EXPERIMENTS[name]), module.run
+    return getattr(module, f"{name.capitalize()}Settings"), module.run
 
 
 @pytest.fixture

@@ -15,12 +15,13 @@ import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments import runner
-from experiments.loading import ESTIMATORS
-from experiments.measuring import Task
-from experiments.problems import PROBLEMS
-from experiments.settings import read_toml
-from experiments.variance import Variance
+from experiments.common import interrupt
+from experiments.common.loading import ESTIMATORS
+from experiments.common.measuring import ProblemTask
+from experiments.common.problems import PROBLEMS
+from experiments.common.progress import progress
+from experiments.common.settings import read_toml
+from experiments.variance import VarianceSettings
 from rgrad.backend.compiling import IN_CACHE
 from rgrad.measurement.streaming import batch_for, program_of_one_core
 from rgrad.problems import point_of
@@ -40,7 +41,7 @@ ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error",
 
 
 def test_validation_is_a_context():
-    with validation_enabled():  # what `experiments.measuring` relies on
+    with validation_enabled():  # what `experiments.common.measuring` relies on
         pass
 
 
@@ -135,7 +136,7 @@ def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
 @pytest.mark.long
 def test_all_estimators_in_one_table(run):
     """Every one that applies, and a word on each that does not; the means are 4 within 6 standard errors (1e-7 for all)."""
-    from experiments.loading import ESTIMATORS
+    from experiments.common.loading import ESTIMATORS
 
     status, out, _ = run("variance", "--estimators", "all", "--sizes", 10, "--replicates", 2000, "--out", "a")
     assert status == 0
@@ -243,11 +244,11 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
 
 def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
     """JAX calls Python from its garbage collection, where an exception is printed and lost."""
-    monkeypatch.setattr(runner, "_interrupted", False)
-    with runner.progress(2, "counting") as advance:
+    monkeypatch.setattr(interrupt, "_interrupted", False)
+    with progress(2, "counting") as advance:
         advance(1)
         with contextlib.suppress(KeyboardInterrupt):
-            runner._interrupt(signal.SIGINT, None)
+            interrupt._remember(signal.SIGINT, None)
         with pytest.raises(KeyboardInterrupt):
             advance(1)
 
@@ -261,8 +262,8 @@ def test_help_needs_no_jax(tmp_path):
 
 
 def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monkeypatch):
-    from experiments import record
-    from experiments.errors import UsageError
+    from experiments.common import record
+    from experiments.common.errors import UsageError
 
     (tmp_path / "result.json").write_text("old")
     calls = []
@@ -283,8 +284,8 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
 def test_the_operations_of_the_main_job():
     """In the compiled program of its three estimators: one stream of noise for all of them, one root for two
     draws, and few operations (134 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
-    estimators = {name: ESTIMATORS[name] for name in Variance().estimators}
-    task = Task("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
+    estimators = {name: ESTIMATORS[name] for name in VarianceSettings().estimators}
+    task = ProblemTask("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
     key, draw = jax.random.key(0), task.gradients(1_000)
     batch = batch_for(draw, key, IN_CACHE)
     program = program_of_one_core(draw, key, batch)
@@ -307,9 +308,9 @@ def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
         "        if 'Finished XLA compilation of jit(_power_sums)' in text: seen['compiled'] += 1\n"
         "jax.config.update('jax_log_compiles', True)\n"
         "logging.getLogger('jax').addHandler(Count()); logging.getLogger('jax').propagate = False\n"
-        "from experiments.variance import Variance, run\n"
-        "from experiments.runner import main\n"
-        "assert main(Variance, run, ['--sizes', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
+        "from experiments.variance import VarianceSettings, run\n"
+        "from experiments.common.runner import main\n"
+        "assert main(VarianceSettings, run, ['--sizes', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
         "assert seen['compiled'] == 2, seen\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

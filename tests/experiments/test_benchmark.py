@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import benchmark_c, benchmark_processes, benchmark_rivals, benchmark_task
-from experiments.benchmark import Benchmark, Rival, run
-from experiments.benchmark_fit import check as check_fits
-from experiments.benchmark_rivals import CONTENDERS, Missing, Moments, WrongResult
+from experiments.benchmark import BenchmarkSettings, run
+from experiments.benchmark import c as benchmark_c
+from experiments.benchmark import processes as benchmark_processes
+from experiments.benchmark import rivals as benchmark_rivals
+from experiments.benchmark import study as benchmark_task
+from experiments.benchmark.fit import check as check_fits
+from experiments.benchmark.rivals import CONTENDERS, Missing, RivalMoments, WrongResult
+from experiments.benchmark.settings import Rival
 
 SMALL = ("--sections", "draws", "--rounds", 1, "--seconds", 0.001, "--rivals")
 
@@ -63,7 +67,7 @@ def test_the_stock_jax_rival_is_right():
 )
 def test_the_check_of_results(mean, variance, message):
     """Planted errors of 5 and 10 % in a variance and of 0.02 and 0.1 in a mean, at 100,000 replicates."""
-    got = Moments(100_000, mean, variance)
+    got = RivalMoments(100_000, mean, variance)
     if message is None:
         benchmark_task.check("rival", 10, got)
     else:
@@ -96,7 +100,7 @@ def test_a_wrong_rival_is_refused(run_main, monkeypatch):
     monkeypatch.setitem(CONTENDERS, "numpy threads", wrong)
     monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
     with pytest.raises(WrongResult, match="numpy threads, score function, N = 10, "):
-        run_main(Benchmark, run, *SMALL, "numpy threads", "--sizes", 10, "--out", "new")
+        run_main(BenchmarkSettings, run, *SMALL, "numpy threads", "--sizes", 10, "--out", "new")
     ends = np.full((2, 100), 3.0), np.full((2, 100), 2.0)
     check_fits("rival", ends)
     with pytest.raises(WrongResult, match="rival: the fits end at sigma"):
@@ -115,7 +119,7 @@ def test_what_is_not_there_is_left_out_with_a_word(run_main, monkeypatch):
     assert no_compiler() == (None, "there is no C compiler (cc)")
     monkeypatch.setitem(CONTENDERS, "torch eager", absent)
     monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
-    status, out, _ = run_main(Benchmark, run, *SMALL, "torch eager", "C", "--sizes", 10, "--out", "a")
+    status, out, _ = run_main(BenchmarkSettings, run, *SMALL, "torch eager", "C", "--sizes", 10, "--out", "a")
     benchmark_c.compiled.cache_clear()
     assert status == 0
     assert "left out: torch eager: torch is not installed\n" in out
@@ -146,7 +150,7 @@ def test_growth_and_fresh_processes(capsys, monkeypatch):
 def test_growth_and_cold_start(run_main):
     """Memory stays within the 20 MB that it may grow by; rgrad is there and has a result."""
     flags = ("--sections", "growth", "cold", "--growth", 1_000_000, 100_000_000, "--rounds", 1, "--out", "a")
-    status, out, err = run_main(Benchmark, run, *flags)
+    status, out, err = run_main(BenchmarkSettings, run, *flags)
     assert (status, err) == (0, "")
     rows = json.loads(Path("a/result.json").read_text())["rows"]
     assert [r["size"] for r in rows if r["section"] == "growth"] == [1_000_000, 100_000_000]
@@ -157,7 +161,7 @@ def test_growth_and_cold_start(run_main):
 def test_the_rivals_are_those_that_there_are():
     """Said twice, because `--help` does not import jax."""
     assert {"rgrad", *Rival.__args__} == set(CONTENDERS)
-    assert Benchmark().rivals == Rival.__args__
+    assert BenchmarkSettings().rivals == Rival.__args__
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ def test_the_rivals_are_those_that_there_are():
     ],
 )
 def test_bad_input(flags, message, run_main):
-    status, out, err = run_main(Benchmark, run, "--out", "new", *flags)
+    status, out, err = run_main(BenchmarkSettings, run, "--out", "new", *flags)
     assert status == 2
     assert err.startswith("error: ")
     assert message in err

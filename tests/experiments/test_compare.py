@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compare import Compare, run
+from experiments.compare import CompareSettings, run
 from rgrad.comparison.contenders import COMPARED as ESTIMATORS
 
 MINE = """
@@ -29,7 +29,9 @@ SMALL = ("--cost", "operations", "--budget", 0.05, "--estimators", "reparameteri
 
 def test_a_users_file(run_main, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    status, out, err = run_main(Compare, run, "--problem", "mine.py:step", *SMALL, "mine.py:tenth", "arm", "--out", "a")
+    status, out, err = run_main(
+        CompareSettings, run, "--problem", "mine.py:step", *SMALL, "mine.py:tenth", "arm", "--out", "a"
+    )
     assert (status, err) == (0, "")
     rows = json.loads(Path("a/result.json").read_text())["rows"]
     assert all(tuple(row)[:12] == ROW for row in rows)
@@ -58,7 +60,7 @@ def test_a_users_file(run_main, tmp_path):
 )
 def test_bad_input(flags, message, run_main, tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    status, out, err = run_main(Compare, run, *flags, "--out", "new")
+    status, out, err = run_main(CompareSettings, run, *flags, "--out", "new")
     assert status == 2
     assert err.startswith("error: ")
     assert message in err
@@ -68,4 +70,4 @@ def test_bad_input(flags, message, run_main, tmp_path):
 
 def test_the_estimators_are_those_of_the_library():
     """Said twice, because `--help` does not import jax."""
-    assert Compare().estimators == tuple(ESTIMATORS)
+    assert CompareSettings().estimators == tuple(ESTIMATORS)

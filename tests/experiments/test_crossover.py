@@ -13,12 +13,12 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.integrate import quad
 from scipy.special import gamma
 
-from experiments import crossover_exact
-from experiments import crossover_task as task
-from experiments.crossover import Crossover, run
-from experiments.crossover_cells import Cells, Family, at, functions, map_cells
-from experiments.crossover_exact import exact, sine_variances
-from experiments.crossover_task import estimates
+from experiments.crossover import CrossoverSettings, run
+from experiments.crossover import exact as crossover_exact
+from experiments.crossover import study as task
+from experiments.crossover.cells import FunctionFamily, MapCells, at, functions, map_cells
+from experiments.crossover.exact import exact, sine_variances
+from experiments.crossover.study import estimates
 
 KEY = jax.random.key(0)
 MINE = """
@@ -33,17 +33,17 @@ number = 3.0
 
 
 def function(name, **settings):
-    return functions(Crossover(functions=(name,), **settings))[0]
+    return functions(CrossoverSettings(functions=(name,), **settings))[0]
 
 
 def cells(knob, mu=0.0, sigma=1.0, dmu=1.0, dsigma=0.0):
     one = np.ones(np.shape(knob))
-    return Cells(np.asarray(knob, float), mu * one, sigma * one, dmu * one, dsigma * one, np.nan * one)
+    return MapCells(np.asarray(knob, float), mu * one, sigma * one, dmu * one, dsigma * one, np.nan * one)
 
 
 def joined(*of):
     """Several sets of cells as one, so that one program does them all."""
-    return Cells(*(np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*of, strict=True)))
+    return MapCells(*(np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*of, strict=True)))
 
 
 def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
@@ -51,7 +51,7 @@ def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
     itself judges those at its own mu), and at mu = 0 where sigma = 1.
 
     And the reason that the experiment prints: Var(r s) - Var(r') = E r^2 / sigma^2 + E r'^2 + 2 E r r'' for d/d mu."""
-    settings, sine = Crossover(loc=0.7), function("sine")
+    settings, sine = CrossoverSettings(loc=0.7), function("sine")
     ones = [cells(sine.knobs, dmu=dmu, dsigma=1 - dmu) for dmu in (0.0, 1.0)]
     grid = joined(map_cells(sine, settings), *ones)
     assert grid.knob.size == 2 * settings.cells**2 + 2 * settings.cells
@@ -162,9 +162,9 @@ def test_a_function_that_quadrature_cannot_do_is_measured(monkeypatch):
     Relatively within 6 standard errors of a variance over 40,000, whose kurtosis is under 6 (sin(2 z) and sin(4 z)): a false
     failure under 1e-6 for the 24 numbers, and 7 % is caught."""
     monkeypatch.setattr(crossover_exact, "MOST_NODES", 8)
-    settings = Crossover(functions=("sine",), frequencies=(2.0, 4.0), scales=(0.5, 1.0), cells=3, checked=1, replicates=40_000,
+    settings = CrossoverSettings(functions=("sine",), frequencies=(2.0, 4.0), scales=(0.5, 1.0), cells=3, checked=1, replicates=40_000,
                          dimensions=(1,))  # fmt: skip
-    found = task.measured_and_exact(settings, Family(jnp.sin, jax.nn.softplus), KEY, lambda done: None)
+    found = task.measured_and_exact(settings, FunctionFamily(jnp.sin, jax.nn.softplus), KEY, lambda done: None)
     rows = [r for r in found.rows if r["part"] == "map"]
     assert len(rows) == 2 * 3 * 3
     assert {r["source"] for r in rows} == {"measured"}
@@ -190,7 +190,7 @@ SMALL = ("--functions", "sine", "--frequencies", 1, 10, "--scales", 0.5, 2, "--c
 def test_a_run(run_main, mine):
     """Every |z| of the run is under 5 (60 numbers: 3e-5 by accident, were the seed not fixed); a variance that is off by
     2.5 % to 13 % is seen (40,000 draws of kurtosis 1.5 to 15). A user's mu(phi), and a sigma that does not move."""
-    status, out, err = run_main(Crossover, run, *SMALL)
+    status, out, err = run_main(CrossoverSettings, run, *SMALL)
     assert (status, err) == (0, "")
     assert "0 disagree with quadrature" in out
     assert float(re.findall(r"quadrature is within (\S+) of the closed forms", out)[0]) < 1e-10
@@ -223,7 +223,7 @@ def test_a_wrong_quadrature_is_found(run_main, mine, monkeypatch):
         return found._replace(score_function=1.25 * found.score_function)
 
     monkeypatch.setattr(task, "exact", wrong)
-    status, out, _ = run_main(Crossover, run, *SMALL)
+    status, out, _ = run_main(CrossoverSettings, run, *SMALL)
     assert status == 1
     assert "disagrees: sin(" in out
     assert "d/d sigma, score_function: mean" in out
@@ -263,7 +263,7 @@ BAD = [
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_bad_input(flags, message, run_main, mine):
-    status, out, err = run_main(Crossover, run, *flags, "--out", "new/deep")
+    status, out, err = run_main(CrossoverSettings, run, *flags, "--out", "new/deep")
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert message in err

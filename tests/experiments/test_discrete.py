@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.discrete import Discrete
-from experiments.discrete_task import exact_gradient, exact_loss, prepare, rows_of
-from experiments.errors import UsageError
+from experiments.common.errors import UsageError
+from experiments.discrete import DiscreteSettings
+from experiments.discrete.study import exact_gradient, exact_loss, prepare, rows_of
 
 KEY = jax.random.key(0)
-SMALL = Discrete(
+SMALL = DiscreteSettings(
     estimators=("score_function+leave_one_out", "rebar+trained", "gumbel_softmax", "enumerated"),
     bits=2, targets=(0.45, 0.8), logit=1.0, samples=6, replicates=20_000, fits=8, steps=300, points=5, learning_rate=0.05,
 )  # fmt: skip

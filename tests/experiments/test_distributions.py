@@ -7,10 +7,11 @@ import numpyro.distributions as dist
 import pytest
 
 import rgrad
-from experiments import distributions, distributions_task
-from experiments.distributions_table import Row, rows
-from experiments.distributions_task import ESTIMATORS, cells
-from experiments.distributions_truth import INF, gradient, integral, total
+from experiments import distributions
+from experiments.distributions import study as distributions_task
+from experiments.distributions.study import ESTIMATORS, cells
+from experiments.distributions.table import Row, rows
+from experiments.distributions.truth import INF, gradient, integral, total
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +59,13 @@ def test_what_is_said_of_right_and_wrong_estimators(monkeypatch, table):
 
 def test_the_command(run_main):
     flags = ("--only", "GeometricProbs", "--samples", "4", "--replicates", "1000", "--out", "here")
-    status, out, _ = run_main(distributions.Distributions, distributions.run, *flags)
+    status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, *flags)
     assert status == 0
     assert "1 distributions, 11 cells: 8 refused, " in out
 
 
 def test_a_name_that_is_not_there(run_main):
-    status, _, err = run_main(distributions.Distributions, distributions.run, "--only", "Normall")
+    status, _, err = run_main(distributions.DistributionsSettings, distributions.run, "--only", "Normall")
     assert status == 2
     assert "no distribution has that in its name" in err
 
@@ -73,7 +74,7 @@ def test_a_name_that_is_not_there(run_main):
 @pytest.mark.timeout(1200)
 def test_no_estimator_is_wrong_for_any_distribution(run_main):
     """2,046 cells, 6.5 standard errors each: a false alarm in 1e-6 of the runs, were the means normal."""
-    status, out, _ = run_main(distributions.Distributions, distributions.run, "--out", "here")
+    status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, "--out", "here")
     assert status == 0, out
 
 

@@ -11,10 +11,11 @@ import pytest
 from scipy import stats
 
 import rgrad
-from experiments import elbo_checks, elbo_task
-from experiments.elbo import Elbo
+from experiments.elbo import ElboSettings
+from experiments.elbo import checks as elbo_checks
 from experiments.elbo import run as run_elbo
-from experiments.elbo_targets import factor, gaussian, laplace, logistic
+from experiments.elbo import study as elbo_task
+from experiments.elbo.targets import factor, gaussian, laplace, logistic
 
 MINE = """
 import jax, jax.numpy as jnp
@@ -35,7 +36,7 @@ def run(run_main, tmp_path, monkeypatch):
     """`run(*flags) -> (status, stdout, stderr)`, in an empty folder that holds mine.py."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return partial(run_main, Elbo, run_elbo)
+    return partial(run_main, ElboSettings, run_elbo)
 
 
 SMALL = ("--dimensions", 2, "--estimators", "reparameterized/exact", "reparameterized/detached",
@@ -46,7 +47,7 @@ def test_the_variances_are_those_of_closed_forms():
     """The target N(m, S), q = N(mu, C C') near it: the variance in mu of the reparameterized gradient from n samples is
     tr(P C C' P) / n, and by sticking the landing that of (P - (C C')^-1) C eps. Within 6 standard errors of a thousand
     pairs (1e-8), 6 * 4 % of the value."""
-    settings = Elbo(dimensions=(2,), replicates=1000)
+    settings = ElboSettings(dimensions=(2,), replicates=1000)
     ((target, case),) = elbo_task.location_scale_cases(settings)
     ways = {name: elbo_task.load_way(name) for name in ("reparameterized/exact", "reparameterized/detached")}
     rows = elbo_task.measured_rows(case, ways, settings, jax.random.key(0), lambda done: None)
@@ -140,7 +141,7 @@ def test_a_users_target_of_any_phi(run):
 
 
 def test_what_has_no_rule_is_left_out_of_a_family():
-    case = elbo_task.family_case("beta", Elbo())
+    case = elbo_task.family_case("beta", ElboSettings())
     ways = {name: elbo_task.load_way(name) for name in ("generalized/sampled", "measure_valued/exact")}
     kept, left_out = elbo_task.ways_that_apply(
         case, ways | {"enumerated/exact": elbo_task.load_way("enumerated/exact")}, 4, "--family-estimators"

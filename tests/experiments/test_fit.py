@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import Data, load_data
-from experiments.errors import UsageError
-from experiments.objectives import OBJECTIVES, PARAMETRISATIONS, minimiser, statistics, sum_of_distances
+from experiments.common.errors import UsageError
+from experiments.fit.data import Data, load_data
+from experiments.fit.objectives import OBJECTIVES, PARAMETRISATIONS, minimiser, statistics, sum_of_distances
 
 DATA = Data(np.array([1.0, 4.0, -2.0, 0.5, 3.0, 3.0]), "six")
 SKEWED = Data(np.exp(np.linspace(-2, 2, 101)), "skewed")

@@ -13,11 +13,11 @@ import pytest
 from scipy.optimize import minimize
 
 import rgrad
-from experiments.logistic import Logistic
+from experiments.logistic import LogisticSettings
 from experiments.logistic import run as run_logistic
-from experiments.logistic_data import Table, load_table, split
-from experiments.logistic_model import FAMILIES, WAYS, Model, Way, elbo_of, standard_deviations
-from experiments.logistic_task import Plan, run_fits
+from experiments.logistic.data import Table, load_table, split
+from experiments.logistic.model import FAMILIES, WAYS, LogisticWay, Model, elbo_of, standard_deviations
+from experiments.logistic.task import LogisticPlan, run_fits
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)
@@ -25,7 +25,7 @@ X = np.array([-1.5, -1.0, -0.3, 0.4, 0.9, 1.7])
 Y = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
 STANDARD = np.stack([np.ones(6), (X - X.mean()) / X.std()], 1)
 AT = {"loc": np.array([0.3, -0.2]), "log_diagonal": np.array([-0.4, 0.1]), "below": np.array([[0.0, 0.0], [0.5, 0.0]])}
-SMALL = Plan(rates=(0.05,), seeds=2, steps=12, samples=2, points=4, batch=None)
+SMALL = LogisticPlan(rates=(0.05,), seeds=2, steps=12, samples=2, points=4, batch=None)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def run(run_main):
     """`run(*flags) -> (status, stdout, stderr)` on small.csv, six rows of one column."""
     lines = [f"{x},{'yes' if y else 'no'}\n" for x, y in zip(X, Y, strict=True)]
     Path("small.csv").write_text("size,answer\n" + "".join(lines))
-    return partial(run_main, Logistic, run_logistic)
+    return partial(run_main, LogisticSettings, run_logistic)
 
 
 def model():
@@ -127,7 +127,7 @@ def test_a_nan_is_refused_and_the_last_good_state_kept():
         return jnp.where(q.mean[1] > 0.22, jnp.nan, rgrad.reparameterized(f, q, key, n))
 
     plan = SMALL._replace(rates=(1e-4, 0.1))
-    runs = run_fits(model(), "mean_field", Way(estimator, "exact"), plan, KEY, lambda steps: None)
+    runs = run_fits(model(), "mean_field", LogisticWay(estimator, "exact"), plan, KEY, lambda steps: None)
     assert (runs.stopped_at[0] == -1).all()
     assert (runs.stopped_at[1] > 0).all()
     last = runs.params["loc"][1, :, 1]

@@ -10,10 +10,10 @@ import pytest
 from scipy.special import digamma, gammaln
 
 import rgrad
-from experiments import published_tables as tables
-from experiments.published import LIMIT, Published
+from experiments.published import PublishedSettings, tables
 from experiments.published import run as run_published
-from experiments.published_rows import Claim, errors_of, row_of_mean, row_of_order, row_of_variance
+from experiments.published.rows import Claim, errors_of, row_of_mean, row_of_order, row_of_variance
+from experiments.published.settings import LIMIT
 
 ROOT = Path(__file__).parent.parent.parent
 ROW = ("source", "quantity", "estimator", "parameter", "published", "published_error", "ours", "low", "high", "z")
@@ -23,7 +23,7 @@ CLAIM = partial(Claim, "a source", "a quantity", "an estimator", "a parameter")
 @pytest.fixture
 def run(run_main):
     """`run(*flags) -> (status, stdout, stderr)`, in an empty folder."""
-    return partial(run_main, Published, run_published)
+    return partial(run_main, PublishedSettings, run_published)
 
 
 @pytest.mark.parametrize("k", tables.MOHAMED["square"].ks)

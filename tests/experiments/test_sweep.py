@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import record
-from experiments.plot import Plot
+from experiments.common import record
+from experiments.common.settings import read_toml
+from experiments.plot import PlotSettings
 from experiments.plot import run as run_plot
-from experiments.settings import read_toml
-from experiments.sweep import Sweep
+from experiments.sweep import SweepSettings
 from experiments.sweep import run as run_sweep
-from experiments.sweep_axes import checked, parse_axes, values_of
+from experiments.sweep.axes import checked, parse_axes, values_of
 
 ROOT = Path(__file__).parent.parent.parent
 FLAGS = ("--axes", "loc=-1:2:6", "scale=1,2", "size=10", "--estimators", "score_function", "--replicates", "3000",
@@ -42,7 +42,7 @@ def command(*flags, module="sweep"):
 
 @pytest.fixture
 def sweep(run_main):
-    return lambda *flags: run_main(Sweep, run_sweep, *flags)
+    return lambda *flags: run_main(SweepSettings, run_sweep, *flags)
 
 
 @pytest.fixture
@@ -286,12 +286,12 @@ def test_the_slurm_script():
     script = ROOT / "configs" / "slurm_sweep.sh"
     assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
     words = script.read_text().split()
-    read_toml(str(ROOT / words[words.index("--config") + 1]), Sweep)
+    read_toml(str(ROOT / words[words.index("--config") + 1]), SweepSettings)
     assert "--cluster" in words
 
 
 def plot(run_main, *flags):
-    return run_main(Plot, run_plot, *flags)
+    return run_main(PlotSettings, run_plot, *flags)
 
 
 def test_plot(copy, run_main):

@@ -13,18 +13,21 @@ import scipy.stats
 from jax.nn import logsumexp
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments import record, vae, vae_checkpoint, vae_task
-from experiments.errors import UsageError
-from experiments.loading import ESTIMATORS
-from experiments.settings import parse
-from experiments.vae import Vae, run
-from experiments.vae_checkpoint import Saved, latest, write_checkpoint
-from experiments.vae_model import initial_params, log_joint, posterior
+from experiments.common import record
+from experiments.common.errors import UsageError
+from experiments.common.loading import ESTIMATORS
+from experiments.common.settings import parse
+from experiments.vae import VaeSettings, run
+from experiments.vae import checkpoint as vae_checkpoint
+from experiments.vae import study as vae_task
+from experiments.vae.checkpoint import Saved, latest, write_checkpoint
+from experiments.vae.experiment import raise_divergence
+from experiments.vae.model import initial_params, log_joint, posterior
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)
 SMALL = ["--config", str(Path(__file__).parent.parent.parent / "configs" / "vae_small.toml")]
-ESTIMATOR, OTHER = Vae().estimators
+ESTIMATOR, OTHER = VaeSettings().estimators
 WITHOUT_TIMES = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
@@ -186,11 +189,11 @@ def test_interrupted_damaged_and_resumed_it_ends_the_same_bit_for_bit(whole, run
     with monkeypatch.context() as patch:
         patch.setattr(vae_checkpoint, "write_checkpoint", interrupted)
         with pytest.raises(KeyboardInterrupt, match="step 50 is kept: go on with --resume out"):
-            run(parse(Vae, [*SMALL, "--steps", "100", "--out", "out"], "vae"))
+            run(parse(VaeSettings, [*SMALL, "--steps", "100", "--out", "out"], "vae"))
     assert [p.name for p in Path("out").iterdir()] == ["checkpoints"]
     newest = Path("out/checkpoints/100.checkpoint")
     newest.write_bytes(newest.read_bytes()[:-100])
-    status, out, err = run_main(Vae, run, *SMALL, "--resume", "out")
+    status, out, err = run_main(VaeSettings, run, *SMALL, "--resume", "out")
     assert (status, err) == (0, "")
     assert out.startswith("the checkpoint of step 100 is damaged (its checksum is another) and left out\n"
                           "going on from step 50\n")  # fmt: skip
@@ -200,7 +203,7 @@ def test_interrupted_damaged_and_resumed_it_ends_the_same_bit_for_bit(whole, run
 
 
 def test_what_is_not_finite_is_named_and_the_last_good_weights_kept(whole):
-    settings = parse(Vae, SMALL, "vae")
+    settings = parse(VaeSettings, SMALL, "vae")
     saved, _ = vae_checkpoint._read(whole / "checkpoints" / "150.checkpoint")
     with validation_enabled(False):
         task = vae_task.prepare(settings, KEY)
@@ -217,17 +220,17 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_kept(whole):
     ]
     assert {c["verdict"] for c in vae_task.margins(end.rows, settings.estimators)} == {"not known: not finite"}
     with pytest.raises(UsageError, match=rf"not finite \({re.escape(OTHER)}, seed 1: step 150\), where the last good"):
-        vae.raise_divergence(rows, settings)
+        raise_divergence(rows, settings)
 
 
 def test_checkpoints(tmp_path, capsys):
     arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(-1), np.array([True, False])]
     rows = [{"estimator": "a", "seconds": 1.5, "train_elbo": float("nan")}]
     for step, before in ((10, None), (20, 10), (30, 20)):
-        write_checkpoint(tmp_path, Saved(step, arrays, rows), Vae(), before)
+        write_checkpoint(tmp_path, Saved(step, arrays, rows), VaeSettings(), before)
     place = tmp_path / "checkpoints"
     assert sorted(p.name for p in place.iterdir()) == ["20.checkpoint", "30.checkpoint"]
-    found = latest(tmp_path, Vae(steps=5_000, out="x", resume="y", config="z"))
+    found = latest(tmp_path, VaeSettings(steps=5_000, out="x", resume="y", config="z"))
     assert (found.step, found.rows[0]["seconds"]) == (30, 1.5)
     for a, b in zip(found.arrays, arrays, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
@@ -236,22 +239,22 @@ def test_checkpoints(tmp_path, capsys):
     capsys.readouterr()
     for bad in (b"", good[:10], good[:-1], good + b"x", good[:500] + bytes([good[500] ^ 1]) + good[501:]):
         (place / "30.checkpoint").write_bytes(bad)
-        assert latest(tmp_path, Vae()).step == 20
+        assert latest(tmp_path, VaeSettings()).step == 20
         assert "step 30 is damaged" in capsys.readouterr().out
     (place / "20.checkpoint").write_bytes(b"x")
-    assert latest(tmp_path, Vae()) is None
+    assert latest(tmp_path, VaeSettings()) is None
     assert "starting from the beginning" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
-    write_checkpoint(tmp_path, Saved(10, [np.zeros(3)], []), Vae(), None)
+    write_checkpoint(tmp_path, Saved(10, [np.zeros(3)], []), VaeSettings(), None)
 
     def fail(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(record.os, "fsync", fail)
     with pytest.raises(UsageError, match="No space left on device"):
-        write_checkpoint(tmp_path, Saved(20, [np.zeros(3)], []), Vae(), 10)
+        write_checkpoint(tmp_path, Saved(20, [np.zeros(3)], []), VaeSettings(), 10)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["10.checkpoint"]
 
 
@@ -286,9 +289,9 @@ BAD = [
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_bad_input(flags, message, run_main, tmp_path):
-    write_checkpoint(tmp_path / "other", Saved(200, [], []), Vae(), None)
+    write_checkpoint(tmp_path / "other", Saved(200, [], []), VaeSettings(), None)
     before = sorted(tmp_path.rglob("*"))
-    status, out, err = run_main(Vae, run, *flags, "--out", "new/deep")
+    status, out, err = run_main(VaeSettings, run, *flags, "--out", "new/deep")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ")
     assert message in err
@@ -298,6 +301,6 @@ def test_bad_input(flags, message, run_main, tmp_path):
 @pytest.mark.long
 def test_the_reparameterization_trick_is_ahead_by_more_than_its_interval(run_main):
     """The claim of the experiment, at its default size, at equal steps and at equal time."""
-    assert run_main(Vae, run, "--out", "out")[0] == 0
-    compared = vae_task.margins(results("out"), vae.Vae().estimators)
+    assert run_main(VaeSettings, run, "--out", "out")[0] == 0
+    compared = vae_task.margins(results("out"), VaeSettings().estimators)
     assert [c["verdict"] for c in compared] == ["better, by more than the interval is wide"] * 2

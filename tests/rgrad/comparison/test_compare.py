@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 import rgrad
 from rgrad.comparison.compare import Run, compare, compiled, entries_of, measure_all
-from rgrad.comparison.contenders import Task, of_problem
+from rgrad.comparison.contenders import Contenders, of_problem
 from rgrad.comparison.costs import compile_many
 from rgrad.comparison.jumps import SEGMENTS, find_jump, lines_between, lines_from
 from rgrad.comparison.result import Entry, conclude, recommend
@@ -211,7 +211,7 @@ def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts)
     found = {name: witness(mean) for name, mean in means.items()}
     references = tuple(name for name in ("loo", "score", "weak") if name in means)
     exact = None if exact is None else np.array([float(exact)])
-    task = Task({}, {}, ("x",), tuple(means), {}, exact, {}, jump or None, kinds=KINDS, references=references)
+    task = Contenders({}, {}, ("x",), tuple(means), {}, exact, {}, jump or None, kinds=KINDS, references=references)
     judged = judge_all(found, task)
     said = {"BIASED": True, "unbiased so far": False, "cannot tell": None}
     assert {name: said[judged[name].verdict[0]] for name in verdicts} == verdicts
@@ -221,7 +221,7 @@ def test_what_is_disputed_is_not_recommended():
     """One of the two is wrong, and the one with the least variance may be it. Without the other there is only a caveat."""
     for names, recommended in ((("path", "loo"), None), (("loo",), "loo")):
         found = {"path": witness(2.0), "loo": witness(1.5, 0.005), "score": witness(1.5)}
-        task = Task(
+        task = Contenders(
             {},
             {},
             ("x",),
@@ -241,7 +241,7 @@ def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
     """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or to 0.5."""
     for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
         found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
-        task = Task({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
+        task = Contenders({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
         of = judge_all(found, task)["mine"]
         assert of.verdict == [verdict]
         assert of.smallest_bias[0] > 4 * error
@@ -251,14 +251,14 @@ def test_silence_is_excused_where_something_is_rare():
     """All draws are 0 for a known gradient of 2: an event of 1e-9 could hold it, and then nothing is known."""
     found = {"silent": witness(0.0, 0.0), "loo": witness(2.0)}
     for rarest, verdict in ((1.0, "BIASED"), (1e-9, "cannot tell"), (0.0, "cannot tell")):
-        task = Task({}, {}, ("x",), ("silent", "loo"), {}, np.array([2.0]), {}, kinds={"loo": "score"}, references=("loo",),
+        task = Contenders({}, {}, ("x",), ("silent", "loo"), {}, np.array([2.0]), {}, kinds={"loo": "score"}, references=("loo",),
                     rarest=rarest)  # fmt: skip
         assert judge_all(found, task)["silent"].verdict == [verdict]
 
 
 def test_references_that_differ_judge_nothing():
     found = {"a": witness(2.0), "b": witness(1.0), "c": witness(2.0)}
-    task = Task({}, {}, ("x",), ("a", "b", "c"), {"a": "b", "b": "a", "c": "a"}, None, {})
+    task = Contenders({}, {}, ("x",), ("a", "b", "c"), {"a": "b", "b": "a", "c": "a"}, None, {})
     assert {of.verdict[0] for of in judge_all(found, task).values()} == {"cannot tell"}
 
 
@@ -270,7 +270,9 @@ def test_many_coordinates_keep_their_smallest_visible_bias():
     found = {"mine": many[0]._replace(moments=moments, mean=mean, heavy=np.zeros(9, bool))}
     found["score"] = found["mine"]
     labels = tuple(f"a[{i}]" for i in range(9))
-    task = Task({}, {}, labels, ("mine",), {}, np.arange(9.0), {}, kinds={"score": "score"}, references=("score",))
+    task = Contenders(
+        {}, {}, labels, ("mine",), {}, np.arange(9.0), {}, kinds={"score": "score"}, references=("score",)
+    )
     c = conclude(found, task, "operations", 10, 1.0, 1.0)
     assert c.totals[0]["biased"] is False
     assert c.totals[0]["smallest_bias"] == max(row["smallest_bias"] for row in c.rows)
@@ -287,7 +289,7 @@ def entry(variance, noise, cost=1.0):
 def test_it_says_when_it_cannot_tell():
     """Of two that are 4 % apart, known to 10 % each, the lead is log(1.1 x 1.04) / 0.141 = 0.95 standard errors for 1.645."""
     judged = dict.fromkeys("ab", Judged(["unbiased so far"], np.zeros(1), [""]))
-    task = Task({}, {}, ("x",), ("a", "b"), {}, None, {})
+    task = Contenders({}, {}, ("x",), ("a", "b"), {}, None, {})
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
     best, confidence, sentence = say(entry(1.0, 0.1), entry(1.04, 0.1))
     assert (best, round(confidence, 2)) == ("a", 0.83)

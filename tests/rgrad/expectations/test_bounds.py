@@ -11,9 +11,9 @@ import numpyro.distributions as dist
 import pytest
 
 import rgrad
-from experiments.bounds import Bounds
+from experiments.bounds import BoundsSettings
 from experiments.bounds import run as run_bounds
-from experiments.bounds_task import RULES
+from experiments.bounds.study import RULES
 from rgrad.expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from rgrad.expectations.credit import credit
 from tests.calibration import assert_unbiased
@@ -463,7 +463,7 @@ ROW = ("estimator", "parameter", "perturbation", "k", "replicates", "snr", "snr_
 @pytest.fixture
 def run(run_main):
     """`run(*flags) -> (status, stdout, stderr)`, in an empty folder."""
-    return partial(run_main, Bounds, run_bounds)
+    return partial(run_main, BoundsSettings, run_bounds)
 
 
 def test_signal_to_noise(small_run):

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 import pytest
 
 import rgrad
-from experiments.problems import PROBLEMS
+from experiments.common.problems import PROBLEMS
 from rgrad.sweeps.cells import CALL, Cells, Extent, devices_for, extent_for
 from rgrad.sweeps.grid import Shape, grid_of
 
@@ -183,7 +183,7 @@ def test_two_devices():
     """The same moments within 1e-6 from two devices, in a process of their own."""
     program = """if True:
         import jax, numpy as np
-        from experiments.problems import PROBLEMS
+        from experiments.common.problems import PROBLEMS
         import rgrad
         assert len(jax.devices()) == 2
         axes = {"loc": [0.0, 1.0, 2.0], "size": [10]}

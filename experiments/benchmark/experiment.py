@@ -1,0 +1,80 @@
+"""How fast is it, beside NumPy, PyTorch, stock JAX and C? Everything in one run, in turn, with the results checked."""
+
+from typing import Any
+
+from experiments.benchmark.figure import draw_figure
+from experiments.benchmark.processes import cold_section, growth_section
+from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
+from experiments.benchmark.study import (
+    dimension_section,
+    draws_section,
+    fit_section,
+    machine,
+    precision_section,
+    sweep_section,
+)
+from experiments.common.errors import UsageError
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.common.tables import number, print_table
+
+
+def run(settings: BenchmarkSettings) -> int:
+    if settings.float_width != 32:
+        raise UsageError("--float-width 64: the contenders are written for 32 bits; leave it out")
+    left_out: dict[str, str] = {}
+    sections: dict[str, Any] = {
+        "draws": (lambda advance: draws_section(settings, left_out, advance), len(settings.sizes)),
+        "growth": (lambda advance: growth_section(settings, advance), 1),
+        "dimension": (lambda advance: dimension_section(settings, advance), len(settings.dimensions)),
+        "fit": (lambda advance: fit_section(settings, left_out, advance), 1),
+        "sweep": (lambda advance: sweep_section(settings, advance), 1),
+        "cold": (lambda advance: cold_section(settings, advance), 1),
+        "precision": (lambda advance: precision_section(settings, advance), 1),
+    }
+
+    def study(advance: Advance) -> Outcome:
+        rows = [row for section in settings.sections for row in sections[section][0](advance)]
+        provenance = {"machine": machine(), "left_out": left_out}
+        return Outcome(rows, draw_figure(rows, machine()), lambda: report(rows, left_out, settings), provenance)
+
+    work = sum(sections[name][1] for name in settings.sections)
+    return recorded(settings, "benchmark", work, "measuring in turn", study)
+
+
+def times(r: dict[str, Any]) -> str:
+    """A ratio, and its quartiles."""
+    return f"{number(r['times'], 3)} [{number(r['times_low'], 2)}, {number(r['times_high'], 2)}]"
+
+
+def report(rows: list[dict[str, Any]], left_out: dict[str, str], settings: BenchmarkSettings) -> None:
+    for section in TITLES:
+        mine = [r for r in rows if r["section"] == section]
+        if not mine:
+            continue
+        title = TITLES[section]
+        if section in ("draws", "dimension"):
+            sizes = list(dict.fromkeys(r["size"] for r in mine))
+            at = {(r["contender"], r["size"]): r for r in mine}
+            names = list(dict.fromkeys(r["contender"] for r in mine))
+            lines = [[f"{names[0]}: {UNITS[section]} a second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
+            lines += [[name, *(times(at[name, n]) if (name, n) in at else "-" for n in sizes)] for name in names[1:]]
+            print_table(["contender", *(f"{'N' if section == 'draws' else 'D'} = {n:,}" for n in sizes)], lines, title)
+        elif section == "growth":
+            lines = [[f"{r['size']:,}", times(r), f"{r['megabytes']:.1f} MB"] for r in mine]
+            print_table(["draws", "time of a draw", "memory"], lines, title)
+        elif section == "precision":
+            print_table(
+                ["moment", "relative error"],
+                [[r["contender"], number(r["error"], 2)] for r in mine],
+                title,
+            )
+        elif section == "cold":
+            print_table(["until", "ratio"], [[r["contender"], times(r)] for r in mine], title)
+        else:
+            first = [f"{mine[0]['contender']}: {UNITS[section]} a second", number(mine[0]["rate"], 2)]
+            print_table(["contender", "ratio"], [first, *([r["contender"], times(r)] for r in mine[1:])], title)
+        print(NOTES[section].format(**settings.model_dump()), end="\n\n")
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+    print(f"on {machine()['cpu']}, {machine()['cores']} cores; device: {machine()['device']}")

@@ -1,0 +1,53 @@
+"""Does a tighter bound give a better gradient? The signal-to-noise ratio against K, near the optimum and far from it."""
+
+from typing import Any
+
+import jax
+
+from experiments.bounds.figure import draw_figure
+from experiments.bounds.settings import RESOLVED, BoundsSettings
+from experiments.bounds.study import measured_rows
+from experiments.common.errors import UsageError
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.common.tables import number, print_table
+
+
+def run(settings: BoundsSettings) -> int:
+    if "vimco" in settings.estimators and 1 in settings.samples:
+        raise UsageError("--samples: vimco with K = 1 has no other sample to make a baseline of; give K of 2 or more")
+
+    def study(advance: Advance) -> Outcome:
+        rows = measured_rows(settings, jax.random.key(settings.seed), advance)
+        return Outcome(rows, draw_figure(rows, RESOLVED), lambda: report(rows, settings))
+
+    return recorded(settings, "bounds", sum(settings.samples), "measuring", study)
+
+
+def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
+    """A table for each distance: the ratios, with K along the line."""
+    for distance in settings.perturbations:
+        lines: dict[tuple[str, str], list[str]] = {}
+        for r in rows:
+            if r["perturbation"] == distance:
+                mark = "~" if r["snr"] < RESOLVED * r["floor"] else ""
+                line = lines.setdefault((r["parameter"], r["estimator"]), [])
+                line.append(f"{mark}{number(r['snr'], 3)} +- {number((r['snr_high'] - r['snr_low']) / 2, 1)}")
+        print_table(
+            ["d/d", "estimator", *(f"K = {k:,}" for k in settings.samples)],
+            [[*names, *line] for names, line in lines.items()],
+            f"signal-to-noise ratio and its 95 % interval, parameters within {distance:g} of the optimum",
+        )
+    print(
+        f"~ under twice the noise floor of {settings.replicates:,} replicates, {rows[0]['floor']:.2g}: mostly noise, "
+        "and no more than an upper bound"
+    )
+    norms = {(r["estimator"], r["perturbation"], r["k"]): r["norm"] for r in rows if r["parameter"] == "A"}
+    k = max(settings.samples)
+    for distance in settings.perturbations:
+        biased, right = (norms.get((name, distance, k)) for name in ("sticking_the_landing", "doubly_reparameterized"))
+        if k > 1 and biased and right:
+            print(
+                f"sticking_the_landing is biased: within {distance:g} of the optimum, at K = {k:,}, its mean gradient "
+                f"for A is {number(biased / right, 3)} times as long as the right one"
+            )

@@ -1,0 +1,23 @@
+"""Ctrl-C that is not lost: an exception that is raised within a callback of JAX's garbage collection is swallowed."""
+
+import signal
+from typing import Any
+
+_interrupted = False
+
+
+def _remember(signum: int, frame: Any) -> None:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
+def remember_interrupts() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt, as ever, and is remembered."""
+    signal.signal(signal.SIGINT, _remember)
+
+
+def stop_if_interrupted() -> None:
+    """Raises KeyboardInterrupt if Ctrl-C was pressed and the exception was lost."""
+    if _interrupted:
+        raise KeyboardInterrupt

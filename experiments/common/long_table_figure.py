@@ -1,0 +1,98 @@
+"""Pictures of any slice of a table: lines with their intervals, or heatmaps of two axes."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from experiments.common.errors import UsageError
+from experiments.common.long_table import MEASURED
+from experiments.common.plotting import COLOURS, MARKERS, figure_files, grid
+
+WIDE = 30  # the largest over the smallest from which an axis is logarithmic
+Rows = list[dict[str, Any]]
+
+
+def draw(
+    rows: Rows, x: str, y: str, hue: str | None, title: str, scales: tuple[str, str] = ("auto", "auto")
+) -> dict[str, bytes]:
+    """`figure.png` and `figure.svg`: y over x, a line for each value of hue."""
+    one_each(rows, (x, *((hue,) if hue else ())), y)
+    figure, (axis,) = grid(1)
+    series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
+    many = len(series) > len(COLOURS)
+    for i, value in enumerate(series):
+        mine = sorted((r for r in rows if (not hue or r[hue] == value) and r[y] is not None), key=lambda r: r[x])
+        colour = mpl.colormaps["viridis"](i / (len(series) - 1)) if many else COLOURS[i % len(COLOURS)]
+        at, of = [r[x] for r in mine], [r[y] for r in mine]
+        label = None if value is None else f"{hue} = {value:g}" if isinstance(value, float) else str(value)
+        axis.plot(at, of, marker=MARKERS[i % len(MARKERS)], ms=3, lw=1, color=colour, label=label)
+        if (limits := _limits(mine, y)) is not None:
+            axis.fill_between(at, *limits, color=colour, alpha=0.2, lw=0)
+    axis.set(xlabel=x, ylabel=y)
+    axis.set_title(title, fontsize="medium")
+    axis.set_xscale(_scale([r[x] for r in rows], scales[0]))
+    axis.set_yscale(_scale([r[y] for r in rows], scales[1]))
+    axis.grid(which="major", alpha=0.3)
+    if hue:
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(series) // 2))
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return figure_files(figure)
+
+
+def draw_heat(
+    rows: Rows, x: str, y: str, heat: str, hue: str | None, title: str, scales: tuple[str, str]
+) -> dict[str, bytes]:
+    """The same of a heatmap over x and y, a panel for each value of hue, all with one scale of colours."""
+    one_each(rows, (x, y, *((hue,) if hue else ())), heat)
+    series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
+    figure, axes = grid(len(series))
+    numbers = [r[heat] for r in rows if r[heat] is not None]
+    log = _scale(numbers, "auto") == "log"
+    norm = LogNorm(min(numbers), max(numbers)) if log else mpl.colors.Normalize(min(numbers), max(numbers))
+    for axis, value in zip(axes, series, strict=True):
+        mine = [r for r in rows if not hue or r[hue] == value]
+        across, up = sorted({r[x] for r in mine}), sorted({r[y] for r in mine})
+        field = np.full((len(up), len(across)), np.nan)
+        for r in mine:
+            field[up.index(r[y]), across.index(r[x])] = np.nan if r[heat] is None else r[heat]
+        mesh = axis.pcolormesh(across, up, field, norm=norm, shading="nearest", cmap="viridis")
+        axis.set(xlabel=x, ylabel=y, xscale=_scale(across, scales[0]), yscale=_scale(up, scales[1]))
+        axis.set_title(
+            "" if value is None else f"{hue} = {value:g}" if isinstance(value, float) else str(value), fontsize="small"
+        )
+    figure.colorbar(mesh, ax=axes, label=heat)
+    figure.suptitle(title, fontsize="medium")
+    return figure_files(figure)
+
+
+def one_each(rows: Rows, names: tuple[str, ...], what: str) -> None:
+    """Raises UsageError where there are several rows for one point of the picture, and says what tells them apart."""
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        other = first.setdefault(tuple(row[name] for name in names), row)
+        differ = [name for name in row if name not in {*names, what, *MEASURED} and row[name] != other[name]]
+        if other is not row:
+            name = differ[0] if differ else what
+            values = sorted({str(r.get(name)) for r in rows})
+            raise UsageError(
+                f"--where: there are several rows for {names[0]} = {row[names[0]]}, by {name} ({', '.join(values[:6])}"
+                f"{', ...' if len(values) > 6 else ''}); choose one, as --where {name}={values[0]}, or make it --hue"
+            )
+
+
+def _limits(rows: Rows, y: str) -> tuple[list[float], list[float]] | None:
+    if y == "variance" and all(r.get("variance_low") is not None and r.get("variance_high") is not None for r in rows):
+        return [r["variance_low"] for r in rows], [r["variance_high"] for r in rows]
+    if y == "mean" and all(r.get("standard_error") is not None for r in rows):
+        half = [1.96 * r["standard_error"] for r in rows]
+        return [r[y] - h for r, h in zip(rows, half, strict=True)], [r[y] + h for r, h in zip(rows, half, strict=True)]
+    return None
+
+
+def _scale(values: list[Any], wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    numbers = [v for v in values if isinstance(v, float | int)]
+    return "log" if numbers and min(numbers) > 0 and max(numbers) > WIDE * min(numbers) else "linear"

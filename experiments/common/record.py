@@ -1,0 +1,219 @@
+"""Results on disk: whole or not at all, with where they came from."""
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments.common.errors import UsageError
+from experiments.common.progress import Advance, progress
+from experiments.common.settings import command_line
+
+PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro", "optax", "numpy", "scipy", "matplotlib")
+Row = Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a study found."""
+
+    rows: Sequence[Row]
+    files: Mapping[str, bytes]
+    """Figures, and tables beside that of the rows."""
+    report: Callable[[], Any]
+    """Prints the findings; returns something true if they are wrong."""
+    provenance: Mapping[str, Any] = {}
+    """What `result.json` says of the run beside the usual."""
+
+
+def recorded(settings: Any, experiment: str, work: float, what: str, study: Callable[[Advance], Outcome]) -> int:
+    """Runs a study and records it: folder, progress, files, report. Returns the exit status, 1 if the findings are wrong.
+
+    Parameters are not validated by NumPyro within: the problem has been tried before, and at every trace it takes seconds.
+
+    Args:
+        work: of all of the study, in the unit that it advances the progress bar by.
+        what: the label of the bar.
+    """
+    began = time.monotonic()
+    with output_folder(settings.out, experiment) as folder:
+        with progress(work, what) as advance, validation_enabled(False):
+            outcome = study(advance)
+        files = result_files(experiment, settings, outcome.rows, time.monotonic() - began, outcome.provenance)
+        files |= outcome.files
+        wrong = outcome.report()
+        write(folder, files)
+        print(f"written to {folder}/: {', '.join(files)}")
+    return 1 if wrong else 0
+
+
+@contextlib.contextmanager
+def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
+    """The folder for the results, made and tried before any work is done; taken away again if nothing came of it.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    folder = Path(out) if out else Path("results") / experiment / time.strftime("%Y-%m-%dT%H-%M-%S")
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except FileExistsError:
+            raise UsageError(f"--out {folder}: there is a file of that name; give a folder") from None
+        except OSError as error:
+            raise UsageError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()  # fails, as it should, where there are results in it
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each file whole or not at all: all are written beside their places first, and then renamed into them.
+
+    Raises:
+        UsageError: the disk is full, or the folder went away; nothing is left half-written.
+    """
+    staged: dict[Path, Path] = {}
+    try:
+        for name, content in files.items():
+            beside = folder / f".{name}.{uuid.uuid4().hex}"
+            staged[beside] = folder / name
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for beside, place in staged.items():
+            beside.replace(place)
+        _sync(folder)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
+    finally:
+        for beside in staged:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written(folder: Path, name: str) -> Iterator[Path]:
+    """Where to write a file that is too large to be held; it gets its name when all of it is on disk.
+
+    Raises:
+        UsageError: the disk is full, or the folder went away; an older file of that name is left.
+    """
+    beside = folder / f".{name}.{uuid.uuid4().hex}"
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(folder / name)
+        _sync(folder)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """The renames in a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def result_files(
+    experiment: str, settings: Any, rows: Sequence[Row], seconds: float, more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, bytes]:
+    """`result.json` and `table.csv`."""
+    config = settings.model_dump(exclude={"out", "config"})
+    result = {
+        "experiment": experiment,
+        "config": config,
+        "provenance": {**provenance(settings.seed, settings.float_width, seconds), **more},
+        "rows": rows,
+    }
+    text = json.dumps(plain(result), indent=2, allow_nan=False) + "\n"
+    return {"result.json": text.encode(), "table.csv": table_csv(rows)}
+
+
+def table_csv(rows: Sequence[Row]) -> bytes:
+    """The rows, whose keys are the columns."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain(rows))
+    return table.getvalue().encode()
+
+
+def provenance(seed: int, float_width: int, seconds: float) -> dict[str, Any]:
+    commit, dirty = _git()
+    return {
+        "command": command_line(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 1),
+        "seed": seed,
+        "float_width": float_width,
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.devices()[0].platform,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> tuple[str | None, bool | None]:
+    """The commit of the code that runs, and whether its tree differs from it; None where it is not in a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            here = Path(__file__).parent
+            ran = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return ran.stdout.strip() if ran.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None, None
+    status = git("status", "--porcelain")
+    return git("rev-parse", "HEAD"), None if status is None else bool(status)
+
+
+def plain(x: Any) -> Any:
+    """Python's own types, with None for a number that is not finite: JSON has no word for that."""
+    if isinstance(x, Mapping):
+        return {str(key): plain(value) for key, value in x.items()}
+    if isinstance(x, str) or x is None:
+        return x
+    if hasattr(x, "tolist"):
+        return plain(x.tolist())
+    if isinstance(x, Sequence):
+        return [plain(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.compare import CompareSettings, run
+
+command(CompareSettings, run)

@@ -1,0 +1,21 @@
+"""Which estimator should I use for my function, and is one of them wrong?"""
+
+import jax
+
+from experiments.common.measuring import tried
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.compare.figure import draw_figure
+from experiments.compare.settings import CompareSettings
+from experiments.compare.study import compared
+
+
+def run(settings: CompareSettings) -> int:
+    task = tried(settings, settings.problem, settings.estimators)
+
+    def study(advance: Advance) -> Outcome:
+        comparison = compared(task, settings, jax.random.key(settings.seed), advance)
+        files = draw_figure(comparison, settings.problem)
+        return Outcome(comparison.rows, files, lambda: print(f"{settings.problem}\n\n{comparison}\n"))
+
+    return recorded(settings, "compare", 1.0, "compiling and measuring", study)

@@ -1,0 +1,41 @@
+"""Which estimator should I use for my function, and is one of them wrong?
+
+python -m experiments.compare --problem mine.py:problem
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from experiments.common.settings import ONCE, ProblemSettings
+
+
+class CompareSettings(ProblemSettings):
+    """Every estimator on one problem: variance, cost, efficiency = 1 / (variance x cost), and tests of bias.
+
+    With no flags: the gradients of E[sin(10 x)], x ~ N(0, 1), where REINFORCE wins.
+    """
+
+    problem: str = "sine"
+    """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
+    estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
+        "reparameterized",
+        "reparameterized+antithetic",
+        "score_function",
+        "score_function+leave_one_out",
+        "score_function+optimal",
+        "generalized",
+        "rejection",
+        "measure_valued",
+        "enumerated",
+        "arm",
+        "disarm",
+        "rebar",
+    )
+    """By name, or your own as module:function; those that refuse the problem are left out."""
+    samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
+    """Of one gradient estimate, an integer."""
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """Seconds of measuring, without compilation; with --cost operations a second is 1e9 operations."""
+    cost: Literal["time", "operations"] = "time"
+    """Of a gradient: its measured time, or its operations (the same on every machine)."""

@@ -1,0 +1,25 @@
+"""`rgrad.compare` for a task of the experiments."""
+
+from typing import Any
+
+import jax
+
+import rgrad
+from experiments.common.measuring import ProblemTask, usage
+from experiments.common.progress import Advance
+
+
+def compared(task: ProblemTask, settings: Any, key: jax.Array, advance: Advance) -> rgrad.Comparison:
+    """Raises UsageError where no estimator applies."""
+    with usage(f"--problem {task.name}", ValueError, TypeError, NotImplementedError):
+        return rgrad.compare(
+            task.problem,
+            task.estimators,
+            task.point,
+            task.wrt,
+            key=key,
+            n=settings.samples,
+            budget=settings.budget,
+            cost=settings.cost,
+            progress=advance,
+        )

@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.crossover import CrossoverSettings, run
+
+command(CrossoverSettings, run)

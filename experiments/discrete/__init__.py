@@ -1,0 +1,11 @@
+"""Which gradient of an expectation over bits is least noisy, which is wrong, and which one trains?
+
+python -m experiments.discrete
+"""
+
+from experiments.common.runner import run_of
+from experiments.discrete.settings import DiscreteSettings
+
+run = run_of(__name__, DiscreteSettings)
+
+__all__ = ["DiscreteSettings", "run"]

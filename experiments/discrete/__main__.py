@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.discrete import DiscreteSettings, run
+
+command(DiscreteSettings, run)

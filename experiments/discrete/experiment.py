@@ -1,0 +1,52 @@
+"""Which gradient of an expectation over bits is least noisy, which is wrong, and which one trains?"""
+
+from typing import Any
+
+import jax
+
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.common.tables import number, print_table
+from experiments.discrete.figure import draw_figure
+from experiments.discrete.settings import DiscreteSettings
+from experiments.discrete.study import prepare, rows_of
+
+
+def run(settings: DiscreteSettings) -> int:
+    task = prepare(settings)
+
+    def study(advance: Advance) -> Outcome:
+        rows, curves = rows_of(task, settings, jax.random.key(settings.seed), advance)
+        return Outcome(rows, draw_figure(rows, curves, settings), lambda: report(rows, settings))
+
+    return recorded(settings, "discrete", len(task.ways), "measuring and training", study)
+
+
+def report(rows: list[dict[str, Any]], settings: DiscreteSettings) -> None:
+    header = [
+        "estimator",
+        "f evaluations",
+        "mean",
+        "exact",
+        "bias",
+        "95 % +-",
+        "variance",
+        "95 % interval",
+        "excess loss",
+    ]
+    for target in settings.targets:
+        lines = [
+            [
+                r["estimator"], f"{r['evaluations']:,}", number(r["mean"]), number(r["exact_mean"]), number(r["bias"], 2),
+                number(1.96 * r["standard_error"], 2), number(r["variance"]),
+                f"[{number(r['variance_low'])}, {number(r['variance_high'])}]",
+                f"{number(r['excess_loss'], 3)} +- {number(1.96 * r['excess_loss_error'], 2)}",
+            ]
+            for r in rows if r["target"] == target
+        ]  # fmt: skip
+        title = (
+            f"{settings.bits} bits, t = {target:g}: gradient in a logit from {settings.samples} samples, over "
+            f"{settings.replicates:,} of them; and the loss above its minimum after {settings.steps:,} steps, {settings.fits} runs"
+        )
+        print_table(header, lines, title)
+    print("the loss of the biased ones is that of the bits themselves, not of their relaxation")

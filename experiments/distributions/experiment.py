@@ -1,0 +1,46 @@
+"""Is any estimator wrong for any distribution?"""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+
+from experiments.common.errors import UsageError
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.distributions.settings import GOOD, DistributionsSettings
+from experiments.distributions.study import ESTIMATORS, Cell, cells
+from experiments.distributions.table import rows
+
+
+def run(settings: DistributionsSettings) -> int:
+    with jax.enable_x64(True):
+        chosen = [row for row in rows() if settings.only in row.name]
+    if not chosen:
+        raise UsageError(f"--only {settings.only}: no distribution has that in its name; try --only Normal")
+    width = max(len(row.name) for row in chosen)
+    found: list[Cell] = []
+
+    def study(advance: Advance) -> Outcome:
+        print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
+        of = lambda row: cells(row, settings.samples, settings.replicates, settings.seed)
+        with ThreadPoolExecutor(2) as threads:
+            for row, several in zip(chosen, threads.map(of, chosen), strict=True):
+                found.extend(several)
+                verdicts = {cell.estimator: cell.verdict for cell in several}
+                print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
+                advance(1)
+        return Outcome([cell._asdict() for cell in found], {}, lambda: report(found, len(chosen)))
+
+    return recorded(settings, "distributions", len(chosen), "measuring", study)
+
+
+def report(found: list[Cell], distributions: int) -> bool:
+    """What is wrong, and how many cells have which verdict; returns whether anything is wrong."""
+    print()
+    bad = [cell for cell in found if cell.verdict not in GOOD]
+    for cell in bad:
+        print(f"{cell.verdict} {cell.row}, {cell.estimator}: {cell.detail[:300]}")
+    counts = Counter(cell.verdict for cell in found)
+    print(f"\n{distributions} distributions, {len(found)} cells: " + ", ".join(f"{n} {v}" for v, n in counts.items()))
+    return bool(bad)

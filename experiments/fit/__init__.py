@@ -1,0 +1,11 @@
+"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fit mu and sigma by SGD, and see.
+
+python -m experiments.fit
+"""
+
+from experiments.common.runner import run_of
+from experiments.fit.settings import FitSettings
+
+run = run_of(__name__, FitSettings)
+
+__all__ = ["FitSettings", "run"]

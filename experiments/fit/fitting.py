@@ -1,0 +1,170 @@
+"""Many fits at once of a target by several estimators, and the gradients of the target at a point."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+import rgrad
+from experiments.common.progress import Advance
+
+Values = dict[str, Array]
+AVERAGE = "score_function+moving_average"
+EXACT = "exact"  # the estimator of a target of which nothing is sampled
+FAR = 1e6  # units from the start: a fit that is there has diverged
+POINTS = 400  # of a trajectory that are kept
+
+
+class FitTarget(NamedTuple):
+    """What is minimised: `sampled + rest`, as a function of parameters by name."""
+
+    name: str
+    sampled: Callable[[Values, Array, int, rgrad.Estimator], Array] | None
+    """(parameters, key, n, estimator) to an estimate of the expectation; None where nothing is sampled."""
+    rest: Callable[[Values], Any]
+    start: Values
+    units: Mapping[str, float]
+    """How far a parameter has to go, about: steps are taken in these units."""
+    unit: float
+    """How large the target is, about: its gradient is taken in this unit."""
+    feasible: Callable[[Values], Array]
+    natural: Callable[[Values], Values]
+    """The parameters in which results are given."""
+
+
+class Fits(NamedTuple):
+    """Of one target and estimator, in natural parameters, each by name."""
+
+    final: dict[str, np.ndarray]
+    """Shape (fits,)."""
+    steps: np.ndarray
+    """The numbers of the steps that are kept, shape (points,)."""
+    median: dict[str, np.ndarray]
+    low: dict[str, np.ndarray]
+    high: dict[str, np.ndarray]
+    """The quantiles over the fits at these steps, 50, 5 and 95 %, shape (points,)."""
+    stopped_at: np.ndarray
+    """Shape (fits,), -1 for a fit that did not stop."""
+    diverged: np.ndarray
+
+
+def run_fits(
+    target: FitTarget,
+    estimators: Mapping[str, rgrad.Estimator],
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    steps: int,
+    samples: int,
+    fits: int,
+    advance: Advance,
+) -> dict[str, Fits]:
+    """`fits` fits by each estimator, all in one compiled program that runs a piece of the steps at a time."""
+    losses = {name: _loss(target, name, estimator, samples) for name, estimator in estimators.items()}
+    scaled = {name: value / target.units[name] for name, value in target.start.items()}
+    real = lambda u: {name: value * target.units[name] for name, value in u.items()}
+    states = {name: rgrad.moving_average() if name == AVERAGE else None for name in losses}
+    keys = jax.random.split(key, fits)
+    piece = -(-steps // 20)
+
+    def go_on(count: int, at: dict[str, rgrad.Fit]) -> dict[str, rgrad.Fit]:
+        one = lambda name, fit, key: rgrad.fit(
+            losses[name], fit, optimizer, key, count,
+            feasible=lambda u: target.feasible(real(u)), record=lambda u: target.natural(real(u)),
+        )  # fmt: skip
+        return {name: jax.vmap(partial(one, name))(fit, keys) for name, fit in at.items()}
+
+    jitted = jax.jit(go_on, static_argnums=0)
+    begin = lambda state: jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (fits, *x.shape)), rgrad.initial_fit(scaled, optimizer, state)
+    )
+    at = {name: begin(state) for name, state in states.items()}
+    traces: dict[str, list[Any]] = {name: [] for name in losses}
+    for first in range(0, steps, piece):
+        count = min(piece, steps - first)
+        at = jitted(count, at)
+        for name, fit in at.items():
+            kept = _kept(first, count, steps)
+            quantiles = lambda x, k=kept: np.quantile(np.asarray(x)[:, k - first], (0.5, 0.05, 0.95), axis=0)  # noqa: B023
+            traces[name].append((kept, jax.tree.map(quantiles, fit.trace.params)))
+        advance(count * len(losses))
+    return {name: _finish(target, fit, real, traces[name]) for name, fit in at.items()}
+
+
+def _kept(first: int, count: int, steps: int) -> np.ndarray:
+    """The steps from `first` on that are multiples of a stride that keeps `POINTS` of them all, and the last."""
+    numbers = np.arange(first, first + count)
+    return numbers[(numbers % max(1, steps // POINTS) == 0) | (numbers == steps - 1)]
+
+
+def _finish(target: FitTarget, fit: rgrad.Fit, real: Callable[[Values], Values], traces: list[Any]) -> Fits:
+    names = traces[0][1]
+    q = {name: np.concatenate([quantiles[name] for _, quantiles in traces], axis=1) for name in names}
+    return Fits(
+        final={name: np.asarray(x, np.float64) for name, x in jax.vmap(target.natural)(real(fit.params)).items()},
+        steps=np.concatenate([kept for kept, _ in traces]),
+        median={name: x[0] for name, x in q.items()},
+        low={name: x[1] for name, x in q.items()},
+        high={name: x[2] for name, x in q.items()},
+        stopped_at=np.asarray(fit.stopped_at),
+        diverged=np.asarray(fit.diverged),
+    )
+
+
+def _loss(target: FitTarget, name: str, estimator: rgrad.Estimator, samples: int) -> Callable[..., Any]:
+    """The target in units, of parameters in units: what `rgrad.fit` takes."""
+
+    def total(u: Values, value: Any) -> Array:
+        params = {k: v * target.units[k] for k, v in u.items()}
+        far = jnp.stack([jnp.max(jnp.abs(u[k] - target.start[k] / target.units[k])) for k in u]).max() > FAR
+        return (value(params) + target.rest(params)) / target.unit + jnp.where(far, jnp.nan, 0.0)
+
+    sampled = target.sampled
+    if sampled is None:
+        return lambda u, key: total(u, lambda params: 0.0)
+    if name != AVERAGE:
+        return lambda u, key: total(u, lambda params: sampled(params, key, samples, estimator))
+
+    def loss(u: Values, average: rgrad.MovingAverage, key: Array) -> tuple[Array, rgrad.MovingAverage]:
+        seen = []
+
+        def value(params: Values) -> Array:
+            seen.append(sampled(params, key, samples, partial(rgrad.score_function, baseline=average)))
+            return seen[0]
+
+        return total(u, value), average.update(seen[0])  # read in the value, updated after
+
+    return loss
+
+
+def gradients(
+    target: FitTarget,
+    estimators: Mapping[str, rgrad.Estimator],
+    points: Mapping[str, Mapping[str, Values]],
+    key: Array,
+    samples: int,
+    replicates: int,
+) -> rgrad.Moments:
+    """The moments of the gradient from `samples` samples, per call, by place, estimator, way and parameter: one program.
+
+    Args:
+        points: parameters by place, and by a name for each way to write them.
+    """
+    sampled = target.sampled
+    assert sampled is not None
+
+    def draw(name: str, ways: Mapping[str, Values], key: Array) -> dict[str, Values]:
+        estimator = estimators[name]
+        if name == AVERAGE:  # a state that has seen one earlier call
+            before, key = jax.random.split(key)
+            seen = sampled(next(iter(ways.values())), before, samples, rgrad.score_function)
+            estimator = partial(rgrad.score_function, baseline=rgrad.moving_average().update(seen))
+        loss = lambda params: sampled(params, key, samples, estimator) + target.rest(params)
+        return {way: jax.grad(loss)(params) for way, params in ways.items()}
+
+    every = lambda key: {place: {name: draw(name, ways, key) for name in estimators} for place, ways in points.items()}
+    return rgrad.measure(every, key, replicates)

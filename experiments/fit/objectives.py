@@ -1,0 +1,168 @@
+"""The objectives of `experiments.fit`: a normal q = N(mu, sigma^2), observations x_1 .. x_n, and what is to be small.
+
+Each is `E_q[sampled(y)] + rest`: the first part estimated from samples of q, the second known without. `expected` is the
+whole in closed form, from which the exact gradient and the minimiser are had, independently of any sampling.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.stats import norm
+
+from experiments.fit.data import Data
+
+
+class Statistics(NamedTuple):
+    """The data as the objectives need them: sums over observations cost log n or nothing."""
+
+    x: Array
+    """Sorted, shape (n,)."""
+    sums: Array
+    """Of the k smallest, k = 0 .. n, shape (n + 1,)."""
+    n: float
+    mean: Array
+    variance: Array
+
+
+class Objective(NamedTuple):
+    """An objective of (mu, sigma); `d` is the data's `Statistics`."""
+
+    sampled: Callable[[Array, Statistics], Array] | None
+    """One sample of the sampling distribution to a scalar; None where nothing is sampled."""
+    rest: Callable[[Array, Array, Statistics], Any]
+    expected: Callable[[Array, Array, Statistics], Array]
+    unit: Callable[[Data], float]
+    """About how large it is, for a learning rate that means the same whatever the data: only the step uses it."""
+    pair: bool = False
+    """Whether a sample is a pair (y, y') of independent draws."""
+
+
+def statistics(data: Data) -> Statistics:
+    x = np.sort(data.x)
+    sums = np.concatenate([[0.0], np.cumsum(x)])
+    return Statistics(
+        jnp.asarray(x, float), jnp.asarray(sums, float), float(x.size), jnp.asarray(x.mean()), jnp.asarray(x.var())
+    )
+
+
+def sum_of_distances(y: Array, d: Statistics) -> Array:
+    """`sum_i |y - x_i|`, with k observations up to y: `k y - (their sum) + (the sum of the others) - (n - k) y`."""
+    k = jnp.searchsorted(d.x, y)
+    return (2 * k - d.n) * y + d.sums[-1] - 2 * d.sums[k]
+
+
+def normal(mu: Array, sigma: Array, pair: bool) -> Any:
+    """q; or two independent draws of it as one event."""
+    q = dist.Normal(mu, sigma)
+    return q.expand([2]).to_event(1) if pair else q
+
+
+def squared_error() -> Objective:
+    """`E sum_i (y - x_i)^2`: the question's objective, which cannot find sigma.
+
+    With the sample mean m and variance s^2 of the data, `sum_i (y - x_i)^2 = n ((y - m)^2 + s^2)`, so that its
+    expectation is `n ((mu - m)^2 + sigma^2 + s^2)`. The derivatives are `2 n (mu - m)`, `2 n sigma` and, for sigma^2, n:
+    the minimum is at mu = m and sigma = 0. Both estimators say so; it is the objective that is wrong for this purpose. A
+    point mass at the mean has the smallest squared error there is.
+    """
+    return Objective(
+        sampled=lambda y, d: d.n * ((y - d.mean) ** 2 + d.variance),
+        rest=lambda mu, sigma, d: 0.0,
+        expected=lambda mu, sigma, d: d.n * ((mu - d.mean) ** 2 + sigma**2 + d.variance),
+        unit=lambda data: data.x.size * data.sigma**2,
+    )
+
+
+def energy_score() -> Objective:
+    """`sum_i E|y - x_i| - n E|y - y'| / 2`: the continuous ranked probability score, summed over the observations.
+
+    A proper score (Gneiting and Raftery 2007): for data of the law p its expectation is least at q = p, so that it finds
+    sigma too. What it adds to the squared error's kind of distance is the second term, which pays for a spread. For a
+    normal, with z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
+    `E|y - y'| = 2 sigma / sqrt(pi)`. On data that are not normal its minimiser is not the maximum-likelihood one.
+    """
+
+    def expected(mu: Array, sigma: Array, d: Statistics) -> Array:
+        z = (mu - d.x) / sigma
+        return jnp.sum(sigma * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z))) - d.n * sigma / jnp.sqrt(jnp.pi)
+
+    return Objective(
+        sampled=lambda y, d: (sum_of_distances(y[0], d) + sum_of_distances(y[1], d) - d.n * jnp.abs(y[0] - y[1])) / 2,
+        rest=lambda mu, sigma, d: 0.0,
+        expected=expected,
+        unit=lambda data: data.x.size * data.sigma,
+        pair=True,
+    )
+
+
+def kl() -> Objective:
+    """`KL(q, N(m, s^2))`, as minus an ELBO: `-E_q[log N(y; m, s^2)] - H[q]`, m and s^2 the data's mean and variance.
+
+    `((mu - m)^2 + sigma^2) / (2 s^2) + log(s / sigma) - 1/2`; the derivatives are `(mu - m) / s^2` and
+    `sigma / s^2 - 1 / sigma`. Against the squared error it has the entropy of q, `log sigma + log(2 pi e) / 2`, which keeps
+    sigma from 0. It is *told* m and s^2, so it shows the mechanism and discovers nothing.
+    """
+    return Objective(
+        sampled=lambda y, d: -norm.logpdf(y, d.mean, jnp.sqrt(d.variance)),
+        rest=lambda mu, sigma, d: -jnp.log(sigma) - 0.5 * jnp.log(2 * jnp.pi * jnp.e),
+        expected=lambda mu, sigma, d: (
+            ((mu - d.mean) ** 2 + sigma**2) / (2 * d.variance) + 0.5 * jnp.log(d.variance) - jnp.log(sigma) - 0.5
+        ),
+        unit=lambda data: 1.0,
+    )
+
+
+def negative_log_likelihood() -> Objective:
+    """`-sum_i log N(x_i; mu, sigma^2) = n (log sigma + ((mu - m)^2 + s^2) / (2 sigma^2) + log(2 pi) / 2)`.
+
+    Nothing is sampled: the reference, least at the maximum-likelihood mu = m and sigma^2 = mean(x^2) - m^2.
+    """
+
+    def expected(mu: Array, sigma: Array, d: Statistics) -> Array:
+        return d.n * (jnp.log(sigma) + ((mu - d.mean) ** 2 + d.variance) / (2 * sigma**2) + 0.5 * jnp.log(2 * jnp.pi))
+
+    return Objective(None, expected, expected, unit=lambda data: float(data.x.size))
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "squared_error": squared_error(),
+    "energy_score": energy_score(),
+    "kl": kl(),
+    "negative_log_likelihood": negative_log_likelihood(),
+}
+
+
+class Parametrisation(NamedTuple):
+    """How sigma is written: `to_sigma` of the parameter, back, and its size for data of a given sigma."""
+
+    to_sigma: Callable[[Any], Any]
+    from_sigma: Callable[[Any], Any]
+    unit: Callable[[float], float]
+
+
+PARAMETRISATIONS: dict[str, Parametrisation] = {
+    "sigma": Parametrisation(lambda s: s, lambda s: s, lambda unit: unit),
+    "log_sigma": Parametrisation(jnp.exp, jnp.log, lambda unit: 1.0),
+    "variance": Parametrisation(jnp.sqrt, jnp.square, lambda unit: unit**2),
+}
+
+
+def minimiser(objective: Objective, data: Data) -> tuple[float, float]:
+    """(mu, sigma) of the least expected objective, by numerical minimisation in 64 bits; sigma 0 where it sinks there."""
+    import jax
+    from scipy.optimize import minimize
+
+    with jax.enable_x64(True):
+        d = statistics(data)
+        scale, centre = data.sigma, data.mean
+        value = jax.jit(
+            lambda u: objective.expected(centre + scale * u[0], scale * jnp.exp(u[1]), d) / objective.unit(data)
+        )
+        found = minimize(lambda u: float(value(u)), np.array([0.5, 0.5]), method="Nelder-Mead",
+                         options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 4000})  # fmt: skip
+    sigma = scale * float(np.exp(found.x[1]))
+    return centre + scale * float(found.x[0]), 0.0 if sigma < 1e-4 * scale else sigma

@@ -1,0 +1,108 @@
+"""A table for logistic regression: the bundled one or the user's own; its split, and its standardised columns."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.common.errors import UsageError, nearest
+
+INTERCEPT = "intercept"
+
+
+class Table(NamedTuple):
+    """Measured columns and a target of two values."""
+
+    x: np.ndarray
+    """Shape (rows, columns)."""
+    y: np.ndarray
+    """0 or 1, shape (rows,)."""
+    names: list[str]
+    """Of the columns."""
+    source: str
+
+
+class Split(NamedTuple):
+    """Rows to fit and rows held out, with a column of ones first and the others standardised by the rows to fit."""
+
+    x: np.ndarray
+    y: np.ndarray
+    held_x: np.ndarray
+    held_y: np.ndarray
+
+
+def load_table(path: str | None, column: str | None) -> Table:
+    """The breast-cancer data that scikit-learn bundles, 569 x 30; or a .csv file, whose `column` is the target.
+
+    Raises:
+        UsageError: no such file or column, a target without exactly two values, or columns that are not finite numbers.
+    """
+    if path is None:
+        if column is not None:
+            raise UsageError(f"--column {column}: it names the target in --data, which is not given; give the file too")
+        from sklearn.datasets import load_breast_cancer
+
+        bundle = load_breast_cancer()
+        return Table(bundle.data, bundle.target, list(bundle.feature_names), "breast-cancer data")
+    names, cells = _read(path)
+    if column is None or column not in names:
+        found = "the target is not named" if column is None else f"{path} has no column {column!r}"
+        raise UsageError(f"--column: {found}; give one{nearest(column or '', names)}")
+    at = names.index(column)
+    target = [row[at] for row in cells]
+    values = sorted(set(target))
+    if len(values) != 2:
+        raise UsageError(f"--column {column}: it has {len(values)} different values; a target has two, as 0 and 1")
+    others = [i for i in range(len(names)) if i != at]
+    try:
+        x = np.array([[float(row[i]) for i in others] for row in cells]).reshape(len(cells), -1)
+    except ValueError as error:
+        raise UsageError(f"--data {path}: {error}; every column but the target must hold numbers") from None
+    if not np.all(np.isfinite(x)):
+        row, i = np.argwhere(~np.isfinite(x))[0]
+        raise UsageError(f"--data {path}: row {row + 1}, column {names[others[i]]!r} is {x[row, i]}; take the row out")
+    return Table(
+        x, np.array([value == values[1] for value in target], int), [names[i] for i in others], Path(path).name
+    )
+
+
+def _read(path: str) -> tuple[list[str], list[list[str]]]:
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--data {path}: {why}; give a .csv file") from None
+    if len(rows) < 3 or len(rows[0]) < 2:
+        raise UsageError(
+            f"--data {path}: it needs a line of names, two columns and two rows at least; give a .csv file"
+        )
+    if ragged := [i for i, row in enumerate(rows) if len(row) != len(rows[0])]:
+        raise UsageError(
+            f"--data {path}: line {ragged[0] + 1} has {len(rows[ragged[0]])} cells, not {len(rows[0])}; mend it"
+        )
+    return [name.strip() for name in rows[0]], [[cell.strip() for cell in row] for row in rows[1:]]
+
+
+def split(table: Table, share: float, seed: int) -> Split:
+    """A random `share` of the rows held out, the same for the same seed; none for 0.
+
+    Raises:
+        UsageError: a share too small or too large for so few rows, or a column without spread.
+    """
+    held = round(share * len(table.y))
+    if (share > 0 and held == 0) or held > len(table.y) - 2:
+        raise UsageError(
+            f"--held-out {share:g}: that is {held} of {len(table.y)} rows; hold out one, leave two, or give 0"
+        )
+    order = np.random.default_rng(seed).permutation(len(table.y))
+    out, keep = np.sort(order[:held]), np.sort(order[held:])
+    mean, spread = table.x[keep].mean(0), table.x[keep].std(0)
+    if np.any(spread == 0):
+        raise UsageError(
+            f"--data: column {table.names[int(np.argmin(spread))]!r} has one value in all {len(keep)} rows to fit, and "
+            "cannot be standardised; take it out"
+        )
+    standard = np.insert((table.x - mean) / spread, 0, 1.0, axis=1)
+    return Split(standard[keep], table.y[keep], standard[out], table.y[out])

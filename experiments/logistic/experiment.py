@@ -1,0 +1,29 @@
+"""What is the choice of gradient worth on a real posterior? Bayesian logistic regression by ELBO, checked against NUTS."""
+
+import jax
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.logistic.figure import draw_figure
+from experiments.logistic.files import result_tables
+from experiments.logistic.report import make_rows, raise_divergence, report
+from experiments.logistic.settings import LogisticSettings
+from experiments.logistic.study import prepare
+from experiments.logistic.study import study as fitted
+
+
+def run(settings: LogisticSettings) -> int:
+    with validation_enabled(False):  # the parameters are our own, and a bad one is what the report is to tell
+        task = prepare(settings)
+    results = []
+
+    def study(advance: Advance) -> Outcome:
+        found = fitted(task, jax.random.key(settings.seed), advance)
+        results.append(found)
+        rows = make_rows(found)
+        return Outcome(rows, result_tables(found) | draw_figure(found), lambda: report(found, rows))
+
+    status = recorded(settings, "logistic", task.work, "fitting", study)
+    raise_divergence(results[0])
+    return status

@@ -1,0 +1,45 @@
+"""The posterior by a long NUTS run, NumPyro's: what the fits are held against."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+from numpyro.infer import MCMC, NUTS
+
+from experiments.logistic.model import Model
+
+
+class Posterior(NamedTuple):
+    """Of each weight, shape (D,)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    r_hat: np.ndarray
+    """Split Gelman-Rubin: near 1 where the chains agree."""
+    effective: np.ndarray
+    """Independent draws that are worth as much."""
+    seconds: float
+    """With compilation."""
+
+
+def sample_posterior(model: Model, key: Array, chains: int, warmup: int, draws: int) -> Posterior:
+    """`chains` chains with a dense mass matrix, each of `draws` draws after `warmup`, on all rows of the model."""
+    began = time.perf_counter()
+    for_start, for_run = jax.random.split(key)
+    kernel = NUTS(potential_fn=lambda w: -model.log_g(w), dense_mass=True)
+    chain = MCMC(
+        kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, chain_method="vectorized", progress_bar=False
+    )
+    start = jax.random.normal(for_start, (chains, model.x.shape[1]))  # from the prior: wider than the posterior
+    chain.run(for_run, init_params=start)
+    w = np.asarray(chain.get_samples(group_by_chain=True), np.float64)
+    seconds = time.perf_counter() - began
+    return Posterior(w.mean((0, 1)), w.std((0, 1), ddof=1), split_gelman_rubin(w), effective_sample_size(w), seconds)
+
+
+def distance(mean: np.ndarray, posterior: Posterior) -> np.ndarray:
+    """The largest difference of a weight's mean from the posterior's, in the posterior's standard deviations; shape (...)."""
+    return np.asarray(np.max(np.abs(mean - posterior.mean) / posterior.sd, axis=-1))

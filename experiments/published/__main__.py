@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.published import PublishedSettings, run
+
+command(PublishedSettings, run)

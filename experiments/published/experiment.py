@@ -1,0 +1,50 @@
+"""Does this library give what others have published? Each published value beside ours, and how far they are apart."""
+
+import math
+from typing import Any
+
+import jax
+
+from experiments.common.progress import Advance
+from experiments.common.record import Outcome, recorded
+from experiments.common.tables import number, print_table
+from experiments.published.figure import draw_figure
+from experiments.published.settings import LIMIT, PublishedSettings
+from experiments.published.sources import RUN
+
+
+def run(settings: PublishedSettings) -> int:
+    def study(advance: Advance) -> Outcome:
+        rows = []
+        for source in settings.sources:
+            # Each source has a key of its own, whichever others are asked for.
+            key = jax.random.fold_in(jax.random.key(settings.seed), list(RUN).index(source))
+            rows += RUN[source](settings, key, advance)
+        return Outcome(rows, draw_figure(rows, LIMIT), lambda: report(rows))
+
+    return recorded(settings, "published", len(settings.sources), "measuring", study)
+
+
+def report(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A table for each source, and the verdict; returns the rows that disagree."""
+    header = ["quantity", "estimator", "d/d", "published", "+-", "ours", "95 % interval", "z"]
+    for source in dict.fromkeys(row["source"] for row in rows):
+        lines = [
+            [
+                r["quantity"], r["estimator"], r["parameter"], number(r["published"]), number(r["published_error"], 2),
+                number(r["ours"]), f"[{number(r['low'])}, {number(r['high'])}]", f"{r['z']:+.2f}",
+            ]
+            for r in rows if r["source"] == source
+        ]  # fmt: skip
+        print_table(header, lines, source)
+    disagree = [r for r in rows if not abs(r["z"]) <= LIMIT]  # so that nan disagrees
+    worst = max((abs(r["z"]) for r in rows if math.isfinite(r["z"])), default=math.nan)
+    print(
+        f"{len(rows)} published values, {len(disagree)} disagree (|z| > {LIMIT:g}); the largest finite |z| is {worst:.2f}"
+    )
+    for r in disagree:
+        print(
+            f"disagrees: {r['source']}: {r['quantity']}, {r['estimator']}, d/d {r['parameter']}: published "
+            f"{number(r['published'])}, ours {number(r['ours'])} [{number(r['low'])}, {number(r['high'])}], z = {r['z']:+.1f}"
+        )
+    return disagree

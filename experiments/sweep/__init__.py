@@ -1,0 +1,11 @@
+"""The same measurement over a grid of settings: thousands of cells, on all devices, safe to kill.
+
+python -m experiments.sweep
+"""
+
+from experiments.common.runner import run_of
+from experiments.sweep.settings import SweepSettings, before_jax
+
+run = run_of(__name__, SweepSettings, before=before_jax)
+
+__all__ = ["SweepSettings", "run"]

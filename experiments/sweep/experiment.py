@@ -1,0 +1,18 @@
+"""A sweep over a grid, by one process or several."""
+
+import jax
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments.sweep.processes import join, leave, use_platform
+from experiments.sweep.settings import SweepSettings
+from experiments.sweep.study import sweep_to_folder
+
+
+def run(settings: SweepSettings) -> None:
+    group = join(settings)
+    try:
+        use_platform(jax, settings.platform)
+        with validation_enabled(False):  # the parameters are checked once; to check them at every trace takes seconds
+            sweep_to_folder(settings, group)
+    finally:
+        leave(group)

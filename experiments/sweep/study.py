@@ -1,0 +1,241 @@
+"""A sweep into a folder: what is left to do, done chunk by chunk, and then the tables."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import rgrad
+from experiments.common.errors import UsageError
+from experiments.common.loading import load_problem
+from experiments.common.measuring import ProblemTask, prepare, usage
+from experiments.common.record import output_folder
+from experiments.sweep.axes import values_of
+from experiments.sweep.folder import (
+    PLAN,
+    Chunk,
+    SweepPlan,
+    config_of,
+    extended,
+    locked,
+    read_chunk,
+    read_plan,
+    write_chunk,
+)
+from experiments.sweep.processes import Group
+from experiments.sweep.progress import Meter
+from experiments.sweep.table import write_results
+from rgrad.sweeps import Cells, Extent, Grid, Row, devices_for, each, extent_for, grid_of, merged, rows_of, take
+
+POLL = 0.2  # seconds between two looks at what the other processes have done
+
+
+class Work(NamedTuple):
+    """A sweep as it stands: the task, its grid and plan, and the devices of this process."""
+
+    task: ProblemTask
+    grid: Grid
+    plan: SweepPlan
+    devices: list[Any]
+    folder: Path
+
+    def cells(self, shape: int, settings: Any) -> Cells:
+        extent = Extent(*self.plan.extents[shape])
+        return Cells(
+            self.grid, self.grid.shapes[shape], self.task.estimators, extent, self.devices, settings.common_noise
+        )
+
+    def blocks(self, shape: int) -> list[tuple[int, int]]:
+        """The ranges of replicates of one chunk each. Those asked for later begin where the earlier ones end."""
+        most = Extent(*self.plan.extents[shape]).replicates
+        ends = [0, *self.plan.replicates]
+        return [(a + low, a + high) for a, b in itertools.pairwise(ends) for low, high in each(b - a, most)]
+
+    def groups(self) -> Iterator[tuple[int, int, int, list[Chunk]]]:
+        """Shape, first cell, how many there are, and their chunks, in the order of the table."""
+        for shape in range(len(self.grid.shapes)):
+            for first, stop in each(self.grid.cells, self.plan.extents[shape][0]):
+                yield shape, first, stop - first, [Chunk(shape, first, a, b) for a, b in self.blocks(shape)]
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the whole table, a few cells at a time."""
+        like = _like(self.grid, self.task)
+        for shape, first, count, chunks in self.groups():
+            parts = []
+            for chunk in chunks:
+                numbers = read_chunk(self.folder, self.plan, chunk)
+                if numbers is None:
+                    raise UsageError(f"{self.folder}: {chunk.name} went missing; go on with --resume {self.folder}")
+                parts.append(_unpacked(numbers, chunk.stop - chunk.start, like[shape]))
+            yield from rows_of(self.grid, self.grid.shapes[shape], first, merged(parts), count)
+
+
+def sweep_to_folder(settings: Any, group: Group) -> None:
+    """Everything, for one process of the group.
+
+    Raises:
+        UsageError: bad settings; a folder that another process has, or of another sweep; a full disk.
+    """
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        refused: UsageError | None = None
+        work: Work | None = None
+        try:
+            work = _begun(settings, group, stack)
+        except UsageError as error:
+            refused = error
+        good = group.agree(refused is None)
+        if refused is not None:
+            raise refused
+        if not good:
+            raise UsageError(f"process 0 of {group.processes} has refused to begin; its message says why")
+        assert work is not None or group.process
+        work = work or _joined(settings, group, stack)
+        meter = Meter(work.grid.cells * len(work.grid.shapes))
+        try:
+            _compute(work, settings, group, meter)
+            if group.process == 0:
+                _wait_for_others(work, group)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the finished chunks are kept: go on with --resume {work.folder}") from None
+        except UsageError as error:
+            raise UsageError(f"{error} (the finished chunks are kept: go on with --resume {work.folder})") from None
+        finally:
+            meter.close()
+        if group.process == 0:
+            write_results(
+                work.folder, work.rows, settings, meter, time.monotonic() - began, len(work.devices), group.processes
+            )
+
+
+def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | None:
+    """The work, whose plan is in the folder; None for a process that takes it from there."""
+    task, grid = _task_and_grid(settings)
+    if group.process:
+        return None
+    devices = _devices(settings)
+    if settings.resume:
+        folder = Path(settings.resume)
+        plan = read_plan(folder)
+        stack.enter_context(locked(folder, 0))
+        after = extended(plan, settings)
+    else:
+        if settings.out and (Path(settings.out) / PLAN).exists():
+            raise UsageError(f"--out {settings.out}: there is a sweep in it; go on with --resume {settings.out}, or give "
+                             "another folder")  # fmt: skip
+        extent = lambda shape: extent_for(
+            grid, shape, task.estimators, settings.replicates, devices, settings.common_noise, settings.chunk
+        )
+        with usage("--axes", Exception):
+            after = SweepPlan(
+                config_of(settings), [settings.replicates], [list(extent(shape)) for shape in grid.shapes]
+            )
+        folder = stack.enter_context(output_folder(settings.out, "sweep"))
+        stack.enter_context(locked(folder, 0))
+        plan = after._replace(replicates=[])
+    (folder / "chunks").mkdir(exist_ok=True)
+    if after != plan:
+        after.write(folder)
+    return Work(task, grid, after, devices, folder)
+
+
+def _joined(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work:
+    """The work of a process other than 0, by the plan that that one has written."""
+    folder = Path(settings.resume or settings.out)
+    if not (folder / PLAN).exists():
+        raise UsageError(f"--out {folder}: process {group.process} does not see what process 0 has written there; give a folder "
+                         "that all processes share")  # fmt: skip
+    stack.enter_context(locked(folder, group.process))
+    return Work(*_task_and_grid(settings), read_plan(folder), _devices(settings), folder)
+
+
+def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:
+    values = {name: values_of(name, axis) for name, axis in settings.axes.items()}
+    with usage("--axes", ValueError, TypeError, AttributeError):
+        grid = grid_of(load_problem(settings.problem), values, settings.params, settings.wrt or None)
+    sizes = tuple(dict.fromkeys(shape.size for shape in grid.shapes))
+    for at in _corners(grid):  # where a parameter is not allowed, that is at an end of its axis, nearly always
+        prepare(
+            settings.model_copy(update={"params": settings.params | at}),
+            settings.problem,
+            settings.estimators[:1],
+            sizes[:1],
+        )
+    return prepare(settings, settings.problem, settings.estimators, sizes), grid
+
+
+def _corners(grid: Grid) -> list[dict[str, Any]]:
+    fill = lambda name, value: np.broadcast_to(value, np.shape(grid.by_shape[grid.shapes[0]][1][name])).tolist()
+    return [{name: fill(name, values[at]) for name, values in grid.axes.items()} for at in (0, -1) if grid.axes]
+
+
+def _devices(settings: Any) -> list[Any]:
+    with usage(f"--devices {settings.devices}", ValueError):
+        return devices_for(settings.devices)
+
+
+def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
+    """The chunks of this process: each not there yet is measured and written."""
+    key = jax.random.key(settings.seed)
+    number = 0
+    for index, shape in enumerate(work.grid.shapes):
+        cells: Cells | None = None
+        for _, first, count, chunks in (g for g in work.groups() if g[0] == index):
+            for chunk in chunks:
+                number += 1
+                if number % group.processes != group.process:
+                    continue
+                share = count * (chunk.stop - chunk.start) / work.plan.replicates[-1]
+                if read_chunk(work.folder, work.plan, chunk) is not None:
+                    meter.skip(share)
+                    continue
+                if cells is None:
+                    cells = work.cells(index, settings)
+                moments = cells.measure(key, first, chunk.start, chunk.stop)
+                write_chunk(work.folder, work.plan, chunk, _packed(take(moments, count)))
+                if list(cells.extent) != work.plan.extents[index]:  # memory ran out; it will again
+                    work.plan.extents[index] = list(cells.extent)
+                    work.plan.write(work.folder)
+                meter.advance(share, float(count) * (chunk.stop - chunk.start) * shape.size)
+
+
+def _wait_for_others(work: Work, group: Group) -> None:
+    if group.processes == 1:
+        return
+    for chunk in itertools.chain.from_iterable(group[3] for group in work.groups()):
+        while not (work.folder / "chunks" / chunk.name).exists():
+            time.sleep(POLL)  # should one of them die, jax ends this process too
+
+
+def _packed(moments: rgrad.Moments) -> np.ndarray[Any, Any]:
+    """Shape `(7, cells, numbers)`: mean, m2, m3, m4, nonfinite, constant and binary of all estimators' numbers."""
+    flat = lambda tree: np.concatenate([np.reshape(a, (len(a), -1)) for a in jax.tree.leaves(tree)], 1)
+    return np.stack([flat(tree).astype(np.float64) for tree in moments[1:]])
+
+
+def _unpacked(numbers: np.ndarray[Any, Any], count: int, like: Any) -> rgrad.Moments:
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def tree(flat: np.ndarray[Any, Any]) -> Any:
+        pieces = [
+            flat[:, end - leaf.size : end].reshape(-1, *leaf.shape) for leaf, end in zip(leaves, ends, strict=True)
+        ]
+        return jax.tree.unflatten(structure, pieces)
+
+    mean, m2, m3, m4, nonfinite, *flags = (tree(flat) for flat in numbers)  # no flags in folders of earlier versions
+    whole, marks = (
+        lambda tree, dtype=dtype: jax.tree.map(lambda a: a.astype(dtype), tree) for dtype in (np.int64, bool)
+    )
+    return rgrad.Moments(np.int64(count), mean, m2, m3, m4, whole(nonfinite), *map(marks, flags))
+
+
+def _like(grid: Grid, task: ProblemTask) -> list[Any]:
+    """Of each shape: estimators to parameters to arrays of their shapes."""
+    of = lambda shape: {name: np.empty(np.shape(grid.by_shape[shape][1][name])) for name in grid.wrt}
+    return [{name: of(shape) for name in task.estimators} for shape in grid.shapes]

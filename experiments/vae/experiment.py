@@ -1,0 +1,103 @@
+"""Does the reparameterization trick train a variational autoencoder better than the score function, at equal compute?"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from numpyro.distributions.distribution import validation_enabled
+
+from experiments.common.errors import UsageError
+from experiments.common.progress import progress
+from experiments.common.record import output_folder, result_files, write
+from experiments.common.tables import number, print_table
+from experiments.vae import study as vae_task
+from experiments.vae.checkpoint import latest, npz, write_checkpoint
+from experiments.vae.figure import draw_figure
+from experiments.vae.settings import VaeSettings
+from experiments.vae.study import mean_and_half
+
+
+def run(settings: VaeSettings) -> None:
+    if settings.steps % settings.every:
+        more = settings.steps + -settings.steps % settings.every
+        raise UsageError(f"--steps {settings.steps}: no multiple of --every {settings.every}; give {more}")
+
+    saved = None if settings.resume is None else latest(Path(settings.resume), settings)
+    began = time.monotonic()
+    # The parameters are the networks' own; to check them at every trace takes seconds.
+    with output_folder(settings.out or settings.resume, "vae") as folder, validation_enabled(False):
+        task = vae_task.prepare(settings, jax.random.key(settings.seed))
+        independent = vae_task.independent_pixels(task.digits, settings.likelihood)
+        at = vae_task.beginning(task) if saved is None else vae_task.restored(task, saved)
+        kept = at.step if saved and folder.resolve() == Path(settings.resume or "").resolve() else None
+        try:
+            with progress(settings.steps, "training") as advance:
+                advance(at.step)
+                for now in vae_task.training(task, at):
+                    at = now
+                    write_checkpoint(folder, vae_task.to_save(at), settings, before=kept)
+                    kept = at.step
+                    advance(settings.every)
+            rows, pictures = vae_task.results(task, at)
+        except KeyboardInterrupt:
+            if kept is None:
+                raise
+            raise KeyboardInterrupt(f"step {kept:,} is kept: go on with --resume {folder}") from None
+        compared = vae_task.margins(rows, settings.estimators)
+        files = result_files("vae", settings, rows, time.monotonic() - began)
+        files |= {"margins.csv": vae_task.margins_file(compared), "pictures.npz": npz(pictures)}
+        files |= draw_figure(rows, pictures, independent, settings)
+        report(rows, compared, independent, settings)
+        write(folder, files)
+        print(f"written to {folder}/: {', '.join(files)}, checkpoints/")
+    raise_divergence(rows, settings)
+
+
+def report(
+    rows: list[dict[str, Any]], compared: list[dict[str, Any]], independent: float, settings: VaeSettings
+) -> None:
+    """The ends of the training runs, means over the seeds, and by how much the first estimator is ahead."""
+
+    lines = []
+    for name in settings.estimators:
+        end = [r for r in rows if r["estimator"] == name and r["step"] == settings.steps]
+        cells = (mean_and_half([r[key] for r in end]) for key in ("test_elbo", "iwae", "train_elbo", "squared_error"))
+        shown = [f"{number(mean)} +- {number(half, 2)}" for mean, half in cells]
+        lines.append([name, *shown, number(1e3 * end[0]["seconds"] / settings.steps / settings.seeds, 3)])
+    print_table(
+        ["estimator", "held-out ELBO", f"bound, K = {settings.bound_samples:,}", "training ELBO",
+         "squared error of a pixel", "ms a step and seed"],
+        lines,
+        f"{settings.likelihood}, {settings.latents} latents, {settings.samples} samples an image, after "
+        f"{settings.steps:,} steps: nats an image, mean and 95 % interval over {settings.seeds} seeds",
+    )  # fmt: skip
+    print(f"held-out log likelihood of pixels that are independent, without a z: {number(independent)} nats an image")
+    if compared:
+        print_table(
+            ["held-out ELBO above that by", "at equal", "margin", "95 % interval", "verdict"],
+            [
+                [r["other"], f"{r['at']}, {number(r['place'])}", number(r["margin"], 3),
+                 f"[{number(r['low'], 3)}, {number(r['high'], 3)}]", r["verdict"]]
+                for r in compared
+            ],
+            f"{settings.estimators[0]}, of the same seeds: nats an image",
+        )  # fmt: skip
+
+
+def raise_divergence(rows: list[dict[str, Any]], settings: VaeSettings) -> None:
+    """After everything has been written: the weights of the last good step are kept.
+
+    Raises:
+        UsageError: at which step of which training run the ELBO or its gradient was not finite.
+    """
+    stopped = [
+        f"{r['estimator']}, seed {r['seed']}: step {r['stopped_at']:,}"
+        for r in rows
+        if r["step"] == settings.steps and r["stopped_at"] >= 0
+    ]
+    if stopped:
+        raise UsageError(
+            f"--learning-rate {settings.learning_rate:g}: the ELBO, its gradient or the new weights were not finite "
+            f"({'; '.join(stopped)}), where the last good weights were kept; give a smaller one"
+        )

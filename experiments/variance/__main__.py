@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.variance import VarianceSettings, run
+
+command(VarianceSettings, run)

@@ -1,0 +1,115 @@
+"""The rules of the house: what imports what, how long a file is, and that names are used once."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# From the ground up. A package imports from those to its left, and from itself.
+FLOORS = ("errors", "protocols", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
+          "problems", "measurement", "comparison", "sweeps")  # fmt: skip
+BESIDE = {"fitting": ("errors", "protocols", "backend", "noise")}  # what else there is, and all that it may import
+# Slow to import, or not there on every machine: imported where they are used.
+LAZY = {"scipy", "sklearn", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}
+PUBLIC = {"rgrad", "rgrad.noise", "rgrad.problems", "rgrad.errors", "rgrad.protocols", "rgrad.measurement", "rgrad.sweeps",
+          "rgrad.distributions", "rgrad.expectations", "rgrad.fitting"}  # fmt: skip
+
+
+def modules(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    return {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(f.read_text())
+        for f in files
+    }
+
+
+def imports(tree, inside=False) -> Iterator[tuple[str, bool]]:
+    """The modules that are imported, and whether that is in a function."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", inside),)
+            yield from ((f"{node.module}.{alias.name}", inside) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        yield from imports(node, inside or isinstance(node, ast.FunctionDef | ast.Lambda))
+
+
+@pytest.mark.parametrize("package", ["rgrad", "experiments"])
+def test_no_circle_of_imports(package):
+    found = modules(package)
+    known = {
+        name: {other for other, _ in imports(tree) if other in found and other != name} for name, tree in found.items()
+    }
+    for name, others in known.items():  # a package's own __init__ may import its modules
+        known[name] = {
+            other for other in others if not name.startswith(f"{other}.") and not other.startswith(f"{name}.")
+        }
+    while leaves := [name for name, others in known.items() if not others]:
+        known = {name: others - set(leaves) for name, others in known.items() if name not in leaves}
+    assert not known, f"circles within: {known}"
+
+
+def test_no_upward_import():
+    wrong = []
+    for name, tree in modules("rgrad").items():
+        if name == "rgrad":
+            continue
+        floor = name.split(".")[1]
+        allowed = (*BESIDE[floor], floor) if floor in BESIDE else FLOORS[: FLOORS.index(floor) + 1]
+        others = {other.split(".")[1] for other, _ in imports(tree) if other.startswith("rgrad.")}
+        wrong += [f"{name} imports {other}" for other in others if other in {*FLOORS, *BESIDE} and other not in allowed]
+    assert not wrong, wrong
+
+
+def test_imports_are_at_the_top():
+    wrong = []
+    for package in ("rgrad", "experiments"):
+        for name, tree in modules(package).items():
+            wrong += [
+                f"{name}: {other}" for other, inside in imports(tree) if inside and other.split(".")[0] not in LAZY
+            ]
+    assert not wrong, wrong
+
+
+def test_no_long_file():
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in (ROOT / "rgrad").rglob("*.py")}
+    assert not {name: lines for name, lines in lengths.items() if lines > 300}
+
+
+def test_no_two_public_classes_of_one_name():
+    trees = {**modules("rgrad"), **modules("experiments")}
+    names = Counter(
+        node.name
+        for tree in trees.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert not {name: count for name, count in names.items() if count > 1}
+
+
+def test_an_experiment_imports_no_other_and_nothing_private():
+    wrong = []
+    for name, tree in modules("experiments").items():
+        if name == "experiments":
+            continue
+        mine = name.split(".")[1]
+        for other, _ in imports(tree):
+            parts = other.split(".")
+            if parts[0] == "experiments" and len(parts) > 1 and parts[1] not in ("common", mine):
+                wrong.append(f"{name} imports {other}")
+            package = next((".".join(parts[:n]) for n in (2, 1) if ".".join(parts[:n]) in PUBLIC), None)
+            if parts[0] == "rgrad" and ((len(parts) > 1 and package != ".".join(parts[:2])) or len(parts) > 3):
+                wrong.append(f"{name} imports {other}")
+    assert not wrong, wrong
+
+
+def test_no_two_modules_share_a_name_with_what_they_hold_at_the_top():
+    """`rgrad.compare` is a function: a module of that name would replace it when it is imported."""
+    stub = (ROOT / "rgrad" / "__init__.pyi").read_text()
+    listed = ast.literal_eval(next(n.value for n in ast.parse(stub).body if isinstance(n, ast.Assign)))
+    top = {p.stem for p in (ROOT / "rgrad").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert top & set(listed) <= {"noise"}
