@@ -24,7 +24,7 @@ def run(settings: BenchmarkSettings) -> int:
         raise UsageError("--float-width 64: the contenders are written for 32 bits; leave it out")
     left_out: dict[str, str] = {}
     sections: dict[str, Any] = {
-        "draws": (lambda advance: draws_section(settings, left_out, advance), len(settings.sizes)),
+        "draws": (lambda advance: draws_section(settings, left_out, advance), len(settings.num_samples)),
         "growth": (lambda advance: growth_section(settings, advance), 1),
         "dimension": (lambda advance: dimension_section(settings, advance), len(settings.dimensions)),
         "fit": (lambda advance: fit_section(settings, left_out, advance), 1),
@@ -54,14 +54,14 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, str], settings: Bench
             continue
         title = TITLES[section]
         if section in ("draws", "dimension"):
-            sizes = list(dict.fromkeys(r["size"] for r in mine))
-            at = {(r["contender"], r["size"]): r for r in mine}
+            sizes = list(dict.fromkeys(r["n"] for r in mine))
+            at = {(r["contender"], r["n"]): r for r in mine}
             names = list(dict.fromkeys(r["contender"] for r in mine))
             lines = [[f"{names[0]}: {UNITS[section]} a second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
             lines += [[name, *(times(at[name, n]) if (name, n) in at else "-" for n in sizes)] for name in names[1:]]
             print_table(["contender", *(f"{'N' if section == 'draws' else 'D'} = {n:,}" for n in sizes)], lines, title)
         elif section == "growth":
-            lines = [[f"{r['size']:,}", times(r), f"{r['megabytes']:.1f} MB"] for r in mine]
+            lines = [[f"{r['n']:,}", times(r), f"{r['megabytes']:.1f} MB"] for r in mine]
             print_table(["draws", "time of a draw", "memory"], lines, title)
         elif section == "precision":
             print_table(

@@ -33,14 +33,14 @@ def _speeds(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     """Each contender's speed in units of ours in the same round."""
     for name in dict.fromkeys(r["contender"] for r in rows):
         i = ORDER.index(name)
-        mine = sorted((r for r in rows if r["contender"] == name), key=lambda r: r["size"])
+        mine = sorted((r for r in rows if r["contender"] == name), key=lambda r: r["n"])
         speed = [1 / r["times"] for r in mine]
         spread = [
             [1 / r["times"] - 1 / r["times_high"] for r in mine],
             [1 / r["times_low"] - 1 / r["times"] for r in mine],
         ]
         axis.errorbar(
-            [r["size"] for r in mine], speed, spread, fmt=MARKERS[i % len(MARKERS)] + "-", ms=5,
+            [r["n"] for r in mine], speed, spread, fmt=MARKERS[i % len(MARKERS)] + "-", ms=5,
             lw=2.5 if i == 0 else 1, capsize=3, color=COLOURS[i], label=name,
         )  # fmt: skip
     what = "N, draws of a gradient" if section == "draws" else "D, dimensions"
@@ -65,8 +65,8 @@ def _bars(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
 
 
 def _growth(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
-    rows = sorted(rows, key=lambda r: r["size"])
-    axis.plot([r["size"] for r in rows], [r["times"] for r in rows], "o-", color=COLOURS[0])
+    rows = sorted(rows, key=lambda r: r["n"])
+    axis.plot([r["n"] for r in rows], [r["times"] for r in rows], "o-", color=COLOURS[0])
     axis.set(
         xscale="log",
         yscale="log",
@@ -79,7 +79,7 @@ def _growth(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     for r in rows:
         axis.annotate(
             f"+{r['megabytes']:.1f} MB",
-            (r["size"], r["times"]),
+            (r["n"], r["times"]),
             (0, 8),
             textcoords="offset points",
             ha="center",

@@ -37,7 +37,7 @@ class BenchmarkSettings(ExperimentSettings):
     """Which of draws, growth (time and memory from few draws to many), dimension, fit, sweep, cold and precision."""
     rivals: Annotated[tuple[Rival, ...], ONCE] = get_args(Rival)
     """Which others; those that are not installed here are left out, with a word."""
-    sizes: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
+    num_samples: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
     """N of the section draws, integers."""
     growth: Annotated[tuple[Draws, ...], Field(min_length=1), ONCE] = (
         1_000_000,

@@ -36,17 +36,17 @@ from experiments.common.progress import Advance
 Row = dict[str, Any]
 SLACK = 8.0  # standard errors of a result that is right
 ROUNDING = 1e-4  # relative: what 32-bit sums may be off by
-PER_CALL = 1_000  # samples of a gradient where the size is not what is varied
+PER_CALL = 1_000  # samples of a gradient where n is not varied
 FEWEST = 64  # replicates, for a variance that can be judged
 LEAST = 2**20  # draws of a turn: `measure` makes up to 65,536 replicates at once, and no fewer are as cheap
 LEAST_OF = {"numpy loop": 2**14}
-FIELDS = ("section", "contender", "size", "device", "rounds", "rate", "times", "times_low", "times_high", "seconds",
+FIELDS = ("section", "contender", "n", "device", "rounds", "rate", "times", "times_low", "times_high", "seconds",
           "megabytes", "error")  # fmt: skip
 
 
-def row(section: str, contender: str, size: int, **values: Any) -> Row:
-    """`size` is N, the draws, the dimension or the steps of all fits; what is not said is None."""
-    return {**dict.fromkeys(FIELDS), "section": section, "contender": contender, "size": size, **values}
+def row(section: str, contender: str, n: int, **values: Any) -> Row:
+    """`n` is the samples of a call, the draws, the dimension or the steps of all fits; what is not said is None."""
+    return {**dict.fromkeys(FIELDS), "section": section, "contender": contender, "n": n, **values}
 
 
 def check(name: str, n: int, got: RivalMoments, slack: float = SLACK) -> None:
@@ -135,9 +135,9 @@ def timed(name: str, n: int, job: Job, replicates: int, seed: int, turn: int) ->
 
 
 def draws_section(settings: Any, left_out: dict[str, str], advance: Advance) -> list[Row]:
-    """Draws per second at each size, by all contenders."""
+    """Draws per second for each n, by all contenders."""
     rows = []
-    for n in settings.sizes:
+    for n in settings.num_samples:
         jobs = {}
         for name in (OURS, *settings.rivals):
             if name in left_out:
@@ -155,7 +155,7 @@ def draws_section(settings: Any, left_out: dict[str, str], advance: Advance) -> 
     return rows
 
 
-def compared(section: str, size: int, rates: Mapping[str, list[float]], per_call: float) -> list[Row]:
+def compared(section: str, n: int, rates: Mapping[str, list[float]], per_call: float) -> list[Row]:
     """A row for each contender: how many times as fast as it we are, in the same round."""
     rows = []
     for name, mine in rates.items():
@@ -163,7 +163,7 @@ def compared(section: str, size: int, rates: Mapping[str, list[float]], per_call
         rate = statistics.median(mine)
         rows.append(
             row(
-                section, name, size, device=device_of(name), rounds=len(mine), rate=rate, times=times, times_low=low,
+                section, name, n, device=device_of(name), rounds=len(mine), rate=rate, times=times, times_low=low,
                 times_high=high, seconds=per_call / rate,
             )
         )  # fmt: skip

@@ -18,7 +18,7 @@ from rgrad.problems import gradient
 from rgrad.sweeps import Cells, devices_for, each, extent_for, grid_of
 
 SIZE, REPLICATES = 1_000, 1_000  # 1e6 draws a cell
-ESTIMATORS = {"score_function": rgrad.score_function, "reparameterized": rgrad.reparameterized}
+ESTIMATORS = {name: rgrad.ESTIMATORS[name].estimator for name in ("score_function", "reparameterized")}
 RECOMPILED = 3  # cells of the loop that compiles each: seconds apiece
 SLACK = 7.0  # standard errors of a right mean, over thousands of cells
 
@@ -80,7 +80,7 @@ CONTENDERS: dict[str, Callable[[int], Callable[[int], float]]] = {
 
 
 def _grid(cells: int) -> Any:
-    return grid_of(PROBLEMS["square"], {"loc": np.linspace(-3, 3, cells), "size": [SIZE]})
+    return grid_of(PROBLEMS["square"], {"loc": np.linspace(-3, 3, cells), "n": [SIZE]})
 
 
 def _check(moments: Any, locs: np.ndarray[Any, Any], count: int) -> None:

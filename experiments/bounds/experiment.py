@@ -14,14 +14,14 @@ from experiments.common.tables import number, print_table
 
 
 def run(settings: BoundsSettings) -> int:
-    if "vimco" in settings.estimators and 1 in settings.samples:
-        raise UsageError("--samples: vimco with K = 1 has no other sample to make a baseline of; give K of 2 or more")
+    if "vimco" in settings.estimators and 1 in settings.k:
+        raise UsageError("--k: vimco with K = 1 has no other sample to make a baseline of; give K of 2 or more")
 
     def study(advance: Advance) -> Outcome:
         rows = measured_rows(settings, jax.random.key(settings.seed), advance)
         return Outcome(rows, draw_figure(rows, RESOLVED), lambda: report(rows, settings))
 
-    return recorded(settings, "bounds", sum(settings.samples), "measuring", study)
+    return recorded(settings, "bounds", sum(settings.k), "measuring", study)
 
 
 def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
@@ -34,7 +34,7 @@ def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
                 line = lines.setdefault((r["parameter"], r["estimator"]), [])
                 line.append(f"{mark}{number(r['snr'], 3)} +- {number((r['snr_high'] - r['snr_low']) / 2, 1)}")
         print_table(
-            ["d/d", "estimator", *(f"K = {k:,}" for k in settings.samples)],
+            ["d/d", "estimator", *(f"K = {k:,}" for k in settings.k)],
             [[*names, *line] for names, line in lines.items()],
             f"signal-to-noise ratio and its 95 % interval, parameters within {distance:g} of the optimum",
         )
@@ -43,7 +43,7 @@ def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
         "and no more than an upper bound"
     )
     norms = {(r["estimator"], r["perturbation"], r["k"]): r["norm"] for r in rows if r["parameter"] == "A"}
-    k = max(settings.samples)
+    k = max(settings.k)
     for distance in settings.perturbations:
         biased, right = (norms.get((name, distance, k)) for name in ("sticking_the_landing", "doubly_reparameterized"))
         if k > 1 and biased and right:

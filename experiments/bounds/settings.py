@@ -29,7 +29,7 @@ class BoundsSettings(ExperimentSettings):
         "sticking_the_landing",
     )
     """Of reparameterized (IWAE), doubly_reparameterized (DReG), sticking_the_landing, score_function and vimco."""
-    samples: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (1, 4, 16, 64, 256)
+    k: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (1, 4, 16, 64, 256)
     """K: how many samples a bound is made of, integers."""
     perturbations: Annotated[tuple[Distance, ...], Field(min_length=1), ONCE] = (0.01, 0.5)
     """How far from the optimum: the standard deviation of what is added to each parameter."""

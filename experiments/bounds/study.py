@@ -15,13 +15,6 @@ from scipy.special import stdtrit
 import rgrad
 from experiments.common.progress import Advance
 
-RULES = {
-    "reparameterized": rgrad.reparameterized,
-    "doubly_reparameterized": rgrad.doubly_reparameterized,
-    "sticking_the_landing": rgrad.sticking_the_landing,
-    "score_function": rgrad.score_function,
-    "vimco": rgrad.vimco,
-}
 PARTS = 10  # of the replicates, for the jackknife
 BLOCK = 64  # data points at once: what fits into a cache
 Params = dict[str, Array]
@@ -54,7 +47,7 @@ def measured_rows(settings: Any, key: Array, advance: Advance) -> list[dict[str,
     at = lambda distance: {name: value + distance * direction[name] for name, value in optimum.items()}
     params = jax.vmap(at)(jnp.array(settings.perturbations))
     rows = []
-    for k in settings.samples:
+    for k in settings.k:
         draw = partial(gradients, params, data, k, settings.estimators)
         parts = []
         edges = np.linspace(0, settings.replicates, PARTS + 1).astype(int).tolist()
@@ -71,7 +64,9 @@ def gradients(params: Params, data: Array, k: int, estimators: Sequence[str], ke
     """One estimate by each rule of the gradient of the mean bound, at each of the stacked params."""
 
     def of_point(x: Array, key: Array) -> dict[str, Params]:
-        return jax.vmap(lambda p: {name: jax.grad(bound)(p, x, key, k, RULES[name]) for name in estimators})(params)
+        return jax.vmap(lambda p: {name: jax.grad(bound)(p, x, key, k, getattr(rgrad, name)) for name in estimators})(
+            params
+        )
 
     keys = jax.random.split(key, len(data))
     each = jax.lax.map(lambda pair: of_point(*pair), (data, keys), batch_size=BLOCK)

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,16 @@ from experiments.common.problems import PROBLEMS
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()}
 ALL = "all"  # in place of names: every one of these that applies
+COMPARED = "compared"  # every one that `rgrad.compare` has by default
+
+
+def expanded(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once, with all that `all` and `compared` stand for."""
+    groups = {
+        ALL: tuple(ESTIMATORS),
+        COMPARED: tuple(n for n, row in rgrad.ESTIMATORS.items() if row.compared and not row.biased),
+    }
+    return tuple(dict.fromkeys(part for name in names for part in groups.get(name, (name,))))
 
 
 def load_estimator(name: str) -> rgrad.Estimator:

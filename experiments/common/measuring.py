@@ -13,7 +13,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 import rgrad
 from experiments.common.errors import UsageError
-from experiments.common.loading import ALL, ESTIMATORS, load_estimator, load_problem, where_and_what
+from experiments.common.loading import expanded, load_estimator, load_problem, where_and_what
 from experiments.common.progress import Advance
 from experiments.common.settings import ProblemSettings
 from rgrad.distributions import check_draw, evaluate, name_of
@@ -25,16 +25,16 @@ FEW = 200  # degrees of freedom of a variance under which its interval covers le
 
 
 class Measured(NamedTuple):
-    """The moments of the gradient estimates of one size: estimator, then parameter, to arrays of its shape."""
+    """The moments of the gradient estimates of one n: estimator, then parameter, to arrays of its shape."""
 
-    size: int
+    n: int
     moments: rgrad.Moments
 
     @property
     def weak(self) -> set[tuple[str, str, int]]:
-        """Which rows (estimator, parameter, size) have a variance interval that covers less than it says."""
+        """Which rows (estimator, parameter, n) have a variance interval that covers less than it says."""
         return {
-            (estimator, label, self.size)
+            (estimator, label, self.n)
             for estimator, freedoms in self.moments.variance_freedom.items()
             for name, freedom in freedoms.items()
             for label, f, v in zip(
@@ -55,38 +55,38 @@ class ProblemTask(NamedTuple):
     left_out: Mapping[str, str] = MappingProxyType({})
     """What `--estimators all` leaves out, and why."""
 
-    def gradients(self, size: int) -> Callable[[jax.Array], dict[str, dict[str, jax.Array]]]:
+    def gradients(self, n: int) -> Callable[[jax.Array], dict[str, dict[str, jax.Array]]]:
         """One call of every estimator, with the same key: one program for all, and a fair comparison."""
         return lambda key: {
-            name: gradient(self.problem, self.point, self.wrt, key, size, estimator)
+            name: gradient(self.problem, self.point, self.wrt, key, n, estimator)
             for name, estimator in self.estimators.items()
         }
 
-    def measure(self, key: jax.Array, size: int, replicates: int, advance: Advance) -> Measured:
-        """The moments of the gradients of that size over the replicates.
+    def measure(self, key: jax.Array, n: int, replicates: int, advance: Advance) -> Measured:
+        """The moments of the gradients of that n over the replicates.
 
         Raises:
             UsageError: a gradient is nan or infinite.
         """
-        draw = self.gradients(size)
-        chunk = 2 ** max(0, (CHUNK // size).bit_length() - 1)
+        draw = self.gradients(n)
+        chunk = 2 ** max(0, (CHUNK // n).bit_length() - 1)
         moments = None
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
             part = rgrad.measure(draw, key, count, start=start)
             moments = part if moments is None else moments.merge(part)
-            self._check_finite(moments, size)
-            advance(count * size)
+            self._check_finite(moments, n)
+            advance(count * n)
         assert moments is not None
-        return Measured(size, moments)
+        return Measured(n, moments)
 
-    def _check_finite(self, moments: rgrad.Moments, size: int) -> None:
+    def _check_finite(self, moments: rgrad.Moments, n: int) -> None:
         for estimator, counts in moments.nonfinite.items():
             for name, count in counts.items():
                 if worst := int(np.max(count)):
                     raise UsageError(
                         f"{estimator}: its gradient for {name} was nan or infinite in {worst:,} of "
-                        f"{int(moments.count):,} estimates of {size} samples, though the objective was finite; look at "
+                        f"{int(moments.count):,} estimates of {n} samples, though the objective was finite; look at "
                         "its derivative (a root or a logarithm at 0?), or try --float-width 64"
                     )
 
@@ -97,29 +97,30 @@ class ProblemTask(NamedTuple):
         }
 
 
-def prepare(settings: ProblemSettings, name: str, estimators: tuple[str, ...], sizes: tuple[int, ...]) -> ProblemTask:
+def prepare(
+    settings: ProblemSettings, name: str, estimators: tuple[str, ...], num_samples: tuple[int, ...]
+) -> ProblemTask:
     """The task that the settings describe, tried out before anything is written or measured.
 
     Raises:
         UsageError: whatever is wrong with the problem, its parameters, or an estimator for it.
     """
-    chosen = dict.fromkeys(part for name in estimators for part in (ESTIMATORS if name == ALL else (name,)))
-    task = tried(settings, name, tuple(chosen))
+    task = tried(settings, name, estimators)
     left_out = {}
     for name, estimator in task.estimators.items():
         alone = task._replace(estimators={name: estimator})
         try:
-            for size in sizes:
+            for n in num_samples:
                 # What rgrad refuses, it refuses when tracing. The parameters have been checked, once.
-                with usage(f"{name} with N = {size}", Exception), validation_enabled(False):
-                    jax.eval_shape(alone.gradients(size), jax.random.key(0))
+                with usage(f"{name} with N = {n}", Exception), validation_enabled(False):
+                    jax.eval_shape(alone.gradients(n), jax.random.key(0))
         except UsageError as error:
             if name in estimators:  # asked for by name
                 raise
             left_out[name] = str(error)
     kept = {name: estimator for name, estimator in task.estimators.items() if name not in left_out}
     if not kept:
-        raise UsageError(f"--estimators {ALL}: none applies; {next(iter(left_out.values()))}")
+        raise UsageError(f"--estimators {' '.join(estimators)}: none applies; {next(iter(left_out.values()))}")
     return task._replace(estimators=kept, left_out=left_out)
 
 
@@ -134,7 +135,7 @@ def tried(settings: ProblemSettings, name: str, estimators: tuple[str, ...]) -> 
         point = point_of(problem, dict(settings.params))
     with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
         wrt = names_to_differentiate(problem, point, settings.wrt)
-    task = ProblemTask(name, problem, point, wrt, {name: load_estimator(name) for name in estimators})
+    task = ProblemTask(name, problem, point, wrt, {name: load_estimator(name) for name in expanded(estimators)})
     _try_objective(task, _distribution(task), settings.seed)
     return task
 
@@ -191,12 +192,12 @@ def _try_objective(task: ProblemTask, q: Any, seed: int) -> None:
 
 
 def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]:
-    """One row for each parameter coordinate, size and estimator, the exact values beside the measured."""
+    """One row for each parameter coordinate, n and estimator, the exact values beside the measured."""
     exact = task.exact()
     rows = []
     for name in task.wrt:
         for i, label in enumerate(labels(name, task.point[name])):
-            for size, moments in measured:
+            for n, moments in measured:
                 low, high = moments.variance_interval()
                 for estimator in task.estimators:
                     at = lambda tree, e=estimator: float(np.ravel(tree[e][name])[i])  # noqa: B023
@@ -204,7 +205,7 @@ def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]
                     rows.append({
                         "estimator": estimator,
                         "parameter": label,
-                        "size": size,
+                        "n": n,
                         "replicates": int(moments.count),
                         "mean": at(moments.mean),
                         "standard_error": at(moments.standard_error),
@@ -212,7 +213,7 @@ def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]
                         "variance_low": at(low),
                         "variance_high": at(high),
                         "exact_mean": None if truth is None else float(np.ravel(truth.mean[name])[i]),
-                        "exact_variance": None if truth is None else float(np.ravel(truth.variance(size)[name])[i]),
+                        "exact_variance": None if truth is None else float(np.ravel(truth.variance(n)[name])[i]),
                     })  # fmt: skip
     return rows
 

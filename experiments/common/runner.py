@@ -58,7 +58,7 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("error: out of memory; ask for smaller --sizes, or for fewer estimators at once", file=sys.stderr)
+        print("error: out of memory; ask for smaller --num-samples, or for fewer estimators at once", file=sys.stderr)
         return 2
 
 

@@ -18,22 +18,9 @@ class CompareSettings(ProblemSettings):
 
     problem: str = "sine"
     """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
-    estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
-        "reparameterized",
-        "reparameterized+antithetic",
-        "score_function",
-        "score_function+leave_one_out",
-        "score_function+optimal",
-        "generalized",
-        "rejection",
-        "measure_valued",
-        "enumerated",
-        "arm",
-        "disarm",
-        "rebar",
-    )
-    """By name, or your own as module:function; those that refuse the problem are left out."""
-    samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
+    estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = ("compared",)
+    """By name, or your own as module:function; `compared` for all that are unbiased. Those that do not apply are left out."""
+    num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Of one gradient estimate, an integer."""
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     """Seconds of measuring, without compilation; with --cost operations a second is 1e9 operations."""

@@ -18,7 +18,7 @@ def compared(task: ProblemTask, settings: Any, key: jax.Array, advance: Advance)
             task.point,
             task.wrt,
             key=key,
-            n=settings.samples,
+            n=settings.num_samples,
             budget=settings.budget,
             cost=settings.cost,
             progress=advance,

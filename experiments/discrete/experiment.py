@@ -45,7 +45,7 @@ def report(rows: list[dict[str, Any]], settings: DiscreteSettings) -> None:
             for r in rows if r["target"] == target
         ]  # fmt: skip
         title = (
-            f"{settings.bits} bits, t = {target:g}: gradient in a logit from {settings.samples} samples, over "
+            f"{settings.bits} bits, t = {target:g}: gradient in a logit from {settings.num_samples} samples, over "
             f"{settings.replicates:,} of them; and the loss above its minimum after {settings.steps:,} steps, {settings.fits} runs"
         )
         print_table(header, lines, title)

@@ -37,5 +37,5 @@ def draw_figure(rows: list[dict[str, Any]], curves: dict[str, Any], settings: An
         training.set(xlabel="step of Adam", ylabel="loss, median of the runs", title=f"t = {target:g}")
         training.grid(alpha=0.3)
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"{settings.bits} bits, f(b) = mean (b - t)^2, {settings.samples} samples of each gradient")
+    figure.suptitle(f"{settings.bits} bits, f(b) = mean (b - t)^2, {settings.num_samples} samples of each gradient")
     return figure_files(figure)

@@ -36,7 +36,7 @@ class DiscreteSettings(ExperimentSettings):
     """t, each from 0 to 1."""
     logit: Annotated[float, Field(ge=-20, le=20)] = 0.0
     """Of every bit, where the gradient is measured and training begins."""
-    samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
+    num_samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
     """Of one gradient estimate, an integer (pairs for arm and disarm)."""
     replicates: Annotated[int, Field(ge=2, le=2**40)] = 20_000
     """How many independent estimates the variance is measured over, an integer."""

@@ -129,12 +129,14 @@ def prepare(settings: Any) -> DiscreteTask:
     Raises:
         UsageError: an unknown estimator, or one that cannot have so few samples or so many bits.
     """
-    task = DiscreteTask(settings.bits, settings.samples, {name: way_of(name) for name in settings.estimators})
+    task = DiscreteTask(settings.bits, settings.num_samples, {name: way_of(name) for name in settings.estimators})
     for name in task.ways:
         try:
             jax.eval_shape(partial(task.measure, name, jnp.ones(1), 0.0, replicates=2), jax.random.key(0))
         except rgrad.NotApplicable as error:
-            raise UsageError(f"{name} with --samples {settings.samples} --bits {settings.bits}: {error}") from None
+            raise UsageError(
+                f"{name} with --num-samples {settings.num_samples} --bits {settings.bits}: {error}"
+            ) from None
     return task
 
 

@@ -23,7 +23,7 @@ def run(settings: DistributionsSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
-        of = lambda row: cells(row, settings.samples, settings.replicates, settings.seed)
+        of = lambda row: cells(row, settings.num_samples, settings.replicates, settings.seed)
         with ThreadPoolExecutor(2) as threads:
             for row, several in zip(chosen, threads.map(of, chosen), strict=True):
                 found.extend(several)

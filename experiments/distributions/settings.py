@@ -21,7 +21,7 @@ class DistributionsSettings(ProblemSettings):
 
     only: str = ""
     """Rows whose name contains this."""
-    samples: Annotated[int, Field(ge=2, lt=2**31)] = 20
+    num_samples: Annotated[int, Field(ge=2, lt=2**31)] = 20
     """Of one gradient estimate."""
     replicates: Annotated[int, Field(ge=100)] = 4_000
     """How many gradient estimates."""

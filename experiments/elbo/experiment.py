@@ -21,10 +21,10 @@ def run(settings: ElboSettings) -> int:
         family_ways = {name: load_way(name, "--family-estimators") for name in settings.family_estimators}
         located = location_scale_cases(settings)
         for _, case in located:
-            if refused := ways_that_apply(case, ways, settings.samples, "--estimators")[1]:
+            if refused := ways_that_apply(case, ways, settings.num_samples, "--estimators")[1]:
                 raise UsageError(f"--estimators {next(iter(refused.values()))}")
         families = [family_case(name, settings) for name in settings.families]
-        apply = [ways_that_apply(case, family_ways, settings.samples, "--family-estimators") for case in families]
+        apply = [ways_that_apply(case, family_ways, settings.num_samples, "--family-estimators") for case in families]
     left_out = {reason for _, refused in apply for reason in refused.values()}
     ends = {min(settings.dimensions), max(settings.dimensions)}
 
@@ -104,7 +104,7 @@ def _print_variances(rows: list[dict[str, Any]], settings: ElboSettings) -> None
     r = rows[0]
     header = ["estimator/entropy", "distance", "ELBO", "exact", *(f"variance of d/d {block}" for block in blocks[1:])]
     title = (
-        f"q = {r['q']}, target {r['target']}, D = {r['dimension']}: estimates of {settings.samples} samples, over "
+        f"q = {r['q']}, target {r['target']}, D = {r['dimension']}: estimates of {settings.num_samples} samples, over "
         f"{settings.replicates:,} pairs of them; 95 % intervals"
     )
     print_table(header, lines, title)

@@ -39,7 +39,9 @@ def draw_figure(rows: list[dict[str, Any]], settings: Any) -> dict[str, bytes]:
         axes[0, 0].plot([], [], LINES[entropy], color="grey", label=f"entropy {entropy}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"The ELBO's gradient from {settings.samples} samples: q {settings.phi}, target {settings.target}")
+    figure.suptitle(
+        f"The ELBO's gradient from {settings.num_samples} samples: q {settings.phi}, target {settings.target}"
+    )
     return figure_files(figure)
 
 

@@ -54,7 +54,7 @@ class ElboSettings(ExperimentSettings):
     """The same for the families; reparameterized is by implicit differentiation there."""
     family_dimension: Dimension = 4
     """How many Gammas; a Dirichlet has one coordinate more. Beta is one number."""
-    samples: Annotated[int, Field(ge=1, lt=2**16)] = 10
+    num_samples: Annotated[int, Field(ge=1, lt=2**16)] = 10
     """Of one gradient estimate, an integer."""
     replicates: Annotated[int, Field(ge=100, lt=2**31)] = 1_000
     """How many independent pairs of estimates a variance is measured over, an integer."""

@@ -108,7 +108,7 @@ def ways_that_apply(case: Case, ways: Mapping[str, Way], n: int, flag: str) -> t
     place = _floats(case.places[0])
     for name, way in ways.items():
         try:
-            with usage(f"{name} with q = {case.q} in {case.dimension} and --samples {n}", Exception):
+            with usage(f"{name} with q = {case.q} in {case.dimension} and --num-samples {n}", Exception):
                 jax.eval_shape(partial(_gradients, case, {name: way}, n, place), jax.random.key(0))
             kept[name] = way
         except UsageError as error:
@@ -150,7 +150,7 @@ def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array
     def draw(key: Array) -> dict[str, dict[str, tuple[Array, Array]]]:
         def at(place_and_direction: tuple[Params, Params]) -> Any:
             place, direction = place_and_direction
-            pair = jax.vmap(partial(_gradients, case, ways, settings.samples, place))(jax.random.split(key))
+            pair = jax.vmap(partial(_gradients, case, ways, settings.num_samples, place))(jax.random.split(key))
             spread = lambda g, u: (jnp.sum((g[0] - g[1]) ** 2) / 2, jnp.sum(u * (g[0] + g[1])) / 2)
             return {name: {b: spread(g, direction[b]) for b, g in gradient.items()} for name, gradient in pair.items()}
 

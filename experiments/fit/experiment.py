@@ -25,11 +25,11 @@ def run(settings: FitSettings) -> int:
                 task.optimizer,
                 key,
                 settings.steps,
-                settings.samples,
+                settings.num_samples,
                 settings.fits,
                 advance,
             )
-            measured[part.target.name] = part.measure(for_table, settings.samples, settings.replicates)
+            measured[part.target.name] = part.measure(for_table, settings.num_samples, settings.replicates)
         rows = make_rows(task, fitted, measured)
 
         def print_report() -> None:

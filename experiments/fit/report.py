@@ -91,7 +91,7 @@ def _print_identity(settings: Any, rows: list[dict[str, Any]]) -> None:
         lines.append([r["objective"], r["estimator"], r["parameter"], number(exact, 5), number(mean, 5), interval,
                       "-" if z is None else f"{z:+.2f}"])  # fmt: skip
     header = ["objective", "estimator", "d/d", "exact", "mean", "95 % interval", "z"]
-    print_table(header, lines, f"the same gradient by every formula, at the start ({settings.replicates:,} estimates of {settings.samples} samples)")  # fmt: skip
+    print_table(header, lines, f"the same gradient by every formula, at the start ({settings.replicates:,} estimates of {settings.num_samples} samples)")  # fmt: skip
 
 
 def _print_ratios(task: FitTask, measured: Measured) -> None:

@@ -53,7 +53,7 @@ class FitSettings(ProblemSettings):
     """Let the learning rate fall to 0 over the steps, as half a cosine."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000
     """Of each fit."""
-    samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
+    num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Of one gradient estimate."""
     fits: Annotated[int, Field(ge=2)] = 200
     """How many fits of each kind, from the same start with other random numbers."""

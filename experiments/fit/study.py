@@ -145,7 +145,7 @@ def _data_part(name: str, objective: Objective, data: Data, named: Mapping[str, 
         points={"start": at(mu, sigma), "optimum": at(data.mean, data.sigma)},
         pick=pick,
     )  # fmt: skip
-    return _try_out(part, settings.samples)
+    return _try_out(part, settings.num_samples)
 
 
 def _exact_gradient(objective: Objective, data: Data, mu: float, sigma: float, pick: Any) -> dict[str, float]:
@@ -170,7 +170,7 @@ def _problem_part(settings: Any) -> Part:
                 f"--{flag}: it belongs to a fit to data, and --problem is minimised in its place; leave it out"
             )
     plain = tuple(name for name in settings.estimators if name != AVERAGE)
-    given: ProblemTask = prepare_problem(settings, settings.problem, plain, (settings.samples,))
+    given: ProblemTask = prepare_problem(settings, settings.problem, plain, (settings.num_samples,))
     named = {name: _estimator(name) for name in settings.estimators}
     start = {name: given.point[name] for name in given.wrt}
 

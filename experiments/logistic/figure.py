@@ -34,7 +34,7 @@ def draw_figure(found: Study) -> dict[str, bytes]:
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
         f"Bayesian logistic regression, {found.task.table.source}: median and range of {found.task.settings.seeds} fits, "
-        f"each estimator at its best learning rate, {found.task.settings.samples} evaluations of log g in a step"
+        f"each estimator at its best learning rate, {found.task.settings.num_samples} evaluations of log g in a step"
     )
     return figure_files(figure)
 

@@ -90,15 +90,14 @@ class LogisticWay(NamedTuple):
     entropy: Entropy
 
 
-_LEAVE_ONE_OUT = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 # By the reparameterization trick the exact entropy has the same gradient as the sampled one, and needs no log q. The score
 # function needs the sampled one: near the optimum log g - log q hardly varies, and log g does.
 WAYS: Mapping[str, LogisticWay] = {
-    "reparameterized": LogisticWay(rgrad.reparameterized, "exact"),
-    "sticking_the_landing": LogisticWay(rgrad.reparameterized, "detached"),
-    "score_function+leave_one_out": LogisticWay(_LEAVE_ONE_OUT, "sampled"),
-    "score_function": LogisticWay(rgrad.score_function, "sampled"),
-    "score_function+exact_entropy": LogisticWay(rgrad.score_function, "exact"),
+    "reparameterized": LogisticWay(load_estimator("reparameterized"), "exact"),
+    "sticking_the_landing": LogisticWay(load_estimator("reparameterized"), "detached"),
+    "score_function+leave_one_out": LogisticWay(load_estimator("score_function+leave_one_out"), "sampled"),
+    "score_function": LogisticWay(load_estimator("score_function"), "sampled"),
+    "score_function+exact_entropy": LogisticWay(load_estimator("score_function"), "exact"),
 }
 
 

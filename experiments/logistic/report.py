@@ -99,7 +99,7 @@ def _print_comparison(rows: list[dict[str, Any]], s: Any) -> None:
     ]  # fmt: skip
     print_table(header, lines, f"after {s.steps:,} steps, at the best rate; means over {s.seeds} seeds")
     print(
-        f"equal compute: {s.steps * s.samples:,} evaluations of log g for each fit, {s.samples} a step. seconds: of one fit of those "
+        f"equal compute: {s.steps * s.num_samples:,} evaluations of log g for each fit, {s.num_samples} a step. seconds: of one fit of those "
         "made at once, without compilation. ELBO in nats; held-out: log likelihood in nats per row, and accuracy of the rows held out"
     )
 

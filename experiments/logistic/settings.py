@@ -39,7 +39,7 @@ class LogisticSettings(ExperimentSettings):
     """Of Adam at the start; they fall to 0 over the steps, as half a cosine."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000
     """Of each fit, an integer."""
-    samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
+    num_samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
     """Of one gradient estimate, an integer: so many evaluations of log g in a step, for every estimator."""
     batch: Annotated[int, Field(ge=1)] | None = None
     """Rows in a minibatch, an integer; a new one for each step. Default: all rows."""
@@ -47,7 +47,7 @@ class LogisticSettings(ExperimentSettings):
     """How many fits of each kind, an integer; intervals are over them."""
     points: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Of a curve, an integer."""
-    final_samples: Annotated[int, Field(ge=2, lt=2**31)] = 40_000
+    final_num_samples: Annotated[int, Field(ge=2, lt=2**31)] = 40_000
     """Fresh ones behind the final ELBO of each fit, in 64 bits, an integer."""
     nuts: bool = True
     """Hold the fit to all rows against NUTS."""

@@ -84,12 +84,12 @@ def prepare(settings: Any) -> LogisticTask:
     if settings.batch is not None and settings.batch > len(compared.y):
         raise UsageError(f"--batch {settings.batch}: there are {len(compared.y)} rows to fit; give no more")
     plan = LogisticPlan(
-        settings.learning_rates, settings.seeds, settings.steps, settings.samples, settings.points, settings.batch
+        settings.learning_rates, settings.seeds, settings.steps, settings.num_samples, settings.points, settings.batch
     )
     for name, way in ways.items():
         for family in settings.families:
-            with usage(f"{name} with --samples {settings.samples}", Exception):
-                loss = partial(elbo_of, model_of(compared), family, way, n=settings.samples, batch=settings.batch)
+            with usage(f"{name} with --num-samples {settings.num_samples}", Exception):
+                loss = partial(elbo_of, model_of(compared), family, way, n=settings.num_samples, batch=settings.batch)
                 start = FAMILIES[family].start(compared.x.shape[1])
                 jax.eval_shape(jax.grad(lambda p, key, loss=loss: loss(p, key)), start, jax.random.key(0))
     return LogisticTask(settings, table, compared, whole, ways, plan)
@@ -139,6 +139,6 @@ def _fitted(
     params, path = (
         {k: np.take(x, chosen, axis) for k, x in p.items()} for axis, p in enumerate((runs.params, runs.path))
     )
-    worth = judge(rows, family, params, for_end, task.settings.final_samples)
+    worth = judge(rows, family, params, for_end, task.settings.final_num_samples)
     curve = judge(rows, family, path, for_curve, CHUNK)
     return Fitted(data, len(rows.y), family, name, plan, runs, rough, chosen, worth, curve)

@@ -29,7 +29,7 @@ class PlotSettings(BaseModel):
     heat: str | None = None
     """The column that colours a heatmap over x and y."""
     where: WHERE = {}
-    """The rows to take, as size=100 parameter=loc."""
+    """The rows to take, as n=100 parameter=loc."""
     x_scale: Scale = "auto"
     """Of the axis across; auto: logarithmic where the values span more than a factor of 30."""
     y_scale: Scale = "auto"

@@ -23,7 +23,7 @@ class PublishedSettings(ExperimentSettings):
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1), ONCE] = ("post", "mohamed", "gal", "naesseth")
     """Of post (Javed 2018), mohamed (Mohamed et al. 2020), gal (Gal 2016) and naesseth (Naesseth et al. 2017)."""
-    sizes: Annotated[tuple[Size, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
+    num_samples: Annotated[tuple[Size, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
     """Of the post's N: how many samples an estimate is made of."""
     augmentation: Annotated[tuple[Steps, ...], Field(min_length=1), ONCE] = (0, 1, 3, 10)
     """Of naesseth's B: how often the rejection sampler raises the shape."""

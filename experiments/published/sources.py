@@ -31,7 +31,7 @@ from experiments.published.rows import (
 )
 from rgrad.problems import point_of
 
-NAMED = {"score_function": rgrad.score_function, "reparameterized": rgrad.reparameterized}
+NAMED = {name: rgrad.ESTIMATORS[name].estimator for name in ("score_function", "reparameterized")}
 
 
 def post(settings: Any, key: Array, advance: Advance) -> list[Row]:
@@ -39,8 +39,8 @@ def post(settings: Any, key: Array, advance: Advance) -> list[Row]:
     problem = load_problem("square")
     task = ProblemTask("square", problem, point_of(problem), ("loc",), NAMED)
     measured = {}
-    for size in settings.sizes:
-        part = lambda done: advance(done / settings.post_replicates / sum(settings.sizes))
+    for size in settings.num_samples:
+        part = lambda done: advance(done / settings.post_replicates / sum(settings.num_samples))
         measured[size] = task.measure(jax.random.fold_in(key, size), size, settings.post_replicates, part).moments
     rows = []
     for (kind, estimator), printed in tables.POST.items():

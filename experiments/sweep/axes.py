@@ -1,4 +1,4 @@
-"""Axes as they are written: `loc=-3:3:61`, `scale=log:0.1:10:21`, `size=10,100`; in TOML `{from, to, points, log}`."""
+"""Axes as they are written: `loc=-3:3:61`, `scale=log:0.1:10:21`, `n=10,100`; in TOML `{from, to, points, log}`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.common.settings import pairs, parse_pairs
 
-COUNTS = ("size", "dimension")
+COUNTS = ("n", "dimension")
 KEYS = {"from", "to", "points", "log"}
 MOST_POINTS = 2**31
 

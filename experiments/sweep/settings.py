@@ -32,9 +32,9 @@ class SweepSettings(ProblemSettings):
     axes: Annotated[dict[str, Axis], AXES] = {  # noqa: RUF012 (a copy for each model)
         "loc": {"from": -3.0, "to": 3.0, "points": 61},
         "scale": {"from": 0.1, "to": 10.0, "points": 21, "log": True},
-        "size": [10, 100, 1000],
+        "n": [10, 100, 1000],
     }
-    """Parameters, size (N) and dimension: loc=-3:3:61 scale=log:0.1:10:21 size=10,100."""
+    """Parameters, n (samples of one estimate) and dimension: loc=-3:3:61 scale=log:0.1:10:21 n=10,100."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 1_000
     """How many independent estimates each cell is measured over, an integer."""
     common_noise: bool = False

@@ -158,15 +158,15 @@ def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:
     values = {name: values_of(name, axis) for name, axis in settings.axes.items()}
     with usage("--axes", ValueError, TypeError, AttributeError):
         grid = grid_of(load_problem(settings.problem), values, settings.params, settings.wrt or None)
-    sizes = tuple(dict.fromkeys(shape.size for shape in grid.shapes))
+    num_samples = tuple(dict.fromkeys(shape.n for shape in grid.shapes))
     for at in _corners(grid):  # where a parameter is not allowed, that is at an end of its axis, nearly always
         prepare(
             settings.model_copy(update={"params": settings.params | at}),
             settings.problem,
             settings.estimators[:1],
-            sizes[:1],
+            num_samples[:1],
         )
-    return prepare(settings, settings.problem, settings.estimators, sizes), grid
+    return prepare(settings, settings.problem, settings.estimators, num_samples), grid
 
 
 def _corners(grid: Grid) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
                 if list(cells.extent) != work.plan.extents[index]:  # memory ran out; it will again
                     work.plan.extents[index] = list(cells.extent)
                     work.plan.write(work.folder)
-                meter.advance(share, float(count) * (chunk.stop - chunk.start) * shape.size)
+                meter.advance(share, float(count) * (chunk.stop - chunk.start) * shape.n)
 
 
 def _wait_for_others(work: Work, group: Group) -> None:

@@ -16,7 +16,7 @@ from experiments.common.tables import number, print_table
 from rgrad.sweeps import Row
 
 AT_ONCE = 4096  # rows
-FIRST = ("dimension", "size")
+FIRST = ("dimension", "n")
 NOT_AXES = {"estimator", "parameter", *MEASURED}
 
 
@@ -157,6 +157,6 @@ class Summary:
                 of["estimator"], of["parameter"], *where, f"{of['cells']:,}", number(of["lowest"]), number(of["highest"]),
                 f"{of['best']:,}", f"{of['nonfinite']:,}" if of["nonfinite"] else "",
             ])  # fmt: skip
-        header = ["estimator", "d/d", *("N" if name == "size" else "D" for name in FIRST if name in first), "cells"]
+        header = ["estimator", "d/d", *("N" if name == "n" else "D" for name in FIRST if name in first), "cells"]
         print_table([*header, "least variance", "most", "lowest of all in", "nan in"], lines,
                     f"{settings.problem}: gradient estimates in every cell, {settings.replicates:,} of each")  # fmt: skip

@@ -66,10 +66,10 @@ def report(
         shown = [f"{number(mean)} +- {number(half, 2)}" for mean, half in cells]
         lines.append([name, *shown, number(1e3 * end[0]["seconds"] / settings.steps / settings.seeds, 3)])
     print_table(
-        ["estimator", "held-out ELBO", f"bound, K = {settings.bound_samples:,}", "training ELBO",
+        ["estimator", "held-out ELBO", f"bound, K = {settings.bound_k:,}", "training ELBO",
          "squared error of a pixel", "ms a step and seed"],
         lines,
-        f"{settings.likelihood}, {settings.latents} latents, {settings.samples} samples an image, after "
+        f"{settings.likelihood}, {settings.latents} latents, {settings.num_samples} samples an image, after "
         f"{settings.steps:,} steps: nats an image, mean and 95 % interval over {settings.seeds} seeds",
     )  # fmt: skip
     print(f"held-out log likelihood of pixels that are independent, without a z: {number(independent)} nats an image")

@@ -33,7 +33,7 @@ class VaeSettings(ExperimentSettings):
     """Of z, an integer."""
     batch: Annotated[int, Field(ge=1, le=2**16)] = 64
     """Images of a step, drawn with replacement, an integer."""
-    samples: Annotated[int, Field(ge=1, le=1024)] = 2
+    num_samples: Annotated[int, Field(ge=1, le=1024)] = 2
     """Of z for each image of a step, an integer; leave-one-out needs 2."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.002
     """Of Adam."""
@@ -43,7 +43,7 @@ class VaeSettings(ExperimentSettings):
     """Steps from one checkpoint, and one point of the curves, to the next, an integer."""
     seeds: Annotated[int, Field(ge=2, le=1024)] = 8
     """How many training runs by each estimator, of other weights and other random numbers, an integer."""
-    bound_samples: Annotated[int, Field(ge=1, le=2**16)] = 100
+    bound_k: Annotated[int, Field(ge=1, le=2**16)] = 100
     """K of the importance-weighted bound on log p(x) at the end, an integer."""
     resume: str | None = None
     """The folder of a run to go on with, under the same settings; --steps may grow."""

@@ -99,7 +99,7 @@ def prepare(settings: Any, key: Array) -> VaeTask:
     begin = jax.jit(jax.vmap(initial))
     pieces = {}
     for name, estimator in estimators.items():
-        with usage(f"--estimators {name} with --samples {settings.samples}", Exception):
+        with usage(f"--estimators {name} with --num-samples {settings.num_samples}", Exception):
             pieces[name] = jax.jit(jax.vmap(partial(piece, estimator))).lower(jax.eval_shape(begin, weights), steps)
     return VaeTask(settings, digits, lambda: begin(weights), pieces, steps, measuring)
 
@@ -111,7 +111,7 @@ def loss(train: Array, settings: Any, estimator: rgrad.Estimator, params: Params
 
     def elbo(x: Array, key: Array) -> Array:
         log_g = log_joint(params, x, settings.likelihood)
-        return rgrad.elbo(log_g, posterior(params, x), key, settings.samples, estimator, settings.entropy)
+        return rgrad.elbo(log_g, posterior(params, x), key, settings.num_samples, estimator, settings.entropy)
 
     return -jax.vmap(elbo)(x, jax.random.split(for_z, settings.batch)).mean()
 
@@ -199,7 +199,7 @@ def results(task: VaeTask, at: Standing) -> tuple[list[dict[str, Any]], dict[str
     for_bounds, for_samples = jax.random.split(task.measuring)
     bounds, pictures = {}, {"originals": _square(task.digits.shown)}
     for name, fits in at.fits.items():
-        bounds[name] = _bounds(fits.params, task.digits.test, for_bounds, s.likelihood, s.bound_samples)
+        bounds[name] = _bounds(fits.params, task.digits.test, for_bounds, s.likelihood, s.bound_k)
         seen, drawn = _decoded(fits.params, task.digits.shown, for_samples, s.likelihood, s.latents)
         pictures[f"reconstructions/{name}"], pictures[f"samples/{name}"] = _square(seen), _square(drawn)
     of_row = lambda r: float(bounds[r["estimator"]][r["seed"]]) if r["step"] == at.step else None

@@ -14,35 +14,35 @@ from experiments.variance.settings import VarianceSettings
 
 
 def run(settings: VarianceSettings) -> int:
-    task = prepare(settings, settings.problem, settings.estimators, settings.sizes)
+    task = prepare(settings, settings.problem, settings.estimators, settings.num_samples)
 
     def study(advance: Advance) -> Outcome:
         measured = []
-        for size in settings.sizes:
-            # Each size has a key of its own, from the seed and the size alone.
-            key = jax.random.fold_in(jax.random.key(settings.seed), size)
-            measured.append(task.measure(key, size, settings.replicates, advance))
+        for n in settings.num_samples:
+            # Each n has a key of its own, from the seed and the n alone.
+            key = jax.random.fold_in(jax.random.key(settings.seed), n)
+            measured.append(task.measure(key, n, settings.replicates, advance))
         rows = to_rows(task, measured)
         return Outcome(
             rows, draw_figure(rows, settings.problem), lambda: report(rows, measured, task.left_out, settings)
         )
 
-    return recorded(settings, "variance", float(sum(settings.sizes)) * settings.replicates, "measuring", study)
+    return recorded(settings, "variance", float(sum(settings.num_samples)) * settings.replicates, "measuring", study)
 
 
 def report(
     rows: list[dict[str, Any]], measured: list[Measured], left_out: Mapping[str, str], settings: VarianceSettings
 ) -> None:
     """The table of the measurement beside the truth."""
-    base = {(r["parameter"], r["size"]): r["variance"] for r in rows if r["estimator"] == "reparameterized"}
+    base = {(r["parameter"], r["n"]): r["variance"] for r in rows if r["estimator"] == "reparameterized"}
     weak = {key for m in measured for key in m.weak}
     lines = []
     for r in rows:
-        reference = base.get((r["parameter"], r["size"]))
+        reference = base.get((r["parameter"], r["n"]))
         ratio = r["variance"] / reference if reference else None
-        mark = "~" if (r["estimator"], r["parameter"], r["size"]) in weak else ""
+        mark = "~" if (r["estimator"], r["parameter"], r["n"]) in weak else ""
         lines.append([
-            r["estimator"], r["parameter"], f"{r['size']:,}", number(r["mean"], 5), number(r["exact_mean"], 5),
+            r["estimator"], r["parameter"], f"{r['n']:,}", number(r["mean"], 5), number(r["exact_mean"], 5),
             number(r["variance"]), f"{mark}[{number(r['variance_low'])}, {number(r['variance_high'])}]",
             number(r["exact_variance"]), number(ratio, 3),
         ])  # fmt: skip

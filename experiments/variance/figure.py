@@ -18,16 +18,16 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
     for axis, parameter in zip(axes, shown, strict=True):
         for i, estimator in enumerate(estimators):
             mine = [r for r in rows if (r["estimator"], r["parameter"]) == (estimator, parameter) and _varies(r)]
-            mine.sort(key=lambda r: r["size"])
+            mine.sort(key=lambda r: r["n"])
             style = {"color": COLOURS[i % len(COLOURS)]}
             if not mine:
                 axis.plot([], [], "o", label=f"{estimator} (no variance)", **style)
                 continue
-            sizes, variance = [r["size"] for r in mine], [r["variance"] for r in mine]
+            numbers, variance = [r["n"] for r in mine], [r["variance"] for r in mine]
             below = [r["variance"] - r["variance_low"] for r in mine]
             above = [min(r["variance_high"], 1e3 * r["variance"]) - r["variance"] for r in mine]
             axis.errorbar(
-                sizes,
+                numbers,
                 variance,
                 (below, above),
                 fmt=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # no two alike
@@ -36,7 +36,7 @@ def draw_figure(rows: list[dict[str, Any]], problem: str) -> dict[str, bytes]:
                 label=estimator,
                 **style,
             )
-            truth = [(r["size"], r["exact_variance"]) for r in mine if r["exact_variance"]]
+            truth = [(r["n"], r["exact_variance"]) for r in mine if r["exact_variance"]]
             if truth:
                 axis.plot(*zip(*truth, strict=True), "-", lw=1, alpha=0.7, **style)
         shows = any(_varies(r) for r in rows if r["parameter"] == parameter)

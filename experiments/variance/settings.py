@@ -11,7 +11,7 @@ from experiments.common.settings import ONCE, ProblemSettings
 
 
 class VarianceSettings(ProblemSettings):
-    """The variance of gradient estimates, measured over independent calls of several sizes.
+    """The variance of gradient estimates, measured over independent calls, for several numbers of samples.
 
     With no flags: the two gradients of E[x^2], x ~ N(loc, 1), at loc = 2.
     """
@@ -24,7 +24,7 @@ class VarianceSettings(ProblemSettings):
         "score_function+leave_one_out",
     )
     """By name, or your own as module:function; `all` for every one that applies."""
-    sizes: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
+    num_samples: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
         10,
         100,
         1_000,
@@ -33,4 +33,4 @@ class VarianceSettings(ProblemSettings):
     )
     """N: how many samples a gradient estimate is made of, integers."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 5_000
-    """How many independent estimates the mean and the variance of each size are measured over, an integer."""
+    """How many independent estimates the mean and the variance for each of these are measured over, an integer."""

@@ -47,7 +47,7 @@ class Extent(NamedTuple):
             return self._replace(batch=self.batch // 2)
         if self.lanes > 1:
             return self._replace(lanes=self.lanes // 2)
-        raise MemoryError("sweep: a single gradient estimate does not fit into memory; ask for smaller sizes, or fewer "
+        raise MemoryError("sweep: a single gradient estimate does not fit into memory; ask for a smaller n, or fewer "
                           "estimators at once")  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _gradients(
 ) -> Any:
     """One estimate of every estimator, with the same key, at a point: `point` in place of the shape's own parameters."""
     problem, base = grid.by_shape[shape]
-    return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.size, e) for name, e in estimators.items()}
+    return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.n, e) for name, e in estimators.items()}
 
 
 def _size_of_call(grid: Grid, shape: Shape, estimators: Mapping[str, Estimator]) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def _many(
         return power_sums(lambda k: estimate(point, k), own, start, stop, lanes)
 
     def together(cells: Any) -> Any:
-        shared = jax.random.fold_in(jax.random.fold_in(key, shape.dimension), shape.size)
+        shared = jax.random.fold_in(jax.random.fold_in(key, shape.dimension), shape.n)
         return power_sums(lambda k: jax.vmap(lambda point: estimate(point, k))(cells[0]), shared, start, stop, lanes)
 
     inner = together if common else jax.vmap(one)

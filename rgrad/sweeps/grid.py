@@ -12,14 +12,14 @@ from jax import Array
 from rgrad.problems import Point, names_to_differentiate, point_of
 from rgrad.protocols import Problem
 
-SIZE, DIMENSION = "size", "dimension"  # the axes that are no parameters: both are shapes
+N, DIMENSION = "n", "dimension"  # the axes that are no parameters: both are shapes
 
 
 class Shape(NamedTuple):
     """What the cells of one compiled program have in common: N, and the dimension where that is an axis (else 0)."""
 
     dimension: int
-    size: int
+    n: int
 
 
 class Grid(NamedTuple):
@@ -60,7 +60,7 @@ class Grid(NamedTuple):
         Those are N, the dimension and all parameters, by name: neither the order of the axes nor the other cells matter,
         nor whether a parameter is an axis.
         """
-        begun = f"{shape.dimension} {shape.size}".encode()
+        begun = f"{shape.dimension} {shape.n}".encode()
         fixed = {name: _bytes(np.asarray(value)) for name, value in self.by_shape[shape][1].items()}
         moving = {name: [_bytes(value) for value in values] for name, values in self.coordinates(first, count).items()}
         rows = []
@@ -79,7 +79,7 @@ def grid_of(
     params: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | None = None,
 ) -> Grid:
-    """The grid of those axes: `size` is N, `dimension` that of `problem.of_dimension`, all others are parameters.
+    """The grid of those axes: `n` is the number of samples, `dimension` that of `problem.of_dimension`, all others are parameters.
 
     Raises:
         ValueError: an axis that the problem does not have, that is empty, or that has a value twice (to the precision of
@@ -91,7 +91,7 @@ def grid_of(
             raise ValueError(f"sweep: axis {name} is empty; give its values, as {name}=1,2,3")
         if name in params:
             raise ValueError(f"sweep: {name} is an axis and a fixed parameter; leave one of them out")
-    sizes = _counts(SIZE, axes.get(SIZE, (10,)))
+    numbers = _counts(N, axes.get(N, (10,)))
     dimensions = _counts(DIMENSION, axes[DIMENSION]) if DIMENSION in axes else [0]
     if DIMENSION in axes and not hasattr(problem, "of_dimension"):
         raise ValueError(
@@ -101,20 +101,20 @@ def grid_of(
     by_shape: dict[Shape, tuple[Problem, Point]] = {}
     for d in dimensions:
         of = problem.of_dimension(d) if d else problem  # type: ignore[attr-defined]
-        by_shape |= {Shape(d, n): (of, point_of(of, params)) for n in sizes}
-    of, base = by_shape[Shape(dimensions[0], sizes[0])]
-    for name in (SIZE, DIMENSION):
+        by_shape |= {Shape(d, n): (of, point_of(of, params)) for n in numbers}
+    of, base = by_shape[Shape(dimensions[0], numbers[0])]
+    for name in (N, DIMENSION):
         if name in axes and name in base:
             raise ValueError(
                 f"sweep: the problem's parameter {name} cannot be an axis, that word has a meaning; rename it"
             )
-    found = {name: _values(name, axes[name], base) for name in sorted(set(axes) - {SIZE, DIMENSION})}
+    found = {name: _values(name, axes[name], base) for name in sorted(set(axes) - {N, DIMENSION})}
     return Grid(by_shape, found, names_to_differentiate(of, base, wrt))
 
 
 def _values(name: str, values: Sequence[Any], base: Point) -> np.ndarray:
     if name not in base:
-        known = ", ".join([*base, SIZE, DIMENSION])
+        known = ", ".join([*base, N, DIMENSION])
         raise ValueError(f"sweep: axis {name}: this problem has no such parameter (there are: {known})")
     default = np.asarray(base[name])
     try:
@@ -144,7 +144,7 @@ def _values(name: str, values: Sequence[Any], base: Point) -> np.ndarray:
 def _counts(name: str, values: Sequence[Any]) -> list[int]:
     for value in values:
         if isinstance(value, bool) or not float(value).is_integer() or not 1 <= value < 2**31:
-            raise ValueError(f"sweep: axis {name}: {value} is no number of {name}s; give integers of at least 1")
+            raise ValueError(f"sweep: axis {name}: {value} is not a whole number of at least 1; give such numbers")
     counts = [int(value) for value in values]
     if len(set(counts)) < len(counts):
         raise ValueError(f"sweep: duplicate cells: axis {name} has a value more than once; give each value once")

@@ -13,7 +13,7 @@ from rgrad.measurement.moments import Moments
 from rgrad.problems import labels_of
 from rgrad.protocols import Estimator, Problem
 from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
-from rgrad.sweeps.grid import DIMENSION, SIZE, Grid, Shape, each, grid_of
+from rgrad.sweeps.grid import DIMENSION, Grid, N, Shape, each, grid_of
 
 Row = dict[str, Any]
 DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
@@ -30,17 +30,15 @@ class Sweep(NamedTuple):
         """The parameters that vary, in alphabetical order, each to its values in ascending order."""
         return dict(self.grid.axes)
 
-    def moments(self, size: int | None = None, dimension: int | None = None) -> Moments:
+    def moments(self, n: int | None = None, dimension: int | None = None) -> Moments:
         """The moments of one shape: estimator, then parameter, to arrays of shape `(*points of axes, *its shape)`.
 
         Raises:
-            ValueError: there are several sizes or dimensions and none was chosen, or there is no such.
+            ValueError: there are several n or dimensions and none was chosen, or there is no such.
         """
-        chosen = [s for s in self.by_shape if size in (None, s.size) and dimension in (None, s.dimension)]
+        chosen = [s for s in self.by_shape if n in (None, s.n) and dimension in (None, s.dimension)]
         if len(chosen) != 1:
-            there = ", ".join(
-                f"size={s.size}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape
-            )
+            there = ", ".join(f"n={s.n}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape)
             raise ValueError(f"Sweep.moments: {len(chosen)} of the shapes are meant; choose one of: {there}")
         of = self.by_shape[chosen[0]]
         points = tuple(len(values) for values in self.grid.axes.values())
@@ -72,8 +70,8 @@ def sweep(
 ) -> Sweep:
     """The moments of gradient estimates in every cell of a grid, in one compiled program for each shape.
 
-        grid = rgrad.sweep(problem, {"loc": jnp.linspace(-3, 3, 61), "scale": [0.5, 1.0], "size": [10, 100]}, key=key)
-        grid.moments(size=10).variance["score_function"]["loc"]  # shape (61, 2)
+        grid = rgrad.sweep(problem, {"loc": jnp.linspace(-3, 3, 61), "scale": [0.5, 1.0], "n": [10, 100]}, key=key)
+        grid.moments(n=10).variance["score_function"]["loc"]  # shape (61, 2)
         pandas.DataFrame(grid.rows())
 
     Cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does not grow
@@ -83,7 +81,7 @@ def sweep(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`; and `of_dimension(d)`, which returns the
             problem in d dimensions, where `dimension` is an axis.
-        axes: names to their values, lists or arrays. `size` is N, the samples of one gradient estimate (10 where absent), `dimension` that of the
+        axes: names to their values, lists or arrays. `n` is the number of samples of one gradient estimate (10 where absent), `dimension` that of the
             problem; all others are parameters. A number fills a parameter that is an array.
         estimators: by name; by default `reparameterized`, `score_function` and `score_function+leave_one_out`.
         params: fixed parameters that differ from the problem's own.
@@ -153,7 +151,7 @@ def rows_of(grid: Grid, shape: Shape, first: int, moments: Moments, count: int) 
         for estimator, of in tree.items():
             for name, array in of.items():
                 flat.setdefault((estimator, name), {})[what] = np.reshape(array, (len(array), -1)).tolist()
-    where = {**({DIMENSION: shape.dimension} if shape.dimension else {}), SIZE: shape.size}
+    where = {**({DIMENSION: shape.dimension} if shape.dimension else {}), N: shape.n}
     labels = {name: labels_of(name, array[0]) for of in moments.mean.values() for name, array in of.items()}
     for cell in range(count):
         at = where | {name: values[cell] for name, values in coordinates.items()}

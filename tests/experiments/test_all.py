@@ -36,7 +36,7 @@ MORE_FILES = {
     "logistic": {"curves.csv", "posterior.csv", "states.npz"},
     "vae": {"margins.csv", "pictures.npz", "checkpoints"},
 }
-ROW = ("estimator", "parameter", "size", "replicates", "mean", "standard_error", "variance", "variance_low",
+ROW = ("estimator", "parameter", "n", "replicates", "mean", "standard_error", "variance", "variance_low",
        "variance_high", "exact_mean", "exact_variance")  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_variance_rows_agree_with_the_truth(small_run):
         assert abs(row["mean"] - row["exact_mean"]) <= 6 * row["standard_error"]
         assert abs(row["variance"] - row["exact_variance"]) <= 6 * half
         assert half < 0.08 * row["variance"]
-    exact = {(r["estimator"], r["parameter"]): r["exact_variance"] for r in rows if r["size"] == 100}
+    exact = {(r["estimator"], r["parameter"]): r["exact_variance"] for r in rows if r["n"] == 100}
     assert exact["score_function", "loc"] == pytest.approx(0.87)
     assert exact["reparameterized", "loc"] == pytest.approx(0.04)
 
@@ -88,7 +88,7 @@ def test_the_default_config_file_says_the_defaults():
 
 
 def test_a_users_problem_and_estimator(run):
-    flags = ("--sizes", 10, "--replicates", 2000, "--seed", 3)
+    flags = ("--num-samples", 10, "--replicates", 2000, "--seed", 3)
     status, _, _ = run("variance", "--problem", "mine:problem", "--estimators", "mine.py:estimator", "score_function",
                          "--params", "loc=1,-1e-3", "--wrt", "loc", *flags, "--out", "a")  # fmt: skip
     assert status == 0
@@ -104,10 +104,10 @@ def test_flags_win_over_the_file_name_by_name(run):
     Path("my.toml").write_text(
         'estimators = ["reparameterized"]\nwrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
     )
-    assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--sizes", 20, "--out", "a")[0] == 0
+    assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--num-samples", 20, "--out", "a")[0] == 0
     config = json.loads(Path("a/result.json").read_text())["config"]
     assert config["params"] == {"loc": 3.0, "scale": 0.5}
-    assert (config["sizes"], config["replicates"]) == ([20], 100)
+    assert (config["num_samples"], config["replicates"]) == ([20], 100)
     # Another problem takes neither the file's parameters nor its names.
     assert run("variance", "--config=my.toml", "--problem", "sine", "--out", "b")[0] == 0
     assert json.loads(Path("b/result.json").read_text())["config"]["params"] == {}
@@ -115,19 +115,19 @@ def test_flags_win_over_the_file_name_by_name(run):
 
 def test_the_same_seed_gives_the_same_table(run):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
-        flags = ("--estimators", "score_function", "--sizes", 10, "--replicates", 500, "--float-width", 64)
+        flags = ("--estimators", "score_function", "--num-samples", 10, "--replicates", 500, "--float-width", 64)
         assert run("variance", *flags, "--seed", seed, "--out", folder)[0] == 0
     assert Path("a/table.csv").read_bytes() == Path("b/table.csv").read_bytes() != Path("c/table.csv").read_bytes()
     assert Path("a/figure.svg").read_bytes() == Path("b/figure.svg").read_bytes()
 
 
 def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
-    status, out, _ = run("variance", "--problem", "bernoulli", "--estimators", "score_function", "--sizes", 2,
+    status, out, _ = run("variance", "--problem", "bernoulli", "--estimators", "score_function", "--num-samples", 2,
                          "--replicates", 20, "--out", "a")  # fmt: skip
     assert status == 0
     assert "~[" in out
     assert "covers less than 95 %" in out
-    status, out, _ = run("variance", "--problem", "mine:uniform", "--estimators", "reparameterized", "--sizes", 5,
+    status, out, _ = run("variance", "--problem", "mine:uniform", "--estimators", "reparameterized", "--num-samples", 5,
                          "--replicates", 1000, "--out", "b")  # fmt: skip
     assert json.loads(Path("b/result.json").read_text())["rows"][0]["exact_variance"] is None
     assert "not known" in out
@@ -138,7 +138,7 @@ def test_all_estimators_in_one_table(run):
     """Every one that applies, and a word on each that does not; the means are 4 within 6 standard errors (1e-7 for all)."""
     from experiments.common.loading import ESTIMATORS
 
-    status, out, _ = run("variance", "--estimators", "all", "--sizes", 10, "--replicates", 2000, "--out", "a")
+    status, out, _ = run("variance", "--estimators", "all", "--num-samples", 10, "--replicates", 2000, "--out", "a")
     assert status == 0
     rows = json.loads(Path("a/result.json").read_text())["rows"]
     discrete = {"enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through"}
@@ -148,7 +148,7 @@ def test_all_estimators_in_one_table(run):
 
 
 def test_all_estimators_of_a_discrete_problem(run):
-    status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--sizes", 5,
+    status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--num-samples", 5,
                          "--replicates", 1000, "--out", "b")  # fmt: skip
     assert status == 0
     assert "left out: reparameterized with N = 5: reparameterized needs q.rsample, and Bernoulli has none" in out
@@ -158,19 +158,19 @@ def test_all_estimators_of_a_discrete_problem(run):
 
 
 BAD = [
-    (["--config", "bad.toml"], "unknown key 'sises'; did you mean 'sizes'?"),
+    (["--config", "bad.toml"], "unknown key 'num_sample'; did you mean 'num_samples'?"),
     (["--config", "no.toml"], "No such file or directory"),
     (["--config"], "a value is missing"),
     (["--config", "broken.toml"], "not TOML"),
-    (["--size", "3"], "unknown flag --size; did you mean '--sizes'?"),
-    (["--sizes", "0"], "--sizes: input should be greater than or equal to 1, not 0"),
-    (["--sizes"], "--sizes: nothing is given"),
-    (["--sizes", "10", "10"], "names one twice"),
-    (["--sizes", "1"], "leave_one_out: n = 1 leaves no other sample"),
+    (["--num-sample", "3"], "unknown flag --num-sample; did you mean '--num-samples'?"),
+    (["--num-samples", "0"], "--num-samples: input should be greater than or equal to 1, not 0"),
+    (["--num-samples"], "--num-samples: nothing is given"),
+    (["--num-samples", "10", "10"], "names one twice"),
+    (["--num-samples", "1"], "leave_one_out: n = 1 leaves no other sample"),
     (["--replicates", "1"], "--replicates: input should be greater than or equal to 2"),
     (["--replicates", "x"], "--replicates: 'x' cannot be read; what is wanted: How many independent estimates"),
-    (["--sizes", "10", "ten"], "--sizes: '10 ten' cannot be read"),
-    (["--config", "typed.toml"], "--config typed.toml: sizes: "),
+    (["--num-samples", "10", "ten"], "--num-samples: '10 ten' cannot be read"),
+    (["--config", "typed.toml"], "--config typed.toml: num_samples: "),
     (["--problem", "mine.py"], "write mine.py:NAME"),
     (["--problem", "mine:selfish"], "its functions take no self"),
     (["--float-width", "16"], "write 32 or 64"),
@@ -206,12 +206,12 @@ BAD = [
 
 @pytest.mark.parametrize(("flags", "message"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_bad_input(flags, message, run, tmp_path):
-    Path("bad.toml").write_text("sises = [10]\n")
-    Path("typed.toml").write_text('sizes = "ten"\n')
-    Path("broken.toml").write_text("sizes = [10\n")
+    Path("bad.toml").write_text("num_sample = [10]\n")
+    Path("typed.toml").write_text('num_samples = "ten"\n')
+    Path("broken.toml").write_text("num_samples = [10\n")
     Path("broken.py").write_text("problem = (\n")
     before = sorted(tmp_path.iterdir())
-    defaults = ["--sizes", "10", "--replicates", "1000", "--out", "new/deep"]
+    defaults = ["--num-samples", "10", "--replicates", "1000", "--out", "new/deep"]
     kept = [a for i in range(0, 6, 2) if defaults[i] not in flags for a in defaults[i : i + 2]]
     status, out, err = run("variance", *kept, *flags)
     assert status == 2
@@ -232,7 +232,7 @@ def start_command(*flags, cwd):
 
 
 def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
-    process = start_command("--sizes", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
+    process = start_command("--num-samples", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
     while process.poll() is None and not (tmp_path / "new" / "deep").exists():
         time.sleep(0.1)
     time.sleep(2)
@@ -310,7 +310,7 @@ def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
         "logging.getLogger('jax').addHandler(Count()); logging.getLogger('jax').propagate = False\n"
         "from experiments.variance import VarianceSettings, run\n"
         "from experiments.common.runner import main\n"
-        "assert main(VarianceSettings, run, ['--sizes', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
+        "assert main(VarianceSettings, run, ['--num-samples', '1000', '4000', '--replicates', '40000', '--out', 'o']) == 0\n"
         "assert seen['compiled'] == 2, seen\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

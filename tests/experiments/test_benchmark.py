@@ -30,7 +30,7 @@ def test_the_small_run(small_run):
     for name in ("numpy loop", "numpy threads"):
         r = rows["draws", name]
         assert 0 < r["times_low"] <= r["times"] <= r["times_high"]
-        assert r["seconds"] == pytest.approx(r["size"] / r["rate"])
+        assert r["seconds"] == pytest.approx(r["n"] / r["rate"])
     assert all(r["error"] <= 1e-6 for r in rows.values() if r["section"] == "precision")
     assert result["provenance"]["machine"]["cores"] >= 1
     assert result["provenance"]["machine"]["cpu"]
@@ -100,7 +100,7 @@ def test_a_wrong_rival_is_refused(run_main, monkeypatch):
     monkeypatch.setitem(CONTENDERS, "numpy threads", wrong)
     monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
     with pytest.raises(WrongResult, match="numpy threads, score function, N = 10, "):
-        run_main(BenchmarkSettings, run, *SMALL, "numpy threads", "--sizes", 10, "--out", "new")
+        run_main(BenchmarkSettings, run, *SMALL, "numpy threads", "--num-samples", 10, "--out", "new")
     ends = np.full((2, 100), 3.0), np.full((2, 100), 2.0)
     check_fits("rival", ends)
     with pytest.raises(WrongResult, match="rival: the fits end at sigma"):
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_left_out_with_a_word(run_main, monkeypatch):
     assert no_compiler() == (None, "there is no C compiler (cc)")
     monkeypatch.setitem(CONTENDERS, "torch eager", absent)
     monkeypatch.setitem(CONTENDERS, "rgrad", benchmark_rivals.numpy_threads)
-    status, out, _ = run_main(BenchmarkSettings, run, *SMALL, "torch eager", "C", "--sizes", 10, "--out", "a")
+    status, out, _ = run_main(BenchmarkSettings, run, *SMALL, "torch eager", "C", "--num-samples", 10, "--out", "a")
     benchmark_c.compiled.cache_clear()
     assert status == 0
     assert "left out: torch eager: torch is not installed\n" in out
@@ -153,7 +153,7 @@ def test_growth_and_cold_start(run_main):
     status, out, err = run_main(BenchmarkSettings, run, *flags)
     assert (status, err) == (0, "")
     rows = json.loads(Path("a/result.json").read_text())["rows"]
-    assert [r["size"] for r in rows if r["section"] == "growth"] == [1_000_000, 100_000_000]
+    assert [r["n"] for r in rows if r["section"] == "growth"] == [1_000_000, 100_000_000]
     assert all(r["megabytes"] <= 20 for r in rows if r["section"] == "growth")
     assert "first result, programs kept" in out
 
@@ -171,7 +171,7 @@ def test_the_rivals_are_those_that_there_are():
         (["--sections"], "--sections: nothing is given"),
         (["--sections", "fit", "fit"], "names one twice"),
         (["--rivals", "torch"], "--rivals"),
-        (["--sizes", 0], "--sizes: input should be greater than or equal to 1, not 0"),
+        (["--num-samples", 0], "--num-samples: input should be greater than or equal to 1, not 0"),
         (["--growth", 10], "--growth: input should be greater than or equal to 100000, not 10"),
         (["--dimensions", 0], "--dimensions: input should be greater than or equal to 1"),
         (["--steps", 5], "--steps: input should be greater than or equal to 200, not 5"),

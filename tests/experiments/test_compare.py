@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.loading import expanded
 from experiments.compare import CompareSettings, run
 from rgrad.comparison.contenders import COMPARED as ESTIMATORS
 
@@ -49,7 +50,7 @@ def test_a_users_file(run_main, tmp_path):
         (["--budget", 0], "--budget: input should be greater than 0"),
         (["--budget", "inf"], "--budget: input should be a finite number"),
         (["--cost", "money"], "--cost"),
-        (["--samples", 0], "--samples: input should be greater than or equal to 1"),
+        (["--num-samples", 0], "--num-samples: input should be greater than or equal to 1"),
         (["--estimators", "arn"], "--estimators arn: unknown name; did you mean 'arm'?"),
         (["--estimators", "arm"], "no estimator applies; arm is for Bernoulli"),
         (["--wrt", "lok"], "unknown parameter 'lok'"),
@@ -70,4 +71,4 @@ def test_bad_input(flags, message, run_main, tmp_path):
 
 def test_the_estimators_are_those_of_the_library():
     """Said twice, because `--help` does not import jax."""
-    assert CompareSettings().estimators == tuple(ESTIMATORS)
+    assert expanded(CompareSettings().estimators) == tuple(ESTIMATORS)

@@ -14,7 +14,7 @@ from experiments.discrete.study import exact_gradient, exact_loss, prepare, rows
 KEY = jax.random.key(0)
 SMALL = DiscreteSettings(
     estimators=("score_function+leave_one_out", "rebar+trained", "gumbel_softmax", "enumerated"),
-    bits=2, targets=(0.45, 0.8), logit=1.0, samples=6, replicates=20_000, fits=8, steps=300, points=5, learning_rate=0.05,
+    bits=2, targets=(0.45, 0.8), logit=1.0, num_samples=6, replicates=20_000, fits=8, steps=300, points=5, learning_rate=0.05,
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_the_state_of_rebar_is_learned():
     ("change", "message"),
     [
         ({"estimators": ("armm",)}, r"--estimators armm: unknown name; did you mean 'arm'\?"),
-        ({"samples": 1}, r"score_function\+leave_one_out with --samples 1 --bits 2: leave_one_out: n = 1"),
+        ({"samples": 1}, r"score_function\+leave_one_out with --num-samples 1 --bits 2: leave_one_out: n = 1"),
     ],
 )
 def test_bad_input(change, message):

@@ -58,7 +58,7 @@ def test_what_is_said_of_right_and_wrong_estimators(monkeypatch, table):
 
 
 def test_the_command(run_main):
-    flags = ("--only", "GeometricProbs", "--samples", "4", "--replicates", "1000", "--out", "here")
+    flags = ("--only", "GeometricProbs", "--num-samples", "4", "--replicates", "1000", "--out", "here")
     status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, *flags)
     assert status == 0
     assert "1 distributions, 11 cells: 8 refused, " in out

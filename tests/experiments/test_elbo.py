@@ -121,7 +121,7 @@ def test_wrong_equations_are_seen(monkeypatch):
 def test_the_exit_status_is_1_where_an_estimator_is_off(run):
     """One that is 2 % off in its mean: beyond 6 standard errors of 2,000 estimates, about 0.05 % each."""
     status, out, err = run("--estimators", "mine:off/detached", "--families", "--dimensions", 2, "--distances", 0.5,
-                           "--samples", 200, "--out", "here")  # fmt: skip
+                           "--num-samples", 200, "--out", "here")  # fmt: skip
     assert (status, err) == (1, "")
     assert "does not hold: mean, normal, D = 2, " in out
     rows = json.loads(Path("here/result.json").read_text())["rows"]
@@ -173,8 +173,8 @@ BAD = [
     (["--family-estimators", "generalised/exact"], "--family-estimators generalised: unknown name; did you mean 'generalized'?"),
     (["--families", "gamma", "--family-estimators", "enumerated/exact"], "--family-estimators: none applies: enumerated"),
     (["--family-dimension", "0"], "--family-dimension: input should be greater than or equal to 1"),
-    (["--samples", "0"], "--samples: input should be greater than or equal to 1"),
-    (["--samples", "1"], "leave_one_out: n = 1"),
+    (["--num-samples", "0"], "--num-samples: input should be greater than or equal to 1"),
+    (["--num-samples", "1"], "leave_one_out: n = 1"),
     (["--replicates", "10"], "--replicates: input should be greater than or equal to 100"),
     (["--float-width", "16"], "write 32 or 64"),
     (["--out", "mine.py/x"], "--out mine.py/x: Not a directory"),

@@ -155,7 +155,7 @@ CSV = "height,name\n1.0,a\n2.5,b\n4.0,c\n"
         (["--optimizer", "adamm"], "--optimizer"),
         (["--learning-rate", "0"], "--learning-rate: input should be greater than 0"),
         (["--begin", "0", "-1"], "with SIGMA > 0"),
-        (["--samples", "1", "--estimators", "score_function+leave_one_out"], "n = 1 leaves no other sample"),
+        (["--num-samples", "1", "--estimators", "score_function+leave_one_out"], "n = 1 leaves no other sample"),
         (["--step", "3"], "unknown flag --step; did you mean '--steps'?"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_wrong_published_value_is_exit_status_1(run, monkeypatch):
     [
         (["--sources", "nowhere"], "nowhere"),
         (["--sources", "gal", "gal"], "names one twice"),
-        (["--sizes", "11"], "11"),
+        (["--num-samples", "11"], "11"),
         (["--replicates", "10"], "--replicates: input should be greater than or equal to 1000, not 10"),
         (["--params", "loc=1"], "unknown flag --params"),
     ],

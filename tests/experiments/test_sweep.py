@@ -23,7 +23,7 @@ from experiments.sweep import run as run_sweep
 from experiments.sweep.axes import checked, parse_axes, values_of
 
 ROOT = Path(__file__).parent.parent.parent
-FLAGS = ("--axes", "loc=-1:2:6", "scale=1,2", "size=10", "--estimators", "score_function", "--replicates", "3000",
+FLAGS = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "3000",
          "--chunk", "3")  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_what_it_writes(whole):
         (float(r["loc"]), float(r["scale"])) for r in rows
     )
     assert len(rows) == 12
-    # A gradient at size 10: the standard error of 3,000 is 2 % of a standard deviation; six of them, 2e-8 for 12 cells.
+    # A gradient at n = 10: the standard error of 3,000 is 2 % of a standard deviation; six of them, 2e-8 for 12 cells.
     for row in rows:
         assert abs(float(row["mean"]) - 2 * float(row["loc"])) <= 6 * float(row["standard_error"])
     result = json.loads((whole / "result.json").read_text())
@@ -218,10 +218,10 @@ def test_two_processes(whole, tmp_path):
         (("--axes", "loc=2:1:5"), "from 2.0 to 1.0 is no range"),
         (("--axes", "scale=log:0:1:5"), "a logarithmic range from 0.0; begin above 0"),
         (("--axes", "loc=1,1"), "--axes: sweep: duplicate cells: axis loc has 1.0 more than once"),
-        (("--axes", "lok=1"), "--axes: sweep: axis lok: this problem has no such parameter (there are: loc, scale, size, dimension)"),
+        (("--axes", "lok=1"), "--axes: sweep: axis lok: this problem has no such parameter (there are: loc, scale, n, dimension)"),
         (("--axes", "dimension=1,2"), "has no of_dimension"),
         (("--axes", "loc=1", "scale=-1,1"), "Normal got scale = -1.0, which is not allowed"),
-        (("--axes", "size=1", "loc=1", "--estimators", "score_function+leave_one_out"), "score_function+leave_one_out with N = 1"),
+        (("--axes", "n=1", "loc=1", "--estimators", "score_function+leave_one_out"), "score_function+leave_one_out with N = 1"),
         (("--axes", "loc=1", "--params", "loc=2"), "loc is an axis and a fixed parameter"),
         (("--devices", "0"), "--devices"),
         (("--chunk", "0"), "--chunk"),
@@ -247,7 +247,7 @@ def test_bad_input(sweep, flags, message):
 
 
 def test_a_folder_of_other_settings(copy, sweep):
-    status, _, err = sweep("--resume", copy, "--seed", 1, "--axes", "loc=-1:2:6", "scale=1,3", "size=10")
+    status, _, err = sweep("--resume", copy, "--seed", 1, "--axes", "loc=-1:2:6", "scale=1,3", "n=10")
     assert status == 2
     assert "it was begun with other settings: " in err
     assert "seed (0, now 1)" in err
@@ -263,13 +263,11 @@ def test_a_folder_of_other_settings(copy, sweep):
 
 
 def test_axes_as_they_are_written():
-    axes = checked(
-        parse_axes(["loc=-3:3:7", "scale=log:0.1:10:3", "size=log:10:1000:3", "v=[[1,2],[3,4]]", "one=-1e-3"])
-    )
+    axes = checked(parse_axes(["loc=-3:3:7", "scale=log:0.1:10:3", "n=log:10:1000:3", "v=[[1,2],[3,4]]", "one=-1e-3"]))
     values = {name: list(values_of(name, axis)) for name, axis in axes.items()}
     assert values["loc"] == [-3, -2, -1, 0, 1, 2, 3]
     assert values["scale"] == pytest.approx([0.1, 1, 10])
-    assert values["size"] == [10, 100, 1000]
+    assert values["n"] == [10, 100, 1000]
     assert values["v"] == [[1, 2], [3, 4]]
     assert values["one"] == [-1e-3]
     for axis, message in (

@@ -64,7 +64,7 @@ def test_the_training_loss_and_its_gradient_are_those_of_quadrature():
     gradients of up to 1 a coordinate."""
     data = jnp.array([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
     params = jax.tree.map(lambda x: 0.7 * x + 0.1, initial_params(KEY, 3, 2, 1))
-    settings = SimpleNamespace(batch=4, samples=2, likelihood="bernoulli", entropy="detached")
+    settings = SimpleNamespace(batch=4, num_samples=2, likelihood="bernoulli", entropy="detached")
     z = jnp.linspace(-12, 12, 2001)[:, None]
     dz = z[1, 0] - z[0, 0]
 
@@ -261,21 +261,21 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
 BAD = [
     (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),
     (["--estimators", "reparameterized", "reparameterized"], "names one twice"),
-    (["--estimators", "arm"], "--estimators arm with --samples 2: arm"),
-    (["--estimators", "reparameterized+antithetic", "--samples", "3"], "n = 3 is odd"),
-    (["--samples", "1"], "--estimators score_function+leave_one_out with --samples 1: leave_one_out: n = 1"),
+    (["--estimators", "arm"], "--estimators arm with --num-samples 2: arm"),
+    (["--estimators", "reparameterized+antithetic", "--num-samples", "3"], "n = 3 is odd"),
+    (["--num-samples", "1"], "--estimators score_function+leave_one_out with --num-samples 1: leave_one_out: n = 1"),
     (["--likelihood", "poisson"], "--likelihood"),
     (["--entropy", "none"], "--entropy"),
     (["--hidden", "0"], "--hidden: input should be greater than or equal to 1, not 0"),
     (["--latents", "x"], "--latents: 'x' cannot be read"),
     (["--batch", "0"], "--batch: input should be greater than or equal to 1, not 0"),
-    (["--samples", "0"], "--samples: input should be greater than or equal to 1, not 0"),
+    (["--num-samples", "0"], "--num-samples: input should be greater than or equal to 1, not 0"),
     (["--learning-rate", "0"], "--learning-rate: input should be greater than 0, not 0.0"),
     (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
     (["--steps", "250"], "--steps 250: no multiple of --every 100; give 300"),
     (["--every", "0"], "--every: input should be greater than or equal to 1, not 0"),
     (["--seeds", "1"], "--seeds: input should be greater than or equal to 2, not 1"),
-    (["--bound-samples", "0"], "--bound-samples: input should be greater than or equal to 1, not 0"),
+    (["--bound-k", "0"], "--bound-k: input should be greater than or equal to 1, not 0"),
     (
         ["--resume", "nowhere"],
         "--resume nowhere: there is no checkpoint in it; give the folder of the results of a run",

@@ -175,9 +175,7 @@ def test_sweep(name):
     """Over three places, with noise that is common to all of them."""
     model, places = Model(name), [-0.5, 0.25, 1.0]
     estimators = {"pathwise": rgrad.reparameterized}
-    found = rgrad.sweep(
-        model, {"loc": places, "size": [N]}, estimators, key=KEY, replicates=REPLICATES, common_noise=True
-    )
+    found = rgrad.sweep(model, {"loc": places, "n": [N]}, estimators, key=KEY, replicates=REPLICATES, common_noise=True)
     keys = keys_of(jax.random.fold_in(jax.random.fold_in(KEY, 0), N))
     for i, loc in enumerate(places):
         _, want = model.op_by_op({**model.params, "loc": np.float32(loc)}, keys)

@@ -504,8 +504,8 @@ def test_signal_to_noise(small_run):
     [
         (["--estimators", "dreg"], "dreg"),
         (["--estimators", "vimco"], "vimco with K = 1 has no other sample"),
-        (["--samples", "0"], "--samples: input should be greater than or equal to 1"),
-        (["--samples", "4", "4"], "names one twice"),
+        (["--k", "0"], "--k: input should be greater than or equal to 1"),
+        (["--k", "4", "4"], "names one twice"),
         (["--perturbations", "inf"], "--perturbations: "),
         (["--replicates", "10"], "--replicates: input should be greater than or equal to 20, not 10"),
     ],

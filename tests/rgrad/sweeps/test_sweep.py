@@ -34,7 +34,7 @@ class square:
 
 
 quadratic = PROBLEMS["quadratic"]  # E sum x^2 in d dimensions
-AXES = {"scale": [0.5, 1.0, 2.0], "loc": [-1.0, 0.0, 3.0], "size": [4, 20]}
+AXES = {"scale": [0.5, 1.0, 2.0], "loc": [-1.0, 0.0, 3.0], "n": [4, 20]}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_cell_is_right(swept):
     off by 10 % (reparameterized) to 25 %."""
     locs, scales = np.meshgrid([-1.0, 0.0, 3.0], [0.5, 1.0, 2.0], indexing="ij")
     for size in (4, 20):
-        moments = swept.moments(size=size)
+        moments = swept.moments(n=size)
         for name, of in (
             ("reparameterized", 4 * scales**2),
             # x^2 eps / s, x = m + s eps: E x^4 eps^2 - 4 m^2 s^2, over s^2
@@ -64,8 +64,8 @@ def test_every_cell_is_right(swept):
 def test_rows(swept):
     rows = swept.rows()
     assert len(rows) == 2 * 9 * 2
-    assert list(rows[0])[:6] == ["size", "loc", "scale", "estimator", "parameter", "replicates"]
-    place = lambda row: (row["size"], row["loc"], row["scale"], row["estimator"])
+    assert list(rows[0])[:6] == ["n", "loc", "scale", "estimator", "parameter", "replicates"]
+    place = lambda row: (row["n"], row["loc"], row["scale"], row["estimator"])
     assert [place(r) for r in rows] == sorted(place(r) for r in rows)
     assert set(map(place, rows)) == set(itertools.product([4, 20], [-1.0, 0.0, 3.0], [0.5, 1.0, 2.0], BOTH))
 
@@ -81,8 +81,8 @@ def same_draws(a, b):
 @pytest.mark.parametrize("common", [False, True])
 def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
     go = lambda axes, **options: rgrad.sweep(square, axes, ONE, key=KEY, replicates=300, common_noise=common, **options)
-    first = go({"loc": [0.0, 1.0, 2.0], "scale": [1.0, 2.0], "size": [10]})
-    other = go({"size": [10], "scale": [2.0, 1.0], "loc": [2.0, 0.0, 1.0]}, chunk=4)
+    first = go({"loc": [0.0, 1.0, 2.0], "scale": [1.0, 2.0], "n": [10]})
+    other = go({"n": [10], "scale": [2.0, 1.0], "loc": [2.0, 0.0, 1.0]}, chunk=4)
     same_draws(first, other)
     # Nor what the other cells are, nor whether a parameter is an axis.
     alone = rgrad.sweep(square, {"loc": [1.0]}, ONE, {"scale": 2.0}, key=KEY, replicates=300, common_noise=common)
@@ -104,33 +104,33 @@ def test_cells_have_draws_of_their_own_unless_they_share_them():
 
 def test_a_cell_is_measured_as_by_measure():
     """The moments of `measure` with the cell's own key."""
-    grid = grid_of(square, {"loc": [0.5, 1.5], "size": [8]})
+    grid = grid_of(square, {"loc": [0.5, 1.5], "n": [8]})
     words = grid.words(grid.shapes[0], 1, 1)[0]
     key = jax.random.fold_in(jax.random.fold_in(KEY, words[0]), words[1])
     loss = lambda loc, k: rgrad.expect(lambda x: x**2, dist.Normal(loc, 1.0), k, 8, rgrad.score_function)
     moments = rgrad.measure(lambda k: jax.grad(loss)(1.5, k), key, 3000)
-    of = rgrad.sweep(square, {"loc": [0.5, 1.5], "size": [8]}, ONE, key=KEY, replicates=3000).moments()
+    of = rgrad.sweep(square, {"loc": [0.5, 1.5], "n": [8]}, ONE, key=KEY, replicates=3000).moments()
     assert of.mean["score_function"]["loc"][1] == pytest.approx(moments.mean, rel=1e-6)
     assert of.m4["score_function"]["loc"][1] == pytest.approx(moments.m4, rel=1e-5)
 
 
 def test_dimension_is_an_axis():
     swept = rgrad.sweep(
-        quadratic, {"dimension": [1, 3], "loc": [0.0, 2.0], "size": [5]}, PATHWISE, key=KEY, replicates=2000
+        quadratic, {"dimension": [1, 3], "loc": [0.0, 2.0], "n": [5]}, PATHWISE, key=KEY, replicates=2000
     )
     of = swept.moments(dimension=3).mean["reparameterized"]["loc"]
     assert of.shape == (2, 3)
     # A normal of standard deviation 2/sqrt(5 * 2000) = 0.02: 8 of them, by accident 1e-14.
     assert of == pytest.approx(np.array([[0.0] * 3, [4.0] * 3]), abs=0.16)
     assert [row["parameter"] for row in swept.rows()[:2]] == ["loc[0]", "loc[0]"]
-    with pytest.raises(ValueError, match="choose one of: size=5, dimension=1, size=5, dimension=3"):
+    with pytest.raises(ValueError, match="choose one of: n=5, dimension=1, n=5, dimension=3"):
         swept.moments()
 
 
 def test_one_program_for_each_shape(caplog):
     """Whatever the cells, the chunks and the replicates: each of two shapes is compiled once."""
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        rgrad.sweep(square, {"loc": np.linspace(0, 1, 9), "size": [2, 3]}, ONE, key=KEY, replicates=64, chunk=2)
+        rgrad.sweep(square, {"loc": np.linspace(0, 1, 9), "n": [2, 3]}, ONE, key=KEY, replicates=64, chunk=2)
     compiled = [r for r in caplog.records if "Finished XLA compilation" in r.message and "_many" in r.message]
     assert len(compiled) == 2
 
@@ -161,13 +161,13 @@ def test_out_of_memory_halves_what_is_in_flight(monkeypatch, caplog):
     assert "out of memory" in caplog.text
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
     jax.tree.map(same, whole, halved)
-    with pytest.raises(MemoryError, match="smaller sizes"):
+    with pytest.raises(MemoryError, match="smaller n"):
         Extent(8, 64, 1, 1).halved()
 
 
 def test_what_is_in_flight_fits():
     """As much at once whatever the cells, so that memory does not grow with them."""
-    few, many = (grid_of(square, {"loc": np.linspace(0, 1, points), "size": [1000]}) for points in (64, 100_000))
+    few, many = (grid_of(square, {"loc": np.linspace(0, 1, points), "n": [1000]}) for points in (64, 100_000))
     of = [
         extent_for(g, g.shapes[0], BOTH, 1000, devices_for(), common) for common in (False, True) for g in (few, many)
     ]
@@ -186,7 +186,7 @@ def test_two_devices():
         from experiments.common.problems import PROBLEMS
         import rgrad
         assert len(jax.devices()) == 2
-        axes = {"loc": [0.0, 1.0, 2.0], "size": [10]}
+        axes = {"loc": [0.0, 1.0, 2.0], "n": [10]}
         both = {"score_function": rgrad.score_function}
         two = rgrad.sweep(PROBLEMS["square"], axes, both, key=jax.random.key(5), replicates=300)
         one = rgrad.sweep(PROBLEMS["square"], axes, both, key=jax.random.key(5), replicates=300, devices=jax.devices()[:1])
@@ -212,8 +212,8 @@ def test_two_devices():
         ({"loc": [[1.0, 2.0]]}, {}, r"values of shape \(2,\), and the parameter has \(\)"),
         ({"loc": [1.0, [2.0]]}, {}, "not all numbers"),
         ({"power": [1.5]}, {}, "the parameter is an integer"),
-        ({"size": [0]}, {}, "0 is no number of sizes"),
-        ({"size": [5, 5]}, {}, "axis size has a value more than once"),
+        ({"n": [0]}, {}, "0 is not a whole number of at least 1"),
+        ({"n": [5, 5]}, {}, "axis n has a value more than once"),
         ({"dimension": [2]}, {}, "has no of_dimension"),
         ({"loc": [1.0]}, {"params": {"loc": 2.0}}, "an axis and a fixed parameter"),
         ({"loc": [1.0]}, {"replicates": 0}, "replicates = 0"),
@@ -234,7 +234,7 @@ def test_devices_for():
 
 def test_the_key_of_a_cell_is_of_its_coordinates():
     """No two cells have the same words; an array filled with a number is known as that number."""
-    grid = grid_of(square, {"loc": np.linspace(-1, 1, 50), "scale": np.linspace(1, 2, 40), "size": [1, 2]})
+    grid = grid_of(square, {"loc": np.linspace(-1, 1, 50), "scale": np.linspace(1, 2, 40), "n": [1, 2]})
     words = np.concatenate([grid.words(shape, 0, grid.cells) for shape in grid.shapes])
     assert len(np.unique(words, axis=0)) == len(words) == 4000
     filled = grid_of(quadratic, {"loc": [2.0]}).words(Shape(0, 10), 0, 1)
