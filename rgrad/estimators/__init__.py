@@ -9,7 +9,8 @@ from rgrad.estimators.rebar import rebar, relax
 from rgrad.estimators.rejection import rejection
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from rgrad.estimators.reparameterized import reparameterized
-from rgrad.estimators.score_function import score_function, surrogate
+from rgrad.estimators.score_function import score_function
+from rgrad.estimators.surrogate import surrogate
 
 __all__ = [
     "OneHotCategorical",

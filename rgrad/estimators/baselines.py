@@ -1,13 +1,14 @@
-"""Baselines of the score function: what is subtracted from a value, and why that adds no bias.
+"""Baselines of the score function: what is subtracted from a value without adding bias.
 
-`E[b_i * d log q(x_i)] = b_i * E[d log q(x_i)] = 0` where `b_i` does not depend on `x_i`, and only there. A baseline is
+`E[b_i * d log q(x_i)] = b_i * E[d log q(x_i)] = 0` if, and only if, `b_i` does not depend on `x_i`. A baseline is
 
-- a number, or an array of shape `(n,)` of numbers that did not see their own sample (a critic's values);
-- a function of the `n` values, whose i-th output does not use the i-th value: `leave_one_out`, or a user's own;
+- a number, or an array of shape `(n,)` whose i-th entry does not depend on the i-th sample (e.g. a critic's values);
+- a function of the `n` values whose i-th output does not use the i-th value, e.g. `leave_one_out` or your own;
 - a `MovingAverage`, which saw earlier calls only.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,51 +28,51 @@ def leave_one_out(values: Array) -> Array:
         values: shape `(n,)`, n >= 2.
 
     Returns:
-        Shape `(n,)`. (The plain mean would shrink the gradient by 1 - 1/n.)
+        Shape `(n,)`. (The mean of all values would shrink the gradient by 1 - 1/n.)
 
     Raises:
         ValueError: n = 1.
 
-    Source: Mnih and Rezende 2016, VIMCO; Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free".
+    Also known as RLOO; its gradient is that of VarGrad. Source: Mnih and Rezende 2016, VIMCO (arXiv:1602.06725); Kool et al.
+    2019, Buy 4 REINFORCE samples, get a baseline for free!; Richter et al. 2020, VarGrad (arXiv:2010.10436).
     """
     (n,) = values.shape
     if n < 2:
         raise Unsuitable(
             f"leave_one_out: n = {n} leaves no other sample to take a mean of; ask for n >= 2, or use another baseline"
         )
-    middle = values.mean()  # cancels, save that the sum is rounded less: rounding may depend on the sample's own value
+    middle = values.mean()  # It cancels. It makes the rounding of the sum small, which may depend on the own value.
     off = values - middle
     return middle + (off.sum() - off) / (n - 1)
 
 
 def leave_pair_out(values: Array) -> Array:
-    """`b_i`: the mean of the values of all the *other pairs* (0, 1), (2, 3), ...: leave-one-out for antithetic draws.
+    """`b_i`: the mean of the values of all *other pairs* (0, 1), (2, 3), ..., i.e. leave-one-out for antithetic draws.
 
     Args:
         values: shape `(n,)`, n even and at least 4.
 
     Returns:
-        Shape `(n,)`, the same for both of a pair.
+        Shape `(n,)`, the same number for both samples of a pair.
 
     Raises:
         ValueError: n is odd, or 2.
     """
     (n,) = values.shape
     if n < 4 or n % 2:
-        raise Unsuitable(f"leave_pair_out: n = {n} has no pair beside the sample's own, or an odd one out; ask for an even "
-                         "n >= 4, or use a number")  # fmt: skip
+        raise Unsuitable(f"leave_pair_out: n = {n} leaves no other pair, or is odd; ask for an even n >= 4, or use a number")  # fmt: skip
     return jnp.repeat((values.sum() - values.reshape(-1, 2).sum(1)) / (n - 2), 2)
 
 
 def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None) -> Array:
-    """The weighted mean of the *other* samples that are kept and of the same group, shape `(n,)`, as all arguments are.
+    """The weighted mean of the *other* kept samples of the same group. All arguments and the result have shape `(n,)`.
 
-    A sample that is alone in its group has no others. Where groups and mask are known when tracing that raises; where
-    they are traced, its baseline is nan, so that nothing silent comes of it.
+    A sample that is alone in its group has no others. This raises if groups and mask are known when tracing. If they are
+    traced, its baseline is nan, so that the fault is visible.
 
     Args:
-        mask: which samples are kept; None for all.
-        groups: any integers; None for one group.
+        mask: which samples are kept; None means all.
+        groups: any integers; None means one group.
     """
     n = values.size
     if not isinstance(mask, jax.core.Tracer) and not isinstance(groups, jax.core.Tracer):
@@ -85,9 +86,9 @@ def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None
 
 
 def _sum_of_others(x: Array, ids: Array) -> Array:
-    """Of each element the sum of the others with the same id: of those before it and of those after it.
+    """For each element, the sum of the others with the same id: those before it plus those after it.
 
-    The total less the element itself would be rounding only, if one element (the weight of a rare sample) is larger than all
+    The total minus the element would be pure rounding if one element (e.g. the weight of a rare sample) is larger than all
     others by the precision of the floats.
     """
     order = jnp.argsort(ids, stable=True)
@@ -95,7 +96,7 @@ def _sum_of_others(x: Array, ids: Array) -> Array:
     new = ids[1:] != ids[:-1]
 
     def before(x: Array, new: Array) -> Array:
-        """Sums that start again where `new` is set, without the last element that they have reached."""
+        """Running sums that restart at `new`, each without the element it has reached."""
         add = lambda a, b: (jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1])
         upto, _ = lax.associative_scan(add, (x[:-1], jnp.concatenate([jnp.zeros(1, bool), new])[:-1]))
         return jnp.concatenate([jnp.zeros(1, x.dtype), jnp.where(new, 0, upto)])
@@ -111,7 +112,7 @@ def _check_none_alone(keep: np.ndarray, groups: ArrayLike | None) -> None:
         i = int(np.flatnonzero(keep & (labels == names[counts.argmin()]))[0])
         where = "" if groups is None else f" in group {labels[i]}"
         raise ValueError(
-            f"leave_one_out: sample {i} is alone{where} and leaves no other to take a mean of; add samples, or mask it"
+            f"leave_one_out: sample {i} is alone{where}, so there is no other to take a mean of; add samples, or mask it"
         )
 
 
@@ -122,8 +123,8 @@ class MovingAverage(NamedTuple):
         value = rgrad.expect(f, q, key, n, partial(rgrad.score_function, baseline=average))   # read first ...
         average = average.update(value)                                                       # ... updated after
 
-    What is stored is the raw average, which starts at 0; `value` divides by the weight that it has gathered so far, so
-    that the start does not pull it to 0. (Storing the divided one would divide it again at the next update.)
+    The state holds the raw average, which starts at 0. `value` divides it by the weight gathered so far, so that the start
+    does not pull it towards 0. (Storing the divided value would divide it again at the next update.)
     """
 
     total: Array
@@ -149,23 +150,30 @@ def moving_average(decay: float = 0.9) -> MovingAverage:
         ValueError: `decay` is not in [0, 1).
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"moving_average: decay = {decay}; it must be in [0, 1), as 0.9")
+        raise ValueError(f"moving_average: decay = {decay}; it must be in [0, 1), e.g. 0.9")
     return MovingAverage(jnp.asarray(0.0), jnp.asarray(0.0), jnp.asarray(float(decay)))
 
 
 Baseline = ArrayLike | MovingAverage | Callable[[Array], ArrayLike] | Independent
 
 
+def plain(option: Any) -> Any:
+    """A baseline or control variate without the `functools.partial`s around it that set nothing."""
+    while isinstance(option, partial) and not option.args and not option.keywords:
+        option = option.func
+    return option
+
+
 def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> Array:
-    """What `baseline` subtracts from each of the values, shape `(n,)`; nan if it is seen in the program to use its own.
+    """What `baseline` subtracts from each of the values, shape `(n,)`; nan if it is found, at run time, to use its own value.
 
     Args:
-        pairs: the samples depend on one another in pairs, both of which a function must leave out.
+        pairs: the samples depend on one another in pairs, and a function must leave out both of a pair.
 
     Raises:
-        ValueError: a function whose i-th output uses the i-th value, or an output of another shape.
+        ValueError: the i-th output of a function uses the i-th value, or the output has another shape.
     """
-    name = "the number"
+    name, baseline = "the number", plain(baseline)
     if isinstance(baseline, MovingAverage):
         baseline = baseline.value
     elif isinstance(baseline, Independent):
@@ -183,11 +191,12 @@ def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> A
 
 
 def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) -> None:
-    """Raises where a baseline of the values is biased because the samples are drawn together (`rgrad.distributions.dependent`).
+    """Raise if a baseline of the values is biased because the samples are drawn together (`rgrad.distributions.dependent`).
 
     Raises:
-        ValueError: a function of the values, save one that leaves out both of a pair where `pairs`.
+        ValueError: the baseline is a function of the values. With `pairs`, one that leaves out both of a pair is accepted.
     """
+    baseline = plain(baseline)
     vouched = isinstance(baseline, MovingAverage | Independent)
     if not callable(baseline) or vouched or (pairs and n % 2):  # odd: the draw raises
         return

@@ -1,9 +1,9 @@
-"""Control variates of the score function: what is subtracted from f, and given back as its known expectation.
+"""Control variates of the score function: a function that is subtracted from f, and whose expectation is added back.
 
-A control variate is a pair `(h, expectation)`: a function of one sample and the number `E_q[h]`, differentiable in the
-parameters; or a function `(f, q) -> (h, expectation)` that makes one for the problem at hand, as `delta` does.
+A control variate is a pair `(h, expectation)`: a function of one sample, and the number `E_q[h]`, differentiable in the
+parameters. It may also be a function `(f, q) -> (h, expectation)` that returns such a pair, e.g. `delta`.
 
-`optimal` is a constant for each parameter coordinate, and stands where a baseline does.
+`optimal` is one constant for each parameter coordinate, and is passed as a baseline.
 """
 
 from collections.abc import Callable
@@ -35,14 +35,14 @@ def delta(f: Objective, q: Any) -> Pair:
 
         h(x) = f(m) + g.(x - m) + (x - m)' H (x - m) / 2,      E_q[h] = f(m) + tr(H Cov) / 2
 
-    where the point m is a constant: the derivative of the expectation in the mean is g, and in the covariance H/2, the
-    delta method's. What is left to REINFORCE is f - h. Use it as `partial(score_function, control_variate=delta)`.
+    The point m is a constant. The derivative of the expectation is g in the mean and H/2 in the covariance, as in the delta
+    method. REINFORCE then estimates only f - h. Use it as `partial(score_function, control_variate=delta)`.
 
-    Needs an f that is twice differentiable (what is subtracted is unbiased for any f, but of no use where H says nothing).
+    Needs an f that is twice differentiable. (The estimate is unbiased for any f, but h helps only if it is close to f.)
 
     Args:
-        f: one sample, a float vector or scalar, to a scalar.
-        q: Normal, a vector of them by `to_event`, or MultivariateNormal.
+        f: maps one sample, a float vector or scalar, to a scalar.
+        q: Normal, a vector of Normals by `to_event`, or MultivariateNormal.
 
     Returns:
         `(h, E_q[h])`.
@@ -50,18 +50,21 @@ def delta(f: Objective, q: Any) -> Pair:
     Raises:
         NotImplementedError: `q` is not normal, or f is keyed.
 
-    Source: Paisley, Blei and Jordan 2012 (section 4); Mohamed et al. 2020 (section 7.4.3).
+    Source: Paisley, Blei and Jordan 2012, section 4 (arXiv:1206.6430); Mohamed et al. 2020, section 7.4.3
+    (arXiv:1906.10652).
     """
     if base_of(q) is not q:
-        raise NoRule("delta: f has randomness of its own (keyed=True), and there is no Taylor polynomial of "
-                                  "that", "give control_variate=(h, expectation), or use a baseline")  # fmt: skip
+        raise NoRule(
+            "delta: f has randomness of its own (keyed=True), so it has no Taylor polynomial",
+            "give control_variate=(h, expectation), or use a baseline",
+        )
     base = unwrapped(q)
     inner = elementary(base)
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
         raise NoRule(
             f"delta is for normal distributions, and this is {name_of(q)}",
-            "give control_variate=(h, expectation), or use a baseline, as rgrad.leave_one_out",
+            "give control_variate=(h, expectation), or use a baseline, e.g. rgrad.leave_one_out",
         )
     m = lax.stop_gradient(jnp.asarray(base.mean))
     size, smooth = m.size, lambda x: jnp.asarray(f(x), float)
@@ -80,43 +83,46 @@ def delta(f: Objective, q: Any) -> Pair:
 
 
 def optimal(values: Array) -> Array:
-    """`baseline=rgrad.optimal`: for every parameter coordinate j of `q` the constant that leaves the least variance.
+    """`baseline=rgrad.optimal`: for each parameter coordinate j of `q`, the constant that minimises the variance.
 
         terms_i = attach(f(x_i), log q(x_i)) - sum_j [attach(c_ij, log q(x_i) with only coordinate j live) - c_ij]
         c_ij    = sum_{k != i} f(x_k) s_j(x_k)^2 / sum_{k != i} s_j(x_k)^2,      s_j = d log q / d theta_j
 
-    The coefficient of sample i is estimated from the *other* samples, so that nothing is biased, and derivatives of every
-    order are right. Fitting it costs variance: on the costs of Mohamed et al. 2020 at N(1, 1) it has 0.2 to 1.6 times the
-    variance of `leave_one_out` at n = 10, begins to pay between n = 10 and n = 1,000 (half of them at 30, three in four
-    at 300), and has 0.2 to 1.0 times at 1,000; at n = 2 the two are the same. Costs a gradient of `log q` for every sample,
-    and a density for every sample and coordinate.
+    The coefficient of sample i is estimated from the *other* samples, so the estimate is unbiased, and derivatives of every
+    order are right. Fitting the coefficient costs variance. On the costs of Mohamed et al. 2020 at N(1, 1), the variance is
+    0.2 to 1.6 times that of `leave_one_out` at n = 10, and 0.2 to 1.0 times at n = 1,000. It is lower for half of the costs
+    at n = 30, and for three in four at n = 300. At n = 2 the two are the same. Each call costs a gradient of `log q` for
+    each sample, and a density for each sample and coordinate.
 
-    The coordinates are those of the parameters of `q` as it holds them (loc, scale, ...), whatever they are computed from;
-    the probabilities of a Categorical or Multinomial, which are not free, by their logarithms. The density must be
-    normalised in each of them alone, or all is biased, so that only distributions which are known to be are taken:
-    `one_at_a_time.register` takes a distribution of your own.
+    The coordinates are those of the parameters that `q` holds (loc, scale, ...), whatever they are computed from. The
+    probabilities of a Categorical or Multinomial are not free, and are replaced by their logarithms. The density must be
+    normalised in each coordinate separately, or the estimate is biased. So only distributions that are known to be are
+    accepted; register your own with `one_at_a_time.register`.
 
     Raises:
         ValueError: n = 1, or dependent draws.
         NotImplementedError: `q` is not known to be normalised in each parameter alone.
-        TypeError: `q` is no pytree, so that its parameters cannot be found.
+        TypeError: `q` is not a pytree, so its parameters cannot be found.
 
-    Source: Greensmith, Bartlett and Baxter 2004 (theorem 8); Ranganath, Gerrish and Blei 2014 (section 3.2).
+    Source: Greensmith, Bartlett and Baxter 2004 (theorem 8); Ranganath, Gerrish and Blei 2014, section 3.2
+    (arXiv:1401.0118).
     """
-    raise TypeError("optimal: it needs the scores of the samples, not their values alone; write "
-                    "partial(rgrad.score_function, baseline=rgrad.optimal)")  # fmt: skip
+    raise TypeError(
+        "optimal: it needs the scores of the samples, not only their values; write "
+        "partial(rgrad.score_function, baseline=rgrad.optimal)"
+    )
 
 
 def given_back(values: Array, q: Any, eps: Sample) -> Array:
-    """What `optimal` subtracts from each term: shape `(n,)`, 0 with a derivative.
+    """What `optimal` subtracts from each term: shape `(n,)`, 0 in value, with a derivative.
 
     Args:
-        values: those of the samples.
-        eps: their noise, that of `base_noise(q)`.
+        values: the values of the samples.
+        eps: the noise of the samples, as in `base_noise(q)`.
     """
     (n,) = values.shape
     if n < 2:
-        raise Unsuitable("optimal: n = 1 leaves no other sample to fit its coefficient to; ask for n >= 2, or use another "
+        raise Unsuitable("optimal: n = 1 leaves no other sample to fit the coefficient to; ask for n >= 2, or use another "
                          "baseline")  # fmt: skip
     base = one_at_a_time(base_of(q))
     how = base_noise(base_of(q))
@@ -128,10 +134,10 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
     leaves, structure = jax.tree.flatten(base)
     if any(leaf is base for leaf in leaves):
         raise NoDerivative(
-            f"optimal: a {type(base).__name__} is no pytree, so its parameters cannot be found",
+            f"optimal: a {type(base).__name__} is not a pytree, so its parameters cannot be found",
             "register it with jax.tree_util.register_pytree_node_class, or use rgrad.leave_one_out",
         )
-    # Only what is traced can be what is differentiated.
+    # Only traced leaves can be differentiated.
     chosen = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer) and _is_float(leaf)]
     live, unravel = ravel_pytree([leaves[i] for i in chosen])
     fixed = lax.stop_gradient(live)
@@ -164,16 +170,16 @@ FREE = (
 
 @singledispatch
 def one_at_a_time(q: Any) -> Any:
-    """`q`, in parameters in each of which alone its density is normalised: the mean of every score is 0.
+    """`q`, written in parameters in each of which its density is normalised separately, so that every score has mean 0.
 
     Raises:
-        NotImplementedError: it is not known whether it is.
+        NotImplementedError: it is not known whether the density is normalised.
     """
     if any(leaf is q for leaf in jax.tree.leaves(q)) or isinstance(q, FREE):
         return q
     raise NoRule(
-        f"optimal: {name_of(q)} is not known to be normalised in each of its parameters alone, without which the gradient is "
-        "biased",
+        f"optimal: {name_of(q)} is not known to be normalised in each of its parameters separately, and would be biased if it is "
+        "not",
         "use rgrad.leave_one_out, or register it with rgrad.estimators.control_variates.one_at_a_time",
     )
 
@@ -210,7 +216,7 @@ def _(q: Any) -> Any:
 
 
 def _of_the_others(a: Array) -> Array:
-    """Sums over the axis 0 without the row itself; not the total less the row, which leaves rounding of the row behind."""
+    """Sums over axis 0 without the row itself. (The total minus the row would leave the rounding of the row behind.)"""
     zero = jnp.zeros_like(a[:1])
     before = jnp.concatenate([zero, jnp.cumsum(a, 0)[:-1]])
     after = jnp.concatenate([jnp.cumsum(a[::-1], 0)[::-1][1:], zero])

@@ -216,7 +216,7 @@ def test_refusals():
             rgrad.expect(lambda x: x, rgrad.quasi(dist.Normal(0.0, 1.0)), KEY, 4, estimator)
     with pytest.raises(NotImplementedError, match=r"generalized draws the noise of a Gamma by itself"):
         rgrad.expect(lambda x: x, rgrad.quasi(dist.Gamma(2.0, 1.0)), KEY, 4, rgrad.generalized)
-    with pytest.raises(ValueError, match="leave_pair_out: n = 2 has no pair beside"):
+    with pytest.raises(ValueError, match="leave_pair_out: n = 2 leaves no other pair"):
         rgrad.leave_pair_out(jnp.ones(2))
 
 

@@ -246,3 +246,18 @@ def test_leave_one_out():
         rgrad.leave_one_out(jnp.ones(1))
     with pytest.raises(ValueError, match=r"shape \(2,\); it must be \(\) or \(3,\)"):
         rgrad.surrogate(jnp.ones(3), jnp.ones(3), jnp.ones(2))
+
+
+@pytest.mark.parametrize("option", ["leave_one_out", "optimal"])
+def test_a_partial_that_sets_nothing_is_the_baseline_itself(option):
+    """Also as the baseline of groups, which only leave_one_out may be."""
+    baseline, q = getattr(rgrad, option), dist.Normal(0.5, 1.0)
+    terms = [
+        rgrad.score_function(jnp.sin, q, jax.random.key(0), 4, baseline=b)
+        for b in (baseline, partial(partial(baseline)))
+    ]
+    np.testing.assert_array_equal(*terms)
+    if baseline is rgrad.leave_one_out:
+        groups = jnp.array([0, 0, 1, 1])
+        terms = [rgrad.surrogate(jnp.arange(4.0), jnp.ones(4), b, groups=groups) for b in (baseline, partial(baseline))]
+        np.testing.assert_array_equal(*terms)

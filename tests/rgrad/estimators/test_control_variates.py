@@ -176,7 +176,7 @@ def test_more_refusals():
         sample = lambda self, key, shape: jnp.zeros(shape)
         log_prob = lambda self, x: x
 
-    with pytest.raises(TypeError, match="optimal: a Mine is no pytree"):
+    with pytest.raises(TypeError, match="optimal: a Mine is not a pytree"):
         rgrad.expect(lambda x: x, Mine(), KEY, 4, optimal)
 
 
