@@ -11,25 +11,20 @@ from .distributions.detach import detach
 from .distributions.draws import jax_random
 from .distributions.location_scale import location_scale
 from .distributions.log_density import log_prob
+from .distributions.relaxations import OneHotCategorical
 from .errors import NotApplicable
-from .estimators import (
-    OneHotCategorical,
-    arm,
-    disarm,
-    enumerated,
-    generalized,
-    gumbel_softmax,
-    measure_valued,
-    rebar,
-    rejection,
-    relax,
-    reparameterized,
-    score_function,
-    straight_through,
-    surrogate,
-)
+from .estimators.arm import arm, disarm
 from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, moving_average
 from .estimators.control_variates import delta, optimal
+from .estimators.enumerated import enumerated
+from .estimators.generalized import generalized
+from .estimators.measure_valued import measure_valued
+from .estimators.rebar import rebar, relax
+from .estimators.rejection import rejection
+from .estimators.relaxed import gumbel_softmax, straight_through
+from .estimators.reparameterized import reparameterized
+from .estimators.score_function import score_function
+from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
 from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from .expectations.credit import credit

@@ -5,7 +5,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import attach
-from rgrad.estimators import surrogate
+from rgrad.estimators.surrogate import surrogate
 
 
 def credit(

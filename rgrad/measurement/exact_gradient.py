@@ -13,7 +13,7 @@ from rgrad.autodiff import attach
 from rgrad.backend.compiling import right
 from rgrad.distributions.log_density import log_prob
 from rgrad.errors import NotApplicable
-from rgrad.estimators import enumerated
+from rgrad.estimators.enumerated import enumerated
 from rgrad.measurement.exact import TOLERANCE, AtNodes, OfProblem, Rule, rules_for
 from rgrad.problems import Point, gradient
 from rgrad.protocols import Objective, Problem
