@@ -4,6 +4,7 @@ from typing import Any
 
 from experiments.benchmark.figure import draw_figure
 from experiments.benchmark.processes import cold_section, growth_section
+from experiments.benchmark.readme import readme_tables
 from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
 from experiments.benchmark.study import (
     dimension_section,
@@ -36,7 +37,8 @@ def run(settings: BenchmarkSettings) -> int:
     def study(advance: Advance) -> Outcome:
         rows = [row for section in settings.sections for row in sections[section][0](advance)]
         provenance = {"machine": machine(), "left_out": left_out}
-        return Outcome(rows, draw_figure(rows, machine()), lambda: report(rows, left_out, settings), provenance)
+        figure, tables = draw_figure(rows, machine()), readme_tables(rows)
+        return Outcome(rows, figure, lambda: report(rows, left_out, settings), provenance, tables)
 
     work = sum(sections[name][1] for name in settings.sections)
     return recorded(settings, "benchmark", work, "measuring in turn", study)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from experiments.bounds.figure import draw_figure
+from experiments.bounds.readme import readme_tables
 from experiments.bounds.settings import RESOLVED, BoundsSettings
 from experiments.bounds.study import measured_rows
 from experiments.common.errors import UsageError
@@ -19,7 +20,8 @@ def run(settings: BoundsSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         rows = measured_rows(settings, jax.random.key(settings.seed), advance)
-        return Outcome(rows, draw_figure(rows, RESOLVED), lambda: report(rows, settings))
+        figure = draw_figure(rows, RESOLVED)
+        return Outcome(rows, figure, lambda: report(rows, settings), tables=readme_tables(rows, settings))
 
     return recorded(settings, "bounds", sum(settings.k), "measuring", study)
 

@@ -21,6 +21,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from experiments.common.errors import UsageError
 from experiments.common.progress import Advance, progress
+from experiments.common.readme import readme_files, readme_of
 from experiments.common.settings import command_line
 
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro", "optax", "numpy", "scipy", "matplotlib")
@@ -37,6 +38,8 @@ class Outcome(NamedTuple):
     """Prints the findings; returns something true if they are wrong."""
     provenance: Mapping[str, Any] = {}
     """What `result.json` says of the run beside the usual."""
+    tables: Mapping[str, str] = {}
+    """Markdown for the blocks of these names in the experiment's README."""
 
 
 def recorded(settings: Any, experiment: str, work: float, what: str, study: Callable[[Advance], Outcome]) -> int:
@@ -49,6 +52,7 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
         what: the label of the bar.
     """
     began = time.monotonic()
+    readme = readme_of(experiment) if settings.readme else None
     with output_folder(settings.out, experiment) as folder:
         with progress(work, what) as advance, validation_enabled(False):
             outcome = study(advance)
@@ -57,7 +61,16 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
         wrong = outcome.report()
         write(folder, files)
         print(f"written to {folder}/: {', '.join(files)}")
+        if readme is not None and not wrong:
+            rewrite_readme(readme, outcome.tables, outcome.files)
     return 1 if wrong else 0
+
+
+def rewrite_readme(path: Path, tables: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+    """Writes the tables and the picture of a run into the experiment's README and its folder."""
+    rewritten = readme_files(path, tables, files)
+    write(path.parent, rewritten)
+    print(f"written to {path.parent}/: {', '.join(rewritten)}")
 
 
 @contextlib.contextmanager
@@ -145,7 +158,7 @@ def result_files(
     experiment: str, settings: Any, rows: Sequence[Row], seconds: float, more: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, bytes]:
     """`result.json` and `table.csv`."""
-    config = settings.model_dump(exclude={"out", "config"})
+    config = settings.model_dump(exclude={"out", "config", "readme"})
     result = {
         "experiment": experiment,
         "config": config,

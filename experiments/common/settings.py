@@ -90,6 +90,8 @@ class ExperimentSettings(BaseModel):
     """The bits of a float: 32 or 64."""
     out: str | None = None
     """The folder for the results; files of the same names there are replaced. Default: results/EXPERIMENT/TIME."""
+    readme: bool = False
+    """Also rewrite the tables and the picture of the experiment's README.md from this run."""
 
     @field_validator("float_width")
     @classmethod

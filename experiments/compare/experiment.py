@@ -6,6 +6,7 @@ from experiments.common.measuring import tried
 from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.compare.figure import draw_figure
+from experiments.compare.readme import readme_tables
 from experiments.compare.settings import CompareSettings
 from experiments.compare.study import compared
 
@@ -16,6 +17,11 @@ def run(settings: CompareSettings) -> int:
     def study(advance: Advance) -> Outcome:
         comparison = compared(task, settings, jax.random.key(settings.seed), advance)
         files = draw_figure(comparison, settings.problem)
-        return Outcome(comparison.rows, files, lambda: print(f"{settings.problem}\n\n{comparison}\n"))
+        return Outcome(
+            comparison.rows,
+            files,
+            lambda: print(f"{settings.problem}\n\n{comparison}\n"),
+            tables=readme_tables(comparison),
+        )
 
     return recorded(settings, "compare", 1.0, "compiling and measuring", study)

@@ -10,6 +10,7 @@ from experiments.common.record import Outcome, recorded, table_csv
 from experiments.common.tables import number, print_table
 from experiments.crossover.cells import families
 from experiments.crossover.figure import draw_figure
+from experiments.crossover.readme import readme_tables
 from experiments.crossover.settings import CLOSED_FORM, LIMIT, SHOWN, VARIANCES, CrossoverSettings
 from experiments.crossover.study import measured_and_exact
 
@@ -20,7 +21,7 @@ def run(settings: CrossoverSettings) -> int:
     def study(advance: Advance) -> Outcome:
         found = measured_and_exact(settings, family, jax.random.key(settings.seed), advance)
         files = {"checks.csv": table_csv(found.checks)} | draw_figure(found.rows, found.checks, settings)
-        return Outcome(found.rows, files, lambda: report(found, settings))
+        return Outcome(found.rows, files, lambda: report(found, settings), tables=readme_tables(found.reasons))
 
     return recorded(settings, "crossover", len(settings.functions), "integrating and measuring", study)
 

@@ -8,6 +8,7 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.common.tables import number, print_table
 from experiments.discrete.figure import draw_figure
+from experiments.discrete.readme import readme_tables
 from experiments.discrete.settings import DiscreteSettings
 from experiments.discrete.study import prepare, rows_of
 
@@ -17,7 +18,8 @@ def run(settings: DiscreteSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         rows, curves = rows_of(task, settings, jax.random.key(settings.seed), advance)
-        return Outcome(rows, draw_figure(rows, curves, settings), lambda: report(rows, settings))
+        figure = draw_figure(rows, curves, settings)
+        return Outcome(rows, figure, lambda: report(rows, settings), tables=readme_tables(rows, settings))
 
     return recorded(settings, "discrete", len(task.ways), "measuring and training", study)
 

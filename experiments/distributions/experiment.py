@@ -8,14 +8,15 @@ import jax
 from experiments.common.errors import UsageError
 from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
+from experiments.distributions.readme import readme_tables
 from experiments.distributions.settings import GOOD, DistributionsSettings
 from experiments.distributions.study import ESTIMATORS, Cell, cells
-from experiments.distributions.table import rows
+from experiments.distributions.table import rows as table_rows
 
 
 def run(settings: DistributionsSettings) -> int:
     with jax.enable_x64(True):
-        chosen = [row for row in rows() if settings.only in row.name]
+        chosen = [row for row in table_rows() if settings.only in row.name]
     if not chosen:
         raise UsageError(f"--only {settings.only}: no distribution has that in its name; try --only Normal")
     width = max(len(row.name) for row in chosen)
@@ -30,7 +31,8 @@ def run(settings: DistributionsSettings) -> int:
                 verdicts = {cell.estimator: cell.verdict for cell in several}
                 print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
                 advance(1)
-        return Outcome([cell._asdict() for cell in found], {}, lambda: report(found, len(chosen)))
+        rows = [cell._asdict() for cell in found]
+        return Outcome(rows, {}, lambda: report(found, len(chosen)), tables=readme_tables(found))
 
     return recorded(settings, "distributions", len(chosen), "measuring", study)
 

@@ -11,6 +11,7 @@ from experiments.common.record import Outcome, recorded
 from experiments.common.tables import number, print_table
 from experiments.elbo.checks import check_rows
 from experiments.elbo.figure import draw_figure
+from experiments.elbo.readme import readme_tables
 from experiments.elbo.settings import SHOWN, ElboSettings
 from experiments.elbo.study import family_case, load_way, location_scale_cases, measured_rows, ways_that_apply
 
@@ -38,7 +39,8 @@ def run(settings: ElboSettings) -> int:
             rows += measured_rows(case, ways, settings, jax.random.fold_in(key, i), advance)
         for i, (case, (kept, _)) in enumerate(zip(families, apply, strict=True)):
             rows += measured_rows(case, kept, settings, jax.random.fold_in(key, 1000 + i), advance)
-        return Outcome(rows, draw_figure(rows, settings), lambda: report(rows, settings, left_out))
+        figure = draw_figure(rows, settings)
+        return Outcome(rows, figure, lambda: report(rows, settings, left_out), tables=readme_tables(rows, settings))
 
     work = len(ends) + len(located) + len(families)
     return recorded(settings, "elbo", work, "checking and measuring", study)

@@ -6,6 +6,7 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.fit.figure import draw_figure
 from experiments.fit.fitting import run_fits
+from experiments.fit.readme import readme_tables
 from experiments.fit.report import make_rows, report, trace_csv, warnings
 from experiments.fit.settings import FitSettings
 from experiments.fit.study import prepare
@@ -36,7 +37,8 @@ def run(settings: FitSettings) -> int:
             report(task, settings, rows, measured)
             problems.append(warnings(task, settings, fitted))
 
-        return Outcome(rows, {"trace.csv": trace_csv(fitted)} | draw_figure(task, fitted), print_report)
+        files = {"trace.csv": trace_csv(fitted)} | draw_figure(task, fitted)
+        return Outcome(rows, files, print_report, tables=readme_tables(rows, settings))
 
     work = float(sum(len(part.estimators) for part in task.parts)) * settings.steps
     status = recorded(settings, "fit", work, "fitting", study)

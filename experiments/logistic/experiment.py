@@ -7,6 +7,7 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.logistic.figure import draw_figure
 from experiments.logistic.files import result_tables
+from experiments.logistic.readme import readme_tables
 from experiments.logistic.report import make_rows, raise_divergence, report
 from experiments.logistic.settings import LogisticSettings
 from experiments.logistic.study import prepare
@@ -22,7 +23,8 @@ def run(settings: LogisticSettings) -> int:
         found = fitted(task, jax.random.key(settings.seed), advance)
         results.append(found)
         rows = make_rows(found)
-        return Outcome(rows, result_tables(found) | draw_figure(found), lambda: report(found, rows))
+        files = result_tables(found) | draw_figure(found)
+        return Outcome(rows, files, lambda: report(found, rows), tables=readme_tables(rows, settings))
 
     status = recorded(settings, "logistic", task.work, "fitting", study)
     raise_divergence(results[0])

@@ -9,6 +9,7 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.common.tables import number, print_table
 from experiments.published.figure import draw_figure
+from experiments.published.readme import readme_tables
 from experiments.published.settings import LIMIT, PublishedSettings
 from experiments.published.sources import RUN
 
@@ -20,7 +21,7 @@ def run(settings: PublishedSettings) -> int:
             # Each source has a key of its own, whichever others are asked for.
             key = jax.random.fold_in(jax.random.key(settings.seed), list(RUN).index(source))
             rows += RUN[source](settings, key, advance)
-        return Outcome(rows, draw_figure(rows, LIMIT), lambda: report(rows))
+        return Outcome(rows, draw_figure(rows, LIMIT), lambda: report(rows), tables=readme_tables(rows))
 
     return recorded(settings, "published", len(settings.sources), "measuring", study)
 

@@ -3,12 +3,15 @@
 import jax
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments.common.readme import readme_of
 from experiments.sweep.processes import join, leave, use_platform
 from experiments.sweep.settings import SweepSettings
 from experiments.sweep.study import sweep_to_folder
 
 
 def run(settings: SweepSettings) -> None:
+    if settings.readme:
+        readme_of("sweep")  # before any work is done
     group = join(settings)
     try:
         use_platform(jax, settings.platform)

@@ -21,7 +21,7 @@ from experiments.common.record import write
 
 PLAN = "plan.json"
 # What does not decide the numbers, or may differ from one part of a run to the next.
-FREE = {"out", "config", "resume", "replicates", "coordinator", "processes", "process", "cluster", "wait", "devices",
+FREE = {"out", "config", "readme", "resume", "replicates", "coordinator", "processes", "process", "cluster", "wait", "devices",
         "platform"}  # fmt: skip
 
 

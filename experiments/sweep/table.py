@@ -11,8 +11,10 @@ from typing import Any
 
 from experiments.common.long_table import MEASURED, select
 from experiments.common.long_table_figure import draw
-from experiments.common.record import plain, provenance, write, written
+from experiments.common.readme import readme_of
+from experiments.common.record import plain, provenance, rewrite_readme, write, written
 from experiments.common.tables import number, print_table
+from experiments.sweep.readme import readme_tables
 from rgrad.sweeps import Row
 
 AT_ONCE = 4096  # rows
@@ -51,7 +53,7 @@ def write_results(
     }
     result = {
         "experiment": "sweep",
-        "config": settings.model_dump(mode="json", exclude={"out", "config"}),
+        "config": settings.model_dump(mode="json", exclude={"out", "config", "readme"}),
         "provenance": provenance(settings.seed, settings.float_width, seconds) | {"cpus": os.cpu_count()},
         "speed": speed,
         "rows": summary.table(),
@@ -66,6 +68,8 @@ def write_results(
     if "table.parquet" not in names:
         print("no table.parquet: pyarrow is not installed (pip install '.[sweep]')")
     print(f"written to {folder}/: {', '.join([*names, *files])}")
+    if settings.readme:
+        rewrite_readme(readme_of("sweep"), readme_tables(summary.table()), files)
 
 
 def _parquet(folder: Path, rows: Iterator[Row]) -> None:

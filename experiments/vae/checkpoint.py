@@ -95,7 +95,7 @@ def _check(folder: Path, step: int, config: dict[str, Any], settings: Any) -> No
 
 def _config(settings: Any) -> dict[str, Any]:
     """What has to be the same in a run that goes on."""
-    return settings.model_dump(mode="json", exclude={"out", "config", "resume", "steps"})
+    return settings.model_dump(mode="json", exclude={"out", "config", "readme", "resume", "steps"})
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

@@ -9,11 +9,13 @@ from numpyro.distributions.distribution import validation_enabled
 
 from experiments.common.errors import UsageError
 from experiments.common.progress import progress
-from experiments.common.record import output_folder, result_files, write
+from experiments.common.readme import readme_of
+from experiments.common.record import output_folder, result_files, rewrite_readme, write
 from experiments.common.tables import number, print_table
 from experiments.vae import study as vae_task
 from experiments.vae.checkpoint import latest, npz, write_checkpoint
 from experiments.vae.figure import draw_figure
+from experiments.vae.readme import readme_tables
 from experiments.vae.settings import VaeSettings
 from experiments.vae.study import mean_and_half
 
@@ -24,6 +26,7 @@ def run(settings: VaeSettings) -> None:
         raise UsageError(f"--steps {settings.steps}: no multiple of --every {settings.every}; give {more}")
 
     saved = None if settings.resume is None else latest(Path(settings.resume), settings)
+    readme = readme_of("vae") if settings.readme else None
     began = time.monotonic()
     # The parameters are the networks' own; to check them at every trace takes seconds.
     with output_folder(settings.out or settings.resume, "vae") as folder, validation_enabled(False):
@@ -51,6 +54,8 @@ def run(settings: VaeSettings) -> None:
         report(rows, compared, independent, settings)
         write(folder, files)
         print(f"written to {folder}/: {', '.join(files)}, checkpoints/")
+        if readme is not None:
+            rewrite_readme(readme, readme_tables(rows, compared, settings), files)
     raise_divergence(rows, settings)
 
 

@@ -10,6 +10,7 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.common.tables import number, print_table
 from experiments.variance.figure import draw_figure
+from experiments.variance.readme import readme_tables
 from experiments.variance.settings import VarianceSettings
 
 
@@ -24,7 +25,10 @@ def run(settings: VarianceSettings) -> int:
             measured.append(task.measure(key, n, settings.replicates, advance))
         rows = to_rows(task, measured)
         return Outcome(
-            rows, draw_figure(rows, settings.problem), lambda: report(rows, measured, task.left_out, settings)
+            rows,
+            draw_figure(rows, settings.problem),
+            lambda: report(rows, measured, task.left_out, settings),
+            tables=readme_tables(rows, settings),
         )
 
     return recorded(settings, "variance", float(sum(settings.num_samples)) * settings.replicates, "measuring", study)

@@ -1,0 +1,27 @@
+"""The tables of this experiment's README."""
+
+from typing import Any
+
+from experiments.common.readme import markdown
+from experiments.common.tables import number
+from experiments.logistic.settings import LogisticSettings
+
+
+def readme_tables(rows: list[dict[str, Any]], settings: LogisticSettings) -> dict[str, str]:
+    """The ELBO of each estimator at its best rate; and the fits to all rows, beside NUTS."""
+    best = [r for r in rows if r["chosen"]]
+    compared = {(r["estimator"], r["family"]): r for r in best if r["data"] == best[0]["data"]}
+    cell = lambda r: "" if r is None else f"{r['elbo']:.2f} +- {(r['elbo_high'] - r['elbo_low']) / 2:.2g}"
+    elbo = [
+        [estimator, *(cell(compared.get((estimator, family))) for family in settings.families)]
+        for estimator in settings.estimators
+    ]
+    whole = [
+        [
+            r["family"], cell(r), f"{r['accuracy']:.4f}", number(r["nuts_distance"], 2),
+            f"{number(r['sd_ratio_low'], 2)} to {number(r['sd_ratio_high'], 2)}",
+        ]
+        for r in best if r["data"] == "all"
+    ]  # fmt: skip
+    header = ["q", "ELBO", "accuracy", "furthest mean from NUTS's, in its sd", "sd over NUTS's"]
+    return {"elbo": markdown(["estimator", *settings.families], elbo), "all_rows": markdown(header, whole)}
