@@ -3,6 +3,7 @@ import gc
 import importlib
 import io
 import os
+import shutil
 import sys
 from functools import cache
 from pathlib import Path
@@ -45,16 +46,28 @@ def as_found():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """`small_run("bounds") -> (status, stdout, stderr, folder)`: an experiment on its small config, once in a session."""
+    """`small_run("bounds") -> (status, stdout, stderr, folder)`: an experiment on its small config, once in a session.
+
+    It runs with `--readme`, on a copy of its README: `folder.parent / "bounds" / "README.md"`.
+    """
+    from experiments.common import readme
     from experiments.common.runner import main
 
     @cache
     def call(name):
         module, folder = importlib.import_module(f"experiments.{name}"), tmp_path_factory.mktemp(name) / "whole"
+        (folder.parent / name).mkdir()
+        shutil.copy(readme.readme_of(name), folder.parent / name)
         config = Path(__file__).parent.parent / "configs" / f"{name}_small.toml"
         out, err = io.StringIO(), io.StringIO()
-        with as_found(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            flags = ["--config", str(config), "--out", str(folder)]
+        with (
+            as_found(),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(readme, "HOME", folder.parent)
+            flags = ["--config", str(config), "--out", str(folder), "--readme"]
             status = main(getattr(module, f"{name.capitalize()}Settings"), module.run, flags)
         return status, out.getvalue(), err.getvalue(), folder
 

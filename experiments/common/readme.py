@@ -29,7 +29,7 @@ _BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 _HEAD = re.compile(r"# (.+)\n\n\*\*(.+?)\*\*.*?```bash\n(\S.*?)  # (.+?)\n", re.S)
 
 
-class Entry(NamedTuple):
+class ExperimentEntry(NamedTuple):
     """An experiment, as its README introduces it."""
 
     name: str
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     """Whether there is a figure.png."""
 
 
-def entries(home: Path | None = None) -> list[Entry]:
+def entries(home: Path | None = None) -> list[ExperimentEntry]:
     """Every experiment that has a README, by name."""
     found = []
     for path in sorted((home or HOME).glob(f"*/{README}")):
@@ -50,7 +50,7 @@ def entries(home: Path | None = None) -> list[Entry]:
             raise ValueError(f"{path}: it must start with `# QUESTION`, `**answer**` and a bash block")
         question, answer, command, duration = (" ".join(part.split()) for part in head.groups())
         picture = (path.parent / PICTURE).exists()
-        found.append(Entry(path.parent.name, question, answer, command, duration, picture))
+        found.append(ExperimentEntry(path.parent.name, question, answer, command, duration, picture))
     return found
 
 

@@ -15,7 +15,7 @@ import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments.common import interrupt
+from experiments.common import interrupt, readme
 from experiments.common.loading import ESTIMATORS
 from experiments.common.measuring import ProblemTask
 from experiments.common.problems import PROBLEMS
@@ -62,6 +62,34 @@ def test_small_config(name, small_run):
     assert f"written to {folder}/" in out
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_run_rewrites_the_tables_and_the_picture_of_its_readme(name, small_run):
+    """Every marked table of the README is written, all its rows are as wide as its header, and nothing else changes."""
+    _, out, _, folder = small_run(name)
+    before, after = ((home / name / "README.md").read_text() for home in (readme.HOME, folder.parent))
+    assert readme.names_of_tables(before) == readme.names_of_tables(after)
+    empty = lambda text: readme.with_tables(text, dict.fromkeys(readme.names_of_tables(text), ""))
+    assert empty(before) == empty(after)
+    old, new = (dict(re.findall(r"<!-- table: ([\w-]+) -->\n(.*?)\n?<!-- end -->", text, re.S)) for text in (before, after))
+    untouched = {"benchmark": {"gpu", "sweep"}}  # which the small run does not measure
+    assert {table for table in new if new[table] == old[table]} == untouched.get(name, set())
+    for table in new.values():
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        assert len(lines) >= 2
+        assert len({re.sub(r"\\\|", "", line).count("|") for line in lines}) == 1
+    assert (folder.parent / name / "figure.png").read_bytes() == (folder / "figure.png").read_bytes()
+    assert f"written to {folder.parent / name}/: README.md, figure.png" in out
+    assert "readme" not in json.loads((folder / "result.json").read_text())["config"]
+
+
+def test_readme_without_a_checkout_is_refused_before_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "HOME", tmp_path)
+    status, out, err = run("variance", "--readme", "--out", "a")
+    assert (status, out) == (2, "")
+    assert "there is no file" in err
+    assert not Path("a").exists()
+
+
 def test_variance_rows_agree_with_the_truth(small_run):
     """All twelve measured means and variances within 6 standard errors (of a normal; the tails of the score function
     at N = 10 stretch that to about 1e-6 together): catches a variance off by 15 % (reparameterized) to 50 % (score function, N = 10)."""
@@ -84,7 +112,7 @@ def test_the_default_config_file_says_the_defaults():
         said = read_toml(str(ROOT / "configs" / f"{name}.toml"), model)
         assert model(**said) == model()
         none = {key for key, field in model.model_fields.items() if field.default is None}  # TOML has no word for that
-        assert set(said) == set(model.model_fields) - none
+        assert set(said) == set(model.model_fields) - none - {"readme"}
 
 
 def test_a_users_problem_and_estimator(run):

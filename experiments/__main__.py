@@ -1,0 +1,14 @@
+"""The list of experiments: python -m experiments."""
+
+from experiments.common.readme import ExperimentEntry, entries
+
+
+def listed(found: list[ExperimentEntry]) -> str:
+    """Two lines for each experiment: its name and question, its command and time."""
+    width = max((len(entry.name) for entry in found), default=0)
+    each = (f"{e.name:{width}}  {e.question}\n{'':{width}}  {e.command}  ({e.duration})" for e in found)
+    return "\n".join(each)
+
+
+if __name__ == "__main__":
+    print(listed(entries()))
