@@ -14,7 +14,7 @@ import rgrad
 from experiments import readme as generated
 from experiments.__main__ import listed
 from experiments.common.errors import UsageError
-from experiments.common.readme import entries, markdown, names_of_tables, with_tables
+from experiments.common.readme import entries, markdown, names_of_tables, plus_minus, with_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -172,3 +172,12 @@ def test_tables_are_replaced_by_name():
     with pytest.raises(UsageError, match="has no block `<!-- table: onee -->`; did you mean 'one'"):
         with_tables(text, {"onee": ""})
     assert markdown(["a", "b"], [["|x|", "1"]]) == "| a | b |\n|---|---:|\n| \\|x\\| | 1 |"
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [(8009.2, 50.4, "8009 +- 50"), (7967.1, 142.3, "7967 +- 142"), (568.51, 6.21, "568.5 +- 6.2"),
+     (-55.4752, 0.00712, "-55.4752 +- 0.0071"), (3.0, 0.0, "3 +- 0")],
+)  # fmt: skip
+def test_an_interval_has_two_digits(value, half, text):
+    assert plus_minus(value, half) == text

@@ -13,6 +13,7 @@ A README starts with `# QUESTION`, an answer in bold, and a `bash` block with th
 A table that a command writes is between `<!-- table: NAME -->` and `<!-- end -->`. Nothing here imports jax.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,8 +64,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequen
 
 
 def plus_minus(value: float, half: float) -> str:
-    """`3.14 +- 0.02`: an estimate and half of its 95 % interval."""
-    return f"{number(value)} +- {number(half, 2)}"
+    """`3.142 +- 0.021`: an estimate and half of its 95 % interval, which has two digits."""
+    if not 0 < half < math.inf:
+        return f"{number(value)} +- {half:g}"
+    decimals = max(0, 1 - math.floor(math.log10(half)))
+    return f"{value:.{decimals}f} +- {half:.{decimals}f}"
 
 
 def names_of_tables(text: str) -> list[str]:
@@ -98,7 +102,7 @@ def readme_of(experiment: str) -> Path:
 
 
 def readme_files(path: Path, tables: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The README with these tables, and the picture of the run if it drew one."""
+    """The README with these tables, and the picture of the run if the README shows it."""
     text = with_tables(path.read_text(encoding="utf-8"), tables)
-    picture = {PICTURE: files[PICTURE]} if PICTURE in files else {}
+    picture = {PICTURE: files[PICTURE]} if f"]({PICTURE})" in text else {}
     return {README: text.encode(), **picture}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.common.readme import markdown
+from experiments.common.readme import markdown, plus_minus
 from experiments.common.tables import number
 from experiments.logistic.settings import LogisticSettings
 
@@ -11,7 +11,7 @@ def readme_tables(rows: list[dict[str, Any]], settings: LogisticSettings) -> dic
     """The ELBO of each estimator at its best rate; and the fits to all rows, beside NUTS."""
     best = [r for r in rows if r["chosen"]]
     compared = {(r["estimator"], r["family"]): r for r in best if r["data"] == best[0]["data"]}
-    cell = lambda r: "" if r is None else f"{r['elbo']:.2f} +- {(r['elbo_high'] - r['elbo_low']) / 2:.2g}"
+    cell = lambda r: "" if r is None else plus_minus(r["elbo"], (r["elbo_high"] - r["elbo_low"]) / 2)
     elbo = [
         [estimator, *(cell(compared.get((estimator, family))) for family in settings.families)]
         for estimator in settings.estimators
@@ -19,7 +19,7 @@ def readme_tables(rows: list[dict[str, Any]], settings: LogisticSettings) -> dic
     whole = [
         [
             r["family"], cell(r), f"{r['accuracy']:.4f}", number(r["nuts_distance"], 2),
-            f"{number(r['sd_ratio_low'], 2)} to {number(r['sd_ratio_high'], 2)}",
+            "-" if r["sd_ratio_low"] is None else f"{r['sd_ratio_low']:.2f} to {r['sd_ratio_high']:.2f}",
         ]
         for r in best if r["data"] == "all"
     ]  # fmt: skip

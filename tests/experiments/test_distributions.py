@@ -1,5 +1,8 @@
 """The distribution table: its truths, what it says of right and wrong estimators, and that it finds none that is wrong."""
 
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 
 import rgrad
 from experiments import distributions
+from experiments.common import readme
 from experiments.distributions import study as distributions_task
 from experiments.distributions.study import ESTIMATORS, cells
 from experiments.distributions.table import Row, rows
@@ -57,11 +61,15 @@ def test_what_is_said_of_right_and_wrong_estimators(monkeypatch, table):
     assert "Normal" in found["disarm"].detail
 
 
-def test_the_command(run_main):
-    flags = ("--only", "GeometricProbs", "--num-samples", "4", "--replicates", "1000", "--out", "here")
+def test_the_command(run_main, tmp_path, monkeypatch):
+    (tmp_path / "distributions").mkdir()
+    copied = Path(shutil.copy(readme.readme_of("distributions"), tmp_path / "distributions"))
+    monkeypatch.setattr(readme, "HOME", tmp_path)
+    flags = ("--only", "GeometricProbs", "--num-samples", "4", "--replicates", "1000", "--out", "here", "--readme")
     status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, *flags)
     assert status == 0
     assert "1 distributions, 11 cells: 8 refused, " in out
+    assert "| refused | raises an error that names the distribution | 8 |" in copied.read_text()
 
 
 def test_a_name_that_is_not_there(run_main):
