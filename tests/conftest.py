@@ -8,13 +8,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-# Before jax is imported: programs that a test compiles are kept for the next run.
+# Before jax is imported: keep the programs that tests compile for the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Nearly all of the time of the tests is compilation, and much of that is making code fast. What is computed is the same.
+# Tests spend most of their time on compilation, and much of that on optimisation. The results are the same without it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
-import rgrad  # noqa: F401, I001  before jax: it adds a flag of XLA's, without which jax.jit is not an oracle on CPU
+import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which jax.jit cannot be trusted on CPU
 import jax
 import numpyro
 import pytest
@@ -22,7 +22,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def small_process():
-    """Programs of one file are of no use to the next, and make a process slow that keeps them all (6 GB of them)."""
+    """Drop the programs of one test file before the next. Kept, they would fill 6 GB and make the process slow."""
     yield
     jax.clear_caches()
     gc.collect()
@@ -30,14 +30,14 @@ def small_process():
 
 @pytest.fixture
 def x64():
-    """Floats of 64 bits within the test."""
+    """Use 64-bit floats within the test."""
     with jax.enable_x64(True):
         yield
 
 
 @contextlib.contextmanager
 def as_found():
-    """jax and NumPyro are left as they were."""
+    """Leave the settings of jax and NumPyro unchanged."""
     validation, wide = numpyro.distributions.distribution._VALIDATION_ENABLED, jax.config.jax_enable_x64
     yield
     numpyro.enable_validation(validation)
@@ -46,7 +46,7 @@ def as_found():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
-    """`small_run("bounds") -> (status, stdout, stderr, folder)`: an experiment on its small config, once in a session.
+    """`small_run("bounds") -> (status, stdout, stderr, folder)`: run an experiment on its small config, once.
 
     It runs with `--readme`, on a copy of its README: `folder.parent / "bounds" / "README.md"`.
     """
@@ -76,11 +76,11 @@ def small_run(tmp_path_factory):
 
 @pytest.fixture
 def run_main(tmp_path, monkeypatch, capsys):
-    """`run_main(Settings, run, *flags) -> (status, stdout, stderr)`, in an empty folder; jax and NumPyro are left as found."""
+    """`run_main(Settings, run, *flags) -> (status, stdout, stderr)`: run in an empty folder, then restore jax."""
     from experiments.common.runner import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)  # what another test's mine.py left
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # another test's mine.py
 
     def call(model, run, *flags):
         status = main(model, run, [str(flag) for flag in flags])

@@ -1,4 +1,4 @@
-"""The READMEs are true: their code blocks run, their commands and files exist, their tables are those that are generated."""
+"""The READMEs are correct: their code blocks run, their commands and files exist, and their tables are as generated."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def test_code_blocks_run(name, i, block, capsys):
     exec(compile(block, f"{name} block {i}", "exec"), namespace)
     if "loss(theta, average" in block:
         assert abs(float(namespace["theta"]) - 3) < 1
-    if "rgrad.fit" in block:  # medians of a hundred fits whose spread is under 0.2 and 0.1
+    if "rgrad.fit" in block:  # medians of a hundred fits, whose spread is under 0.2 and 0.1
         assert abs(float(namespace["fits"].params["mu"].mean()) - 3) < 0.15
 
 
@@ -52,8 +52,8 @@ def test_the_blocks_are_found():
 
 
 def test_each_line_of_the_optax_table_runs():
-    """Means of 1,000 per-sample Jacobians within 6 of their standard errors of 2 mu and 2 sigma^2 (1e-6 together for the
-    36 numbers, were they normal; the seed is fixed)."""
+    """Means of 1,000 per-sample Jacobians are within 6 standard errors of 2 mu and 2 sigma^2. For normal means, the
+    false failure probability of all 36 numbers is 1e-6. The seed is fixed."""
     namespace = {}
     text = (ROOT / "rgrad" / "MIGRATING.md").read_text()
     (block,) = (block for name, _, block in BLOCKS if name == "rgrad/MIGRATING.md")
@@ -74,7 +74,7 @@ def test_each_line_of_the_optax_table_runs():
 
 
 def test_the_first_block_prints_the_figures_that_it_promises(capsys):
-    """Variances of 10,000 replicates: 6 standard deviations are 9 % and 8.5 %, false failures under 1e-6."""
+    """Variances of 10,000 replicates: 6 standard deviations are 9 % and 8.5 %; false failures under 1e-6."""
     exec(BLOCKS[0][2], {})
     (score_mean, score), (path_mean, path) = (
         map(float, line.split()[:2]) for line in capsys.readouterr().out.splitlines()
@@ -86,7 +86,7 @@ def test_the_first_block_prints_the_figures_that_it_promises(capsys):
 
 
 def test_the_two_commands():
-    """Each is one block; CI reads the second one from here."""
+    """Each command is one code block. CI reads the second one from the README."""
     for name, end in (
         ("main", ".venv/bin/python -m experiments.variance"),
         ("test", ".venv/bin/python -m pytest -n 2 --dist loadfile"),

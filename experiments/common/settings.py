@@ -58,10 +58,10 @@ NAME_VALUE = pairs(parse_pairs, "NAME=VALUE ...")
 
 
 def parse_words(arguments: Sequence[str]) -> dict[str, str]:
-    """`["size=100"]` to `{"size": "100"}`."""
+    """`["n=100"]` to `{"n": "100"}`."""
     for argument in arguments:
         if not all(argument.partition("=")):
-            raise ValueError(f"{argument!r} is not of the form name=value; write size=100")
+            raise ValueError(f"{argument!r} is not of the form name=value; write n=100")
     return {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
 
 

@@ -133,7 +133,7 @@ def test_a_users_problem_and_estimator(run):
 
 def test_flags_win_over_the_file_name_by_name(run):
     Path("my.toml").write_text(
-        'estimators = ["reparameterized"]\nwrt = ["loc"]\nsizes = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
+        'estimators = ["reparameterized"]\nwrt = ["loc"]\nnum_samples = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
     )
     assert run("variance", "--config", "my.toml", "--params", "scale=0.5", "--num-samples", 20, "--out", "a")[0] == 0
     config = json.loads(Path("a/result.json").read_text())["config"]
