@@ -1,17 +1,17 @@
 """rgrad: differentiate an expectation.
 
-An estimator is a function `(f, q, key, n) -> terms`; the mean of the terms estimates `E_q[f(x)]`, and its gradient is
-the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
+An estimator is a function `(f, q, key, n) -> terms`. The mean of the terms estimates `E_q[f(x)]`, and the gradient of
+the mean is the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 """
 
 from typing import Any
 
 import lazy_loader
 
-from rgrad.backend import xla_flags  # sets a flag of XLA's, before JAX starts
+from rgrad.backend import xla_flags  # sets an XLA flag, before JAX starts
 
-# The public names are in `__init__.pyi`. Each is imported when it is first used, because NumPyro takes as long to import as
-# jax does.
+# The public names are listed in `__init__.pyi`. Each is imported on first use, because NumPyro takes as long to import
+# as JAX does.
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

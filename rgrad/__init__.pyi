@@ -1,4 +1,4 @@
-# The public names, and where each is; `__init__.py` imports one when it is first used.
+# The public names, and the modules that define them. `__init__.py` imports each name on first use.
 
 from . import noise
 from .autodiff import attach, attach_gradient
@@ -38,16 +38,16 @@ from .sweeps.sweep import Sweep, sweep
 from .tracing.independence import independent
 
 __all__ = [
-    # differentiate an expectation
+    # Differentiate an expectation.
     "expect",
-    # how: the estimators, and the score function for samples that come from elsewhere
+    # The estimators; `surrogate` is the score function for samples that you have drawn yourself.
     "reparameterized",
     "score_function",
     "surrogate",
     "generalized",
     "rejection",
     "measure_valued",
-    # discrete distributions: exact, unbiased, and (the last two) biased
+    # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
     "enumerated",
     "arm",
     "disarm",
@@ -56,23 +56,23 @@ __all__ = [
     "gumbel_softmax",
     "straight_through",
     "OneHotCategorical",
-    # the evidence lower bound, and a family for it: z = mu + C eps
+    # The evidence lower bound, and a family of distributions for it: z = mu + C eps.
     "elbo",
     "location_scale",
-    # bounds from K samples, and the gradient rules that are theirs
+    # Bounds from K samples, and their gradient rules.
     "iwae",
     "vimco",
     "sticking_the_landing",
     "doubly_reparameterized",
-    # several variables and costs: each variable is paid only what it can have caused
+    # Several variables and costs: each variable is credited only with the costs that it can influence.
     "credit",
-    # the log density of a sample, with the right derivative everywhere; and with constant parameters (sticking the landing)
+    # The log density of a sample, with the right derivative everywhere; a distribution with constant parameters.
     "log_prob",
     "detach",
-    # all of them in one table, with what is known of each
+    # The table of all estimators and their properties.
     "ESTIMATORS",
     "EstimatorRow",
-    # with which baseline or control variate
+    # Baselines and control variates.
     "leave_one_out",
     "leave_pair_out",
     "moving_average",
@@ -80,39 +80,39 @@ __all__ = [
     "independent",
     "optimal",
     "delta",
-    # with which draws
+    # Draws that are not independent, and draws from jax.random.
     "antithetic",
     "stratified",
     "quasi",
     "jax_random",
-    # a module: the normals and uniforms themselves
+    # A module: standard normal and uniform noise.
     "noise",
-    # measure
+    # Measure the mean and variance of an estimator ...
     "measure",
     "Moments",
-    # ... over a grid of settings
+    # ... over a grid of settings.
     "sweep",
     "Sweep",
-    # which estimator is best for its cost, and is one wrong? Several as one
+    # Compare estimators for cost and bias, and combine several into one.
     "compare",
     "Comparison",
     "combine",
-    # the truth beside it
+    # The exact values to compare with.
     "exact_moments",
     "ExactMoments",
-    # is JAX's compiler right on this machine?
+    # Check whether JAX's compiler is right on this machine.
     "check_compiler",
     "CompilerCheck",
-    # minimise
+    # Minimise an expectation.
     "fit",
     "initial_fit",
     "Fit",
-    # what an estimator raises that cannot be used for a distribution, an objective or a number of samples
+    # Raised by an estimator that cannot be used for a distribution, an objective or a number of samples.
     "NotApplicable",
-    # to write an estimator of one's own
+    # Write your own estimator.
     "attach",
     "attach_gradient",
-    # what a distribution, an estimator and a problem must promise
+    # What a distribution, an estimator and a problem must provide.
     "Distribution",
     "Estimator",
     "Problem",

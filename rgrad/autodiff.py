@@ -1,13 +1,10 @@
-"""The two tricks of differentiation. Everything else in rgrad is plain `jax.grad`.
+"""Two ways to change a derivative without changing a value. Everything else in rgrad is plain `jax.grad`.
 
-Both leave a value as it is and change only what its derivative says:
+- `attach` is correct to every order. The score function and generalised reparameterization use it.
+- `attach_gradient` carries a gradient that was worked out by hand (measure-valued, rejection, ...). It is correct to
+  first order only. It *raises* if a second order is asked for, or a parameter without a rule is differentiated.
 
-- `attach` is right to every order (score function, generalised reparameterization);
-- `attach_gradient` carries a gradient worked out by hand (measure-valued, rejection, ...). It is right to first
-  order only, and *raises* where a second order, or a parameter without a rule, is asked for.
-
-They are built on JAX primitives, because a `custom_jvp` rule is dropped by jax 0.10 when reverse mode passes through
-`scan` or `map`.
+Both are JAX primitives, because jax 0.10 drops a `custom_jvp` rule when reverse mode passes through `scan` or `map`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,23 +22,25 @@ from rgrad.errors import NoRule, Unsuitable
 
 
 def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
-    """`values`, whose derivative gains `values * d log_density`: the score function, right to every order.
+    """Return `values`, and add `values * d log_density` to their derivative: the score function, to every order.
 
         attach(v, l) = v * exp(l - stop_gradient(l))
 
-    The derivatives of the ratio `exp(l - stop_gradient(l))` are `dq/q`, `d2q/q`, ..., so that means over samples of
-    `q` are unbiased derivatives of `E_q[v]` of the same order.
+    The derivatives of the ratio `exp(l - stop_gradient(l))` are `dq/q`, `d2q/q`, ... So means over samples of `q` are
+    unbiased derivatives of `E_q[v]`, of the same order.
 
-    Where `log_density` is not finite the value is unchanged and nothing is attached.
+    If an entry of `log_density` is not finite, the value is unchanged and nothing is attached.
 
     Args:
-        values: any shape, per sample; its own derivative is kept.
-        log_density: broadcastable against `values`; normalised, or the derivative is that of another density.
+        values: one value per sample, of any shape. The derivative that they already have is kept.
+        log_density: broadcastable against `values`. It must be normalised: otherwise the derivative is that of another
+            density.
 
-    Source: Foerster et al. 2018, DiCE (eq. 6), with the log density in place of the sum over a graph.
+    Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. The log density replaces their sum over
+    a graph.
     """
     log_density = jnp.asarray(log_density)
-    # Both branches must be finite: `-inf - -inf` is nan, and a nan in the branch not taken still reaches the gradient.
+    # Both branches must be finite: `-inf - -inf` is nan, and a nan reaches the gradient even from the branch not taken.
     log_density = jnp.where(jnp.isfinite(log_density), log_density, 0.0)
     return jnp.asarray(values) * _ratio.bind(log_density)
 
@@ -49,34 +48,35 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
 def attach_gradient(
     values: ArrayLike, parameters: Mapping[str, ArrayLike], gradients: Mapping[str, ArrayLike], caller: str
 ) -> Array:
-    """`values`, whose derivative gains `sum_j gradients[j] * d parameters[j]`, to first order only.
+    """Return `values`, and add `sum_j gradients[j] * d parameters[j]` to their derivative, to first order only.
 
     Args:
-        values: shape `(n,)`, per sample; its own derivative is kept.
-        parameters: every parameter of the distribution by name (`{"loc": q.loc, "scale": q.scale}`): by name, and not
-            the leaves of the pytree, because a LogNormal has four of those. Any shapes `P_j`.
-        gradients: the gradient by hand of each value, shape `(n, *P_j)`, per sample. A name that is absent has no
-            rule: differentiating that parameter raises.
-        caller: who asks, for the error messages.
+        values: shape `(n,)`, one per sample. The derivative that they already have is kept.
+        parameters: every parameter of the distribution by name, e.g. `{"loc": q.loc, "scale": q.scale}`, of any shapes
+            `P_j`. Names are used instead of the leaves of the pytree, because a LogNormal has four leaves.
+        gradients: the hand-written gradient of each value, shape `(n, *P_j)`. A parameter whose name is missing has no
+            rule, and differentiating it raises.
+        caller: the name of the calling function, for error messages.
 
     Raises:
-        NotImplementedError: at trace time, when a parameter without a rule is differentiated, or when any derivative of
-            the result is differentiated with respect to a parameter.
-        ValueError: a gradient of the wrong shape, or for a parameter that is not there.
+        NotImplementedError: at trace time, if a parameter without a rule is differentiated, or if a derivative of the
+            result is differentiated again with respect to a parameter.
+        ValueError: a gradient has the wrong shape, or its name is not the name of a parameter.
     """
     terms = jnp.asarray(values)
     for name in gradients:
         if name not in parameters:
             raise ValueError(
-                f"{caller}: a gradient for {name!r}, but the parameters are {', '.join(parameters)}; name one of them"
+                f"{caller}: gradients has the key {name!r}, but the parameters are {', '.join(parameters)}; "
+                "use one of these names"
             )
     spread, by_hand = [], []
     for name, gradient in gradients.items():
         parameter, gradient = jnp.asarray(parameters[name]), jnp.asarray(gradient, terms.dtype)
         if gradient.shape != terms.shape + parameter.shape:
             raise ValueError(
-                f"{caller}: the gradient for {name!r} has shape {gradient.shape}; it must be the shape of the values "
-                f"and of the parameter, {terms.shape + parameter.shape}"
+                f"{caller}: the gradient for {name!r} has shape {gradient.shape}; it must have the shape of the values "
+                f"followed by that of the parameter, {terms.shape + parameter.shape}"
             )
         spread.append(jnp.broadcast_to(parameter, gradient.shape).astype(gradient.dtype))
         by_hand.append(gradient)
@@ -93,11 +93,12 @@ def attach_gradient(
 
 
 def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[Array], caller: str) -> Array:
-    """`values`, whose derivative gains `sum_j gradients[j] * d parameters[j]`; differentiating that again raises.
+    """Return `values`, and add `sum_j gradients[j] * d parameters[j]` to their derivative, to first order only.
 
-    Each gradient and its parameter have the shape of `values`, or further axes, which are summed over. What raises is a
-    derivative with respect to any of the parameters, of any of the first derivatives, that of `values` included: the
-    samples are constants here, so that how *they* move with the parameters is known to first order only.
+    Each gradient has the shape of its parameter: that of `values`, possibly with further axes, which are summed over.
+
+    Any derivative of a first derivative with respect to any of the parameters raises. This includes the derivative that
+    `values` already have: the samples are constants here, and how *they* move is known to first order only.
     """
     message = (
         f"{caller}: its gradient is right to first order only, and a derivative of the gradient was asked for "
@@ -107,32 +108,32 @@ def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[
 
 
 def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
-    """`values` as they are; differentiating with respect to `forbidden` raises `NotImplementedError(message)`."""
+    """Return `values`. Differentiating them with respect to `forbidden` raises `NotImplementedError(message)`."""
     return _sealed.bind(*same_varying(values, forbidden), message=message)
 
 
 def refuse_where(values: Array, bad: Array, parameter: Array, message: str) -> Array:
-    """`values` as they are, whose derivative in the entries of `parameter` that are `bad` is nan.
+    """Return `values`. Their derivative with respect to the `bad` entries of `parameter` is nan.
 
-    Raises `ValueError(message)`, when differentiated, if an entry is bad and that is known (outside of jit); never with an
-    empty message.
+    Outside of jit it is known whether an entry is bad. Differentiation then raises `ValueError(message)` instead, unless
+    the message is empty.
     """
     spread = lambda x: jnp.broadcast_to(x, values.shape)
     entries = jnp.where(bad, parameter, 0.0).sum().astype(values.dtype)
     return _refused.bind(values, spread(bad.any()), spread(entries), message=message)
 
 
-# log_density -> 1, as `exp(l - stop_gradient(l))` is, whose derivative it has; nobody need compute the density for that.
+# log_density -> 1: the value and derivatives of `exp(l - stop_gradient(l))`. The density itself is never evaluated.
 _ratio = Primitive("rgrad_ratio")
 
 
 def _ratio_jvp(primals, tangents):  # type: ignore[no-untyped-def]
     ratio = _ratio.bind(*primals)
-    return ratio, ratio * tangents[0]  # so that every derivative has the next one
+    return ratio, ratio * tangents[0]  # the tangent contains the ratio, which gives the next derivative
 
 
 def _ratio_jet(primals_in, series_in, **params):  # type: ignore[no-untyped-def]
-    return jet.jet_rules[lax.exp_p]([jnp.zeros_like(*primals_in)], series_in)  # Taylor's series of exp(l - l)
+    return jet.jet_rules[lax.exp_p]([jnp.zeros_like(*primals_in)], series_in)  # the Taylor series of exp(l - l)
 
 
 _ratio.def_impl(jnp.ones_like)
@@ -142,10 +143,10 @@ batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), ax
 mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
 jet.jet_rules[_ratio] = _ratio_jet
 
-# The other two are the identity of their first operand; the further ones are there for the rules of differentiation.
+# The other three return their first operand. Only the rules of differentiation use the further operands.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
-_sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises where a witness is differentiated
-_refused = Primitive("rgrad_refused")  # (values, bad, entries) -> values; nan where bad entries are differentiated
+_sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises if a witness is differentiated
+_refused = Primitive("rgrad_refused")  # (values, bad, entries) -> values; nan if bad entries are differentiated
 
 
 def _refused_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
@@ -180,7 +181,7 @@ def _attached_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def
 def _sealed_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
     if any(type(tangent) is not ad.Zero for tangent in tangents[1:]):
         raise NoRule(*message.split("; ", 1))  # cause and advice
-    tangent = tangents[0]  # linear, so its tangent is sealed in the same way
+    tangent = tangents[0]  # the operation is linear, so its tangent is sealed in the same way
     if type(tangent) is not ad.Zero:
         tangent = _sealed.bind(tangent, *primals[1:], message=message)
     return _sealed.bind(*primals, message=message), tangent
@@ -193,7 +194,7 @@ def _sealed_transpose(cotangent, values, *witnesses, message):  # type: ignore[n
 
 
 def _register(primitive, jvp):  # type: ignore[no-untyped-def]
-    """Give `primitive` all that a transformation may ask for."""
+    """Register every rule of `primitive` that a JAX transformation may need."""
     identity = lambda first, *others, **params: first
     primitive.def_impl(identity)
     primitive.def_abstract_eval(lambda first, *others, **params: first.update(weak_type=False))
@@ -201,7 +202,7 @@ def _register(primitive, jvp):  # type: ignore[no-untyped-def]
     mlir.register_lowering(primitive, mlir.lower_fun(identity, multiple_results=False))
 
     def batch(args, axes, **params):  # type: ignore[no-untyped-def]
-        """Every operand gets the batch axis, in front."""
+        """Move the batch axis of every operand to the front."""
         size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
         front = (
             jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None else jnp.moveaxis(x, axis, 0)

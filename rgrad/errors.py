@@ -1,12 +1,15 @@
-"""What an estimator raises if it cannot be used for a distribution, an objective or a number of samples."""
+"""The exceptions raised by an estimator that cannot be used for a distribution, an objective or a number of samples."""
 
 
 class NotApplicable(Exception):
-    """This estimator does not apply here.
+    """The estimator does not apply here.
 
-    Estimators raise one of its subclasses, which are built-in exceptions too, as `NoRule(cause)` or `NoRule(cause, advice)`.
-    If there is no advice, `rgrad.expect` and the functions built on it add the names of the estimators that do apply. Code that tries estimators one after another catches
-    this class and no other, so that a bug in an objective is never taken for an estimator that does not apply:
+    Estimators raise one of its subclasses, as `NoRule(cause)` or `NoRule(cause, advice)`. Each subclass is also a
+    built-in exception. If there is no advice, `rgrad.expect` and the functions built on it add the names of the
+    estimators that do apply.
+
+    Code that tries several estimators catches this class and no other. Then a bug in an objective is never mistaken for
+    an estimator that does not apply:
 
         for name, estimator in candidates.items():
             try:
@@ -14,7 +17,7 @@ class NotApplicable(Exception):
             except rgrad.NotApplicable as error:
                 print(f"{name} is left out: {error}")
 
-    Raise it in an estimator of your own if that is not made for the `q`, `f` or `n` that it gets.
+    Raise it in your own estimator if it does not support the `q`, `f` or `n` that it receives.
     """
 
     def __str__(self) -> str:
@@ -22,7 +25,7 @@ class NotApplicable(Exception):
 
 
 class NoDerivative(NotApplicable, TypeError):
-    """`q` or `f` has no derivative, and the estimator needs one."""
+    """The estimator needs a derivative that `q` or `f` does not have."""
 
 
 class NoRule(NotApplicable, NotImplementedError):
@@ -30,4 +33,4 @@ class NoRule(NotApplicable, NotImplementedError):
 
 
 class Unsuitable(NotApplicable, ValueError):
-    """A value rules the estimator out: too few samples for a baseline, a support with too many points, dependent draws."""
+    """A value rules the estimator out, e.g. too few samples for a baseline, too large a support, or dependent draws."""

@@ -1,4 +1,4 @@
-"""Problems: `E[objective(params, x)]`, `x ~ distribution(params)`, at a point and with respect to some of its names."""
+"""Problems, `E[objective(params, x)]` with `x ~ distribution(params)`: their values, gradients and parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,12 +17,12 @@ Point = dict[str, Array]
 
 
 def expect_objective(problem: Problem, params: Mapping[str, Array], key: Array, n: int, estimator: Estimator) -> Array:
-    """`rgrad.expect` of the problem's objective at `params`: a scalar, per call."""
+    """Estimate the problem's expected objective at `params` by one call of `rgrad.expect`: a scalar."""
     return expect(partial(problem.objective, params), problem.distribution(params), key, n, estimator)
 
 
 def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
-    """Raises what the objective itself raises for one sample, so that nobody takes that for an estimator's refusal."""
+    """Trace the objective for one sample, so that its own errors are not blamed on an estimator."""
 
     def one(key: Array) -> Any:
         x = problem.distribution(params).sample(key, (1,))
@@ -34,7 +34,7 @@ def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
 def gradient(
     problem: Problem, point: Point, wrt: Sequence[str], key: Array, n: int, estimator: Estimator
 ) -> dict[str, Array]:
-    """One estimate of the gradient from n samples: each name of `wrt` to an array of the parameter's shape, per call."""
+    """Estimate the gradient once, from n samples. Return a dict from each name of `wrt` to an array of its shape."""
     chosen = {name: point[name] for name in wrt}
     return jax.grad(lambda chosen: expect_objective(problem, {**point, **chosen}, key, n, estimator))(chosen)
 
@@ -42,13 +42,14 @@ def gradient(
 def those_that_apply(
     gradients: Mapping[str, Callable[..., Any]], values: Mapping[str, Callable[..., Any]], *args: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Those of `gradients` that can be traced at `args`; and of the others, by name, why not.
+    """Return those of `gradients` that can be traced at `args`, and the reasons why the others cannot, by name.
 
-    An estimator that does not apply says so (`rgrad.NotApplicable`). It does not apply either if its value can be traced and its
-    gradient cannot: then f has no derivative (a `jax.pure_callback`). All else is a bug of the caller's, and is raised.
+    An estimator that does not apply raises `rgrad.NotApplicable`. An estimator also does not apply if its value can be
+    traced and its gradient cannot: then f has no derivative, e.g. because it is a `jax.pure_callback`. Every other
+    error is a bug of the caller's and is raised.
 
     Args:
-        values: by the same names, what is differentiated.
+        values: under the same names, the functions that `gradients` differentiate.
     """
     kept, left_out = {}, {}
     for name, of in gradients.items():
@@ -64,12 +65,12 @@ def those_that_apply(
 
 
 def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point:
-    """The problem's parameters as arrays, those in `params` instead of its own.
+    """Return the problem's parameters as arrays, with those in `params` in place of the problem's own.
 
-    A number for a parameter that is a float becomes a float; one that is an integer by default (a count) stays one.
+    A number becomes a float if the default is a float. It stays an integer if the default is an integer, e.g. a count.
 
     Raises:
-        ValueError: an unknown name, a value that is not finite, or a fraction for an integer.
+        ValueError: a name is unknown, a value is not finite, or an integer parameter is given a fraction.
     """
     own = dict(problem.params)
     for name in params or {}:
@@ -79,19 +80,19 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point
     for name, default in own.items():
         value = np.asarray((params or {}).get(name, default))
         if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
-            raise ValueError(f"parameter {name} = {value.tolist()} is no finite number; give one")
+            raise ValueError(f"parameter {name} = {value.tolist()} is not a finite number; give a finite one")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
-            raise ValueError(f"parameter {name} = {value.tolist()} must be an integer, as its default {default} is")
+            raise ValueError(f"parameter {name} = {value.tolist()} must be an integer, like its default {default}")
         point[name] = jnp.asarray(value, int if whole else float)
     return point
 
 
 def names_to_differentiate(problem: Problem, point: Point, wrt: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The names to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
+    """Return the names to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
 
     Raises:
-        ValueError: an unknown name, a name given twice, or an integer parameter.
+        ValueError: a name is unknown or given twice, or its parameter is an integer.
     """
     names = tuple(wrt or getattr(problem, "wrt", ()) or point)
     for name in names:
@@ -100,15 +101,15 @@ def names_to_differentiate(problem: Problem, point: Point, wrt: Sequence[str] | 
         if not jnp.issubdtype(point[name].dtype, jnp.floating):
             others = ", ".join(other for other in point if jnp.issubdtype(point[other].dtype, jnp.floating)) or "none"
             raise ValueError(
-                f"parameter {name} = {point[name]} is an integer and has no derivative; write it with a decimal "
-                f"point where the problem defines it, or choose another (floats: {others})"
+                f"parameter {name} = {point[name]} is an integer and has no derivative; give it a decimal point in the "
+                f"definition of the problem, or choose another parameter (floats: {others})"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"{' '.join(names)} names a parameter twice; name each once")
+        raise ValueError(f"{' '.join(names)}: a parameter is named twice; name each parameter once")
     return names
 
 
 def labels_of(name: str, value: Any) -> list[str]:
-    """`loc` for a number, `loc[0]`, `loc[1]` for an array."""
+    """Return `loc` for a number, and `loc[0]`, `loc[1]`, ... for an array."""
     shape = jnp.shape(value)
     return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]

@@ -1,4 +1,4 @@
-"""What a distribution, an estimator and a problem must promise. Said once, here; NumPyro's distributions keep it."""
+"""What a distribution, an estimator and a problem must provide. NumPyro's distributions satisfy `Distribution`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -11,53 +11,57 @@ Objective = Callable[..., ArrayLike]  # one sample -> a scalar
 
 
 class Distribution(Protocol):
-    """The law of **one** sample: its `batch_shape` is `()`, and its sample has shape `event_shape`.
+    """The distribution of **one** sample: its `batch_shape` is `()`, and its sample has shape `event_shape`.
 
     Any NumPyro distribution is one, and so is any object with these members. Build it inside the function that is
-    traced: a NumPyro *instance* that goes through `vmap` keeps the batch shape it was built with.
+    traced: a NumPyro *instance* that passes through `vmap` keeps the batch shape with which it was built.
 
-    Two optional members are used where they are there: `batch_shape`, which must be `()`, and `support`, a pytree whose
-    leaves are the numbers that bound the support (NumPyro's constraints are that). Without `support` it is taken not to
-    depend on the parameters.
+    Two further members are optional:
+
+    - `batch_shape` must be `()`.
+    - `support` is a pytree whose leaves are the numbers that bound the support, e.g. one of NumPyro's constraints.
+      Without it, the support is assumed not to depend on the parameters.
     """
 
     has_rsample: bool
-    """Whether `rsample` is differentiable with respect to the parameters, without bias for differentiable `f`."""
+    """Whether `rsample` is differentiable in the parameters, with unbiased gradients for differentiable `f`."""
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        """Independent samples, of shape `shape + event_shape`."""
+        """Return independent samples, of shape `shape + event_shape`."""
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        """The same law as `sample`, through a differentiable path from the parameters."""
+        """Return samples with the same distribution as `sample`, differentiable in the parameters."""
 
     def log_prob(self, value: Sample) -> Array:
-        """The normalised log density of one sample: shape `()`, differentiable in the parameters."""
+        """Return the normalised log density of one sample: shape `()`, differentiable in the parameters."""
 
 
 class Estimator(Protocol):
-    """`(f, q, key, n) -> terms`: how `E_q[f(x)]` is estimated, and how that estimate is differentiated.
+    """`(f, q, key, n) -> terms`: how `E_q[f(x)]` is estimated, and how the estimate is differentiated.
 
     `terms` has shape `(n,)`. Its mean estimates `E_q[f(x)]`, and the gradient of its mean is the gradient estimate.
     `f` takes one sample and returns a scalar. Options are keyword arguments, set by `functools.partial`.
-    Any function of this signature is an estimator, a user's own included.
+    Any function with this signature is an estimator, including your own.
     """
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int, /) -> Array: ...
 
 
 class Problem(Protocol):
-    """min over params of `E[objective(params, x)]`, `x ~ distribution(params)`: what the experiments work on.
+    """The problem of minimising `E[objective(params, x)]` over params, where `x ~ distribution(params)`.
 
-    A module with three such names is one too. A fourth, `wrt`, may list the parameters to differentiate by default
-    (absent: every one); a fifth, `of_dimension(d)`, may return the problem in d dimensions, for sweeps over that.
+    A module that defines these three names is a problem too. Two further names are optional:
+
+    - `wrt` lists the parameters to differentiate by default. Without it, all of them are.
+    - `of_dimension(d)` returns the problem in d dimensions, for sweeps over the dimension.
     """
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The default parameters: names to numbers or arrays."""
+        """The default parameters: a mapping from names to numbers or arrays."""
 
     def distribution(self, params: Mapping[str, Array], /) -> Any:
-        """The `Distribution` that these parameters give."""
+        """Return the `Distribution` with these parameters."""
 
     def objective(self, params: Mapping[str, Array], x: Sample, /) -> ArrayLike:
-        """A scalar, for one sample."""
+        """Return a scalar for one sample."""

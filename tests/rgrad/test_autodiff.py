@@ -122,7 +122,7 @@ def test_attach_gradient_of_vectors_and_its_errors():
     np.testing.assert_allclose(jax.grad(f)(jnp.ones(3)), matrix.mean(0))
     with pytest.raises(ValueError, match=r"rows: the gradient for 'loc' has shape \(2, 3\)"):
         rgrad.attach_gradient(jnp.zeros(2), {"loc": jnp.ones(2)}, {"loc": matrix}, "rows")
-    with pytest.raises(ValueError, match="a gradient for 'lok', but the parameters are loc"):
+    with pytest.raises(ValueError, match="gradients has the key 'lok', but the parameters are loc"):
         rgrad.attach_gradient(jnp.zeros(2), {"loc": 1.0}, {"lok": jnp.zeros(2)}, "rows")
 
 
