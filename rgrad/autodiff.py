@@ -36,8 +36,8 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
         log_density: broadcastable against `values`. It must be normalised: otherwise the derivative is that of another
             density.
 
-    Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. The log density replaces their sum over
-    a graph.
+    Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. The log density replaces their sum
+    over a graph.
     """
     log_density = jnp.asarray(log_density)
     # Both branches must be finite: `-inf - -inf` is nan, and a nan reaches the gradient even from the branch not taken.
@@ -115,8 +115,8 @@ def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
 def refuse_where(values: Array, bad: Array, parameter: Array, message: str) -> Array:
     """Return `values`. Their derivative with respect to the `bad` entries of `parameter` is nan.
 
-    Outside of jit it is known whether an entry is bad. Differentiation then raises `ValueError(message)` instead, unless
-    the message is empty.
+    Outside of jit it is known whether an entry is bad. Differentiation then raises `ValueError(message)` instead,
+    unless the message is empty.
     """
     spread = lambda x: jnp.broadcast_to(x, values.shape)
     entries = jnp.where(bad, parameter, 0.0).sum().astype(values.dtype)

@@ -1,1 +1,1 @@
-"""How XLA is made right and fast: compiler options, XLA's flags, and the noise that all draws are made of."""
+"""What makes XLA right and fast: compiler options, XLA's flags, and the noise from which all draws are made."""

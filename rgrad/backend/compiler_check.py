@@ -1,4 +1,4 @@
-"""`check_compiler`: whether JAX's compiler is right on this machine, for sums and products as this package makes them."""
+"""`check_compiler`: whether JAX's compiler compiles sums and products correctly on this machine."""
 
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,9 +11,10 @@ import numpy as np
 from rgrad.backend.compiling import options
 
 FLAG = "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="
-TOLERANCE = 1e-3  # of the largest number: rounding is under 1e-4, and the known faults are as large as the numbers
+TOLERANCE = 1e-3  # relative to the largest number. Rounding is below 1e-4; the known faults are as large as the numbers
 
-# Each is one text for NumPy, in 64 bits, and for JAX. x has 33,000 rows, since some faults need more than 2^15 numbers.
+# Each program runs both in NumPy, with 64 bits, and in JAX. Some faults need more than 2^15 numbers, so x has 33,000
+# rows.
 PROGRAMS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "(x + 1) @ ones": lambda xp, x, w, t: (x + 1) @ xp.ones((5, 3), x.dtype),
     "sum of (x + 1) @ ones": lambda xp, x, w, t: ((x + 1) @ xp.ones((5, 3), x.dtype)).sum(),
@@ -33,19 +34,19 @@ PROGRAMS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 
 
 class CompilerCheck(NamedTuple):
-    """What came of `check_compiler`; as a string it is one line."""
+    """The result of `check_compiler`. As a string it is one line."""
 
     plain: tuple[str, ...]
-    """The programs that plain `jax.jit` gets wrong, by name."""
+    """The names of the programs that plain `jax.jit` gets wrong."""
     with_options: tuple[str, ...]
-    """Those that are wrong with the options with which this package compiles."""
+    """The names of the programs that are wrong with this package's compiler options."""
     tried: int
     where: str
-    """The version of jaxlib, and the platform."""
+    """The version of jaxlib and the platform."""
 
     @property
     def ok(self) -> bool:
-        """Whether all of them are right, both ways."""
+        """Whether all programs are right, both ways."""
         return not self.plain and not self.with_options
 
     def __str__(self) -> str:
@@ -60,16 +61,17 @@ class CompilerCheck(NamedTuple):
 
 
 def check_compiler() -> CompilerCheck:
-    """Whether JAX's compiler gets sums and products right on this machine: twelve programs against NumPy in 64 bits.
+    """Check JAX's compiler on this machine: compare twelve programs of sums and products with NumPy in 64 bits.
 
         print(rgrad.check_compiler())
 
-    Each is compiled twice, by plain `jax.jit` and with the options with which `measure`, `sweep` and `fit` are compiled; that
-    takes a few seconds. (jaxlib 0.10.2 to 0.12.0 compile some products wrongly on CPUs with AVX-512; jax-ml/jax issues
-    39103, 39257, 40412.) What is right here may still be wrong in another program.
+    Each program is compiled twice: by plain `jax.jit`, and with the options that `measure`, `sweep` and `fit` use. This
+    takes a few seconds. jaxlib 0.10.2 to 0.12.0 compile some products wrongly on CPUs with AVX-512
+    (https://github.com/jax-ml/jax/issues/39103, 39257, 40412). If all twelve are right, another program may still be
+    wrong.
 
     Returns:
-        A `CompilerCheck`: `.ok`, the names of the programs that are wrong, and as a string one line that says so.
+        A `CompilerCheck`. It has `.ok` and the names of the wrong programs. As a string it is a one-line summary.
     """
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((33_000, 5)).astype(np.float32), rng.standard_normal((5, 3)).astype(np.float32)
@@ -83,6 +85,6 @@ def check_compiler() -> CompilerCheck:
 
 def _wrong(f: Callable[..., Any], arguments: Any, wide: Any, compiler_options: Any) -> bool:
     right = np.asarray(f(np, *wide))
-    with jax.default_matmul_precision("highest"):  # on an accelerator products are shortened else
+    with jax.default_matmul_precision("highest"):  # the default on an accelerator has fewer bits
         got = jax.jit(lambda *a: f(jnp, *a), compiler_options=compiler_options)(*map(jnp.asarray, arguments))
     return not np.allclose(np.asarray(got, float), right, rtol=0, atol=TOLERANCE * np.abs(right).max())

@@ -1,4 +1,4 @@
-"""Programs compiled with options that make XLA right and fast. JAX takes them for an outermost program only."""
+"""Compile programs with options that make XLA right and fast. JAX accepts options only for the outermost program."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,25 +13,25 @@ from jax.interpreters import ad, batching
 
 from rgrad.backend.xla_flags import FLAG, warn_if_wrong
 
-IN_CACHE = 2**16  # how many numbers of an intermediate result fit into what a core has for itself
+IN_CACHE = 2**16  # the numbers of an intermediate result that fit into the private cache of one core
 
-SHORT_SUMS = 2**17  # numbers of one call up to which one float32 accumulator for each vector lane is exact enough
+SHORT_SUMS = 2**17  # up to this many numbers, one float32 accumulator per vector lane is accurate enough
 
 OPTIONS = {
-    # An empty list: the library that is the default gets broadcasts wrong (see xla_flags.py), whatever it is given to do.
+    # An empty list: the default library gets broadcasts wrong for every kind of operation (see xla_flags.py).
     FLAG: "",
-    "xla_cpu_prefer_vector_width": 512,  # only used if the CPU has AVX-512, and XLA does not choose it
+    "xla_cpu_prefer_vector_width": 512,  # XLA does not choose this by itself. Ignored if the CPU lacks AVX-512
 }
 PASSES = "xla_disable_hlo_passes"
-# Sums in pieces of 32 numbers are not vectorised. They are what keeps a sum of 1e9 numbers exact, so they stay if a call
-# has more than `SHORT_SUMS` numbers. Below, the relative error of a sum without them is a few 1e-7.
+# Sums in pieces of 32 numbers are not vectorised. They keep a sum of 1e9 numbers accurate, so they stay if a call has
+# more than `SHORT_SUMS` numbers. Below that, the relative error of a sum without them is a few 1e-7.
 IN_PIECES = "tree_reduction_rewriter"
-# No step is shared between threads, which takes longer than a small step does, and makes each wait for the slowest of them.
+# Do not share a step between threads. That takes longer than a small step itself, and every step waits for the slowest.
 SHARED = "cpu-parallel-task-assigner"
 
 
 def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) -> Any:
-    """`jax.jit(function)`, with `options()` where it is called with nothing traced around it, or under `vmap` alone."""
+    """Return `jax.jit(function)`, compiled with `options()` if nothing but `vmap` is being traced around the call."""
     within = jax.jit(function, static_argnames=static_argnames)
 
     @cache
@@ -44,7 +44,8 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) 
         if _takes_options():
             _, largest = size_of(within.trace(*args).jaxpr.jaxpr)
             arrays = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-            # A ValueError says that this is under `grad`, where JAX takes none; one of the function's own comes again.
+            # A ValueError means that the call is under `grad`, where JAX accepts no options. If the function itself
+            # raised it, the call below raises it again.
             with suppress(ValueError):
                 return outermost(small=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
         return within(*args)
@@ -52,7 +53,7 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) 
     return call
 
 
-# Arrays -> over how many of them a `vmap` around this goes, all of them together; 1 where there is none.
+# Arrays -> the total size of the `vmap` axes around this call; 1 if there are none.
 _lanes = Primitive("rgrad_lanes")
 _lanes.def_impl(lambda *arrays: 1)
 
@@ -72,11 +73,11 @@ ad.primitive_jvps[_lanes] = _refuse
 
 @cache
 def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] | None:
-    """For the compiler, where it takes them: `jax.jit(..., compiler_options=options())`.
+    """Return the compiler options, for `jax.jit(..., compiler_options=options())`; None if XLA accepts none here.
 
     Args:
-        one_core: no step of the program is shared between threads.
-        short_sums: no sum in the program has more than `SHORT_SUMS` terms.
+        one_core: whether to run every step of the program on one thread.
+        short_sums: whether no sum in the program has more than `SHORT_SUMS` terms.
     """
     warn_if_wrong()
     if jax.default_backend() != "cpu":
@@ -90,14 +91,14 @@ def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] 
 
 @cache
 def right() -> dict[str, Any] | None:
-    """Only the option that makes a program right, for programs that are run once or whose usual speed is what is measured."""
+    """Return only the option that makes programs right: for those that run once, or whose usual speed is measured."""
     warn_if_wrong()
     wanted = {FLAG: OPTIONS[FLAG]}
     return wanted if jax.default_backend() == "cpu" and _empty_program(wanted) else None
 
 
 def _empty_program(options: dict[str, Any] | None) -> Any:
-    """None where this XLA has no such options."""
+    """Compile an empty program with `options`. Return None if this version of XLA does not know them."""
     program = jax.jit(lambda: None, compiler_options=options)
     try:
         program.lower().compile()
@@ -110,7 +111,7 @@ _probe = cache(lambda: _empty_program(options()))
 
 
 def _takes_options() -> bool:
-    """Whether there are any, and JAX runs now what it is given. Where it stages that for a program around, it refuses them."""
+    """Return whether there are options, and JAX would run a program now. If it is tracing one, JAX refuses options."""
     if options() is None:
         return False
     try:
@@ -120,12 +121,12 @@ def _takes_options() -> bool:
     return True
 
 
-# Of the programs that JAX keeps.
+# The sizes of the programs that JAX keeps.
 _sizes: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 
 
 def size_of(jaxpr: Any) -> tuple[int, int]:
-    """How many numbers the steps of a program produce (those of a scan as often as it goes round), and the largest."""
+    """Return how many numbers all steps of a program produce (a scan repeats its steps), and the largest size."""
     if jaxpr not in _sizes:
         work, largest = 1, 1
         for eqn in jaxpr.eqns:

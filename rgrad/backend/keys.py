@@ -1,4 +1,4 @@
-"""What a PRNG key must be."""
+"""Checks of PRNG keys."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import jax.numpy as jnp
 
 
 def check_key(key: Any, caller: str) -> None:
-    """Raises if `key` is not one PRNG key."""
+    """Raise an error if `key` is not one PRNG key."""
     if not hasattr(key, "dtype"):
         raise TypeError(f"{caller}: key = {key!r} is not a PRNG key; make one with jax.random.key(0)")
-    # A legacy key is two words of uint32; a new-style one has no shape.
+    # A legacy key is two uint32 words. A new-style key has no shape.
     if key.shape != (() if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.PRNGKey(0).shape):
         raise ValueError(f"{caller}: key has shape {key.shape}; give one key, and vmap over several")
 
 
 def check_counted_key(key: Any, caller: str) -> None:
-    """Raises if `key` is not one PRNG key whose draws are the same in a batch of any size. Those of rbg keys are not."""
+    """Raise an error if `key` is not one PRNG key, or if its draws depend on the batch size (rbg keys)."""
     check_key(key, caller)
     if (kind := jax.random.key_impl(key)) in ("rbg", "unsafe_rbg"):
         raise ValueError(f"{caller}: key is of the kind {kind}, whose draws under vmap depend on the batch; make one with "

@@ -1,17 +1,17 @@
-"""Standard uniform and normal noise from a key, faster than `jax.random` (on CPU several times), and as good.
+"""Standard uniform and normal noise from a key. It is as good as that of `jax.random`, and several times faster on CPU.
 
-The bits are those of `jax.random` (threefry2x32, Salmon et al. 2011): `bits` and `fold_in` equal its own bit for bit. What
-is faster:
+The bits are those of `jax.random` (threefry2x32, Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405): `bits`
+and `fold_in` return exactly what its own functions return. Three things make the noise faster:
 
-- its twenty rounds are written out, so that XLA makes one vectorised loop of them and of all that follows
-  (`jax.random` has a loop over arrays on CPU);
-- each block gives two words, and both are used (`jax.random` takes their exclusive or);
-- two words make two normals by Box and Muller's transform, with short polynomials (`jax.random`
-  inverts the distribution function). From 32 bits, so that tails are right up to |e| = 6.7; there they end, which takes
-  away 1e-11 of the probability.
+- The twenty rounds are written out. XLA fuses them, and whatever uses the noise, into one vectorised loop. On CPU,
+  `jax.random` loops over arrays.
+- Each block gives two words, and both are used. `jax.random` takes their exclusive or.
+- The Box-Muller transform turns two words into two normals, with short polynomials. `jax.random` inverts the
+  distribution function. The transform starts from 32 bits, so tails are right up to |e| = 6.7. They end there, which
+  cuts off a probability of 1e-11.
 
-NVIDIA GPUs make the same numbers, up to rounding, in another arrangement of the loops. On other platforms, for keys of
-another kind (rbg) and for 64-bit floats, the functions are those of `jax.random`, so that numbers from the same key differ.
+NVIDIA GPUs give the same numbers up to rounding, with the loops arranged differently. On other platforms, for other
+kinds of key (rbg) and for 64-bit floats, these functions call `jax.random`. The same key then gives different numbers.
 """
 
 import math
@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 Pair = tuple[Any, Any]
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. 2011; Random123, threefry.h: R_32x2
-PARITY = np.uint32(0x1BD11BDA)  # the same: SKEIN_KS_PARITY32, of the key schedule
+PARITY = np.uint32(0x1BD11BDA)  # from the same source: SKEIN_KS_PARITY32, of the key schedule
 SINE = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)  # Moshier, Cephes, sinf.c: |angle| <= pi/4
 COSINE = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)  # the same
 LOGARITHM = (
@@ -46,11 +46,11 @@ LOGARITHM = (
     7.0376836292e-2,
 )  # fmt: skip; the same, logf.c: (log(1 + x) - x + x^2/2) / x^3 for 1 + x between the roots of 1/2 and of 2
 ROOT_OF_HALF = np.float32(0.5**0.5).view(np.int32)
-FEW_BLOCKS = 15  # up to so many the inner loop, which is vectorised, is that over keys; from there on, over blocks
+FEW_BLOCKS = 15  # the vectorised inner loop runs over keys up to this many blocks, and over blocks beyond
 
 
 def threefry2x32(key: Pair, counter: Array) -> Pair:
-    """The block cipher: two words for each key of two words and each counter below 2^32. Shapes broadcast."""
+    """Encrypt: return two words for each key of two words and each counter below 2^32. Shapes broadcast."""
     schedule = (*key, key[0] ^ key[1] ^ PARITY)
     x0, x1 = schedule[0], counter + schedule[1]  # the counter's high word is 0
     for i in range(5):
@@ -62,7 +62,7 @@ def threefry2x32(key: Pair, counter: Array) -> Pair:
 
 
 def bits(key: Array, shape: Shape = ()) -> Array:
-    """`jax.random.bits(key, shape, "uint32")`, bit for bit."""
+    """Return what `jax.random.bits(key, shape, "uint32")` returns, bit for bit."""
     if not is_ours(key, math.prod(shape)):
         return jax.random.bits(key, shape, "uint32")
     first, second = threefry2x32(_words_of(key), lax.iota(np.uint32, math.prod(shape)))
@@ -70,11 +70,11 @@ def bits(key: Array, shape: Shape = ()) -> Array:
 
 
 def fold_in(key: Array, data: Any) -> Array:
-    """`jax.random.fold_in(key, data)`, bit for bit."""
+    """Return what `jax.random.fold_in(key, data)` returns, bit for bit."""
     if not is_ours(key):
         return jax.random.fold_in(key, data)
     first, second = threefry2x32(_words_of(key), jnp.asarray(data, np.uint32))
-    words = lax.concatenate([first[None], second[None]], 0)  # not stacked: XLA sees through this to the words
+    words = lax.concatenate([first[None], second[None]], 0)  # XLA sees through this, but not through a stack
     return (
         jax.random.wrap_key_data(words, impl="threefry2x32")
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -83,28 +83,28 @@ def fold_in(key: Array, data: Any) -> Array:
 
 
 def uniform(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
-    """Uniform on (0, 1), with 0 and 1 left out: odd multiples of 2^-24, symmetric about 1/2."""
+    """Return uniform noise on the open interval (0, 1): odd multiples of 2^-24, symmetric about 1/2."""
     if not is_ours(key, math.prod(shape), dtype):
         return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).tiny)
     return _noise.bind(*_words_of(key), shape=shape, kind="uniform")
 
 
 def normal(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
-    """Standard normal, |e| <= 6.77."""
+    """Return standard normal noise, |e| <= 6.77."""
     if not is_ours(key, math.prod(shape), dtype):
         return jax.random.normal(key, shape, dtype)
     return _noise.bind(*_words_of(key), shape=shape, kind="normal")
 
 
 def is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
-    """Whether there is a rule for it here. The counters are those of jax >= 0.5: one for each of fewer than 2^32."""
+    """Return whether this module makes the noise. As in jax >= 0.5, each of fewer than 2^32 numbers has a counter."""
     known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     return bool(known) and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
 
 def _words_of(key: Array) -> Pair:
     data = jax.random.key_data(key)
-    if data.ndim != 1:  # the words of several keys would be taken for those of one
+    if data.ndim != 1:  # the words of several keys would be mistaken for those of one
         raise ValueError(
             f"rgrad.noise: key is an array of keys, of shape {data.shape[:-1]}; give one key, and use vmap"
         )
@@ -112,15 +112,17 @@ def _words_of(key: Array) -> Pair:
 
 
 def _open_uniform(word: Array) -> Array:
-    odd = (lax.shift_right_logical(word, np.uint32(9)) * 2 + 1).astype(np.int32)  # int32: the fast conversion
+    odd = (lax.shift_right_logical(word, np.uint32(9)) * 2 + 1).astype(np.int32)  # from int32 the conversion is fast
     return odd.astype(np.float32) * np.float32(2**-24)
 
 
 def _box_muller(first: Array, second: Array) -> Pair:
-    """`sqrt(-2 log u) (cos a, sin a)`: Box and Muller 1958.
+    """Return two normals, `sqrt(-2 log u) (cos a, sin a)`.
 
-    u is the first word. The second has an angle between -pi/4 and pi/4 in its low 30 bits, and in its high two the quarter
-    of the circle to which that is turned: one says whether to exchange cosine and sine, one the sign of the cosine.
+    u is the first word. The low 30 bits of the second word are an angle between -pi/4 and pi/4. Its high two bits
+    choose the quarter of the circle: one exchanges cosine and sine, the other is the sign of the cosine.
+
+    Source: Box and Muller 1958, https://doi.org/10.1214/aoms/1177706645.
     """
     u = (first.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
     radius = jnp.sqrt(np.float32(-2) * _log(u))
@@ -137,7 +139,7 @@ def _box_muller(first: Array, second: Array) -> Pair:
 
 
 def _log(u: Array) -> Array:
-    """Of normal floats: `u = 2^e (1 + x)`. A tenth of the whole job faster than XLA's own."""
+    """Return log u of a normal float `u = 2^e (1 + x)`. XLA's own would make the noise a tenth slower."""
     word = lax.bitcast_convert_type(u, np.int32) - ROOT_OF_HALF
     e = lax.shift_right_arithmetic(word, np.int32(23)).astype(np.float32)
     x = lax.bitcast_convert_type((word & np.int32(0x7FFFFF)) + ROOT_OF_HALF, np.float32) - np.float32(1)
@@ -146,7 +148,7 @@ def _log(u: Array) -> Array:
 
 
 def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
-    """Horner's, from the constant on."""
+    """Evaluate a polynomial by Horner's rule. The coefficients start with the constant."""
     value: Any = np.float32(coefficients[-1])
     for c in coefficients[-2::-1]:
         value = value * x + np.float32(c)
@@ -160,10 +162,10 @@ FROM_WORDS: dict[str, Callable[[Array, Array], Pair]] = {
 
 
 def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
-    """`f(*args)`, computed once. XLA's CPU backend repeats what it fuses for each use of it: here 150 operations.
+    """Return `f(*args)`, computed once. XLA's CPU backend repeats a fused computation at each use: here 150 operations.
 
-    A conditional is what it never fuses, and it merges two that are equal (those of two estimators with the same key).
-    The other branch is never taken, which XLA does not know. `word` is any number.
+    XLA never fuses a conditional. It also merges two equal ones, such as those of two estimators with the same key. The
+    other branch is never taken, but XLA does not know that. `word` may be any number.
     """
     out = jax.eval_shape(f, *args)
     other = lambda word, *args: lax.broadcast(word.astype(out.dtype), out.shape)
@@ -171,7 +173,7 @@ def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
 
 
 def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -> Array:
-    """For each key first the one number of every block, and then the other."""
+    """Return the noise of each key: first one number from every block, and then the other."""
     keys, size, blocks = math.prod(k0.shape), math.prod(shape), -(-math.prod(shape) // 2)
     if not keys:
         return lax.full(_arranged(k0.shape, shape), np.float32(0))
@@ -185,19 +187,19 @@ def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -
     def joined(first: Array, second: Array) -> Array:
         return jnp.concatenate([first, second], 1 if by_key else 0)
 
-    if on_cpu:  # through one complex array, because a fused loop has one result
+    if on_cpu:  # through one complex array, because a fused loop has only one result
         both = _once(a[0, 0], lambda a, b: lax.complex(*pairs(a, b)), a, b)
         numbers = _once(a[0, 0], lambda z: joined(lax.real(z), lax.imag(z)), both)
-    else:  # fused with what is made of it: on a GPU arithmetic costs less than memory
+    else:  # fused with what uses it: on a GPU arithmetic costs less than memory access
         numbers = joined(*pairs(a, b))
     return (numbers[:, :size] if by_key else numbers[:size]).reshape(_arranged(k0.shape, shape))
 
 
 def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
-    """What `jax.random` has."""
+    """Return the same kind of noise from `jax.random`."""
     keys = jax.random.wrap_key_data(jnp.stack([k0, k1], -1).reshape(-1, 2), impl="threefry2x32")
     make: Callable[[Array], Array] = {
-        # Not jax.random.uniform, which goes closer to 0 than to 1: a quantile function may be infinite there.
+        # Not jax.random.uniform, which comes closer to 0 than to 1: a quantile function may be infinite there.
         "uniform": lambda key: _open_uniform(jax.random.bits(key, shape, "uint32")),
         "normal": lambda key: jax.random.normal(key, shape, np.float32),
     }[kind]
@@ -206,8 +208,8 @@ def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
 
 
 def _keys_first(shape: Shape) -> bool:
-    """Whether a row has the many numbers of a key. Where they are few, the keys are along the rows instead: the last axis is
-    that which is vectorised, here and in all that is made of the noise."""
+    """Return whether the noise of each key is one row. If it is short, the rows run over keys instead: XLA vectorises
+    the last axis, both here and in whatever uses the noise."""
     return math.prod(shape) > 2 * FEW_BLOCKS
 
 
@@ -215,9 +217,9 @@ def _arranged(keys: Shape, shape: Shape) -> Shape:
     return (*keys, *shape) if _keys_first(shape) else (*shape, *keys)
 
 
-# A primitive, because the conditional must stay one under `vmap` (which would make a choice between both branches of it),
-# and because the platform is known when it is lowered, and not before. No derivative passes through it: it is of integers.
-_noise = Primitive("rgrad_noise")  # (two words of each key) -> floats, with the shapes of both as `_arranged`
+# A primitive, for two reasons. The conditional must stay a conditional under `vmap`, which would compute both branches
+# and select. And the platform is known only at lowering. Its operands are integers, so it has no derivative.
+_noise = Primitive("rgrad_noise")  # (the two words of each key) -> floats, with both shapes combined by `_arranged`
 _noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))
 for _platform in ("cpu", "cuda"):
@@ -229,7 +231,7 @@ for _platform in ("cpu", "cuda"):
 def _(k0, k1, *, shape, kind):  # type: ignore[no-untyped-def]
     arranged = _arranged(k0.shape, shape)
     sharding = NamedSharding(k0.sharding.mesh, PartitionSpec(*(None for _ in arranged)))
-    # All else is that of the key: under shard_map the noise varies over the devices as the key does.
+    # The rest of the type is that of the key: under shard_map the noise varies over the devices as the key does.
     return k0.update(shape=arranged, dtype=np.dtype(np.float32), weak_type=False, sharding=sharding)
 
 

@@ -1,4 +1,4 @@
-"""What a draw that is nan may come of: for what collects draws to say."""
+"""Why a draw may be nan: the text that functions which collect draws show in their messages."""
 
 import warnings
 from typing import Any
@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 WHY_NAN = (
-    "a draw is nan if a sample is outside of the support of q or its density is 0 or infinite by rounding, if a baseline "
+    "a draw is nan if a sample is outside of the support of q, if its density rounds to 0 or infinity, if a baseline "
     "uses its own value, if a transform is not elementwise, or if f itself is nan"
 )
-"""The causes of a draw that is nan, for the messages of what collects draws."""
+"""The causes of a draw that is nan."""
 
 
 def warn_of_nan(nonfinite: Any, count: Any, caller: str) -> None:
-    """One warning if some of the draws were nan or infinite, and why that may be. Nothing if the counts are traced."""
+    """Warn once, with the possible causes, if some draws are nan or infinite. Do nothing if the counts are traced."""
     counts = jax.tree.leaves(nonfinite)
     if any(isinstance(x, jax.core.Tracer) for x in counts) or not (
         bad := max((int(np.max(x, initial=0)) for x in counts), default=0)

@@ -1,12 +1,12 @@
-"""The XLA flag without which JAX compiles sums and products wrongly on CPU, set before JAX starts.
+"""Set the XLA flag that JAX needs to compile sums and products correctly on CPU, before JAX starts.
 
-jaxlib 0.10.2 to 0.12 hand sums and matrix products on CPU to a library that mishandles broadcasts: `jax.jit` of
+On CPU, jaxlib 0.10.2 to 0.12 pass sums and matrix products to a library that mishandles broadcasts: `jax.jit` of
 `((x + 1) @ ones).sum()` can return a fifth of the sum, without a warning (https://github.com/jax-ml/jax/issues/39103,
-39257, 40412). With an empty list of operations for that library everything is right, and as fast.
+39257, 40412). With an empty list of operations for that library, all results are right, and just as fast.
 
 XLA reads its flags once, when JAX starts its backends. So `import rgrad` adds the flag to the environment variable
-`XLA_FLAGS`, which covers the user's own `jax.jit` as well. If that is too late, or the version of jaxlib is unknown, a
-small program is compiled on first use, and one warning says what to set if its result is wrong.
+`XLA_FLAGS`, which covers your own `jax.jit` as well. If JAX has already started, or the version of jaxlib is unknown, a
+small program is compiled on first use. If its result is wrong, one warning says what to set.
 """
 
 import importlib.metadata
@@ -21,16 +21,16 @@ FLAG = "xla_cpu_experimental_ynn_fusion_type"
 LINE = f"XLA_FLAGS=--{FLAG}="
 SWITCH = "RGRAD_XLA_FLAGS"
 KNOWN = ((0, 10), (0, 13))
-"""The flag is known to jaxlib from the first of these versions on, up to before the second. An unknown flag ends a process."""
+"""The flag is known to jaxlib from the first version up to, but not including, the second. An unknown flag is fatal."""
 COMPILERS = ("jaxlib", "jax-cuda12-pjrt", "jax-cuda13-pjrt", "jax-rocm7-pjrt", "jax-rocm60-pjrt", "libtpu")
-"""The packages that read `XLA_FLAGS`, each with its own XLA. Those that are installed must all know the flag."""
+"""The packages that read `XLA_FLAGS`, each with its own XLA. All that are installed must know the flag."""
 
 
 def set_flag() -> bool:
     """Add the flag to `XLA_FLAGS`, unless that is useless, harmful or unwanted.
 
     Returns:
-        Whether the flag will be in force: False means that the compiler has to be probed.
+        Whether the flag will take effect. False means that the compiler must be probed.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = re.findall(rf"(?:^|\s)--{FLAG}=(\S*)", flags)
@@ -43,32 +43,32 @@ def set_flag() -> bool:
 def _may_set(flags: str) -> bool:
     if os.environ.get(SWITCH, "1").strip().lower() in ("0", "false", "off", "no"):
         return False
-    if flags.strip() and not flags.strip().startswith("-"):  # the name of a file that holds the flags
+    if flags.strip() and not flags.strip().startswith("-"):  # the name of a file with the flags
         return False
     return not _started() and all(KNOWN[0] <= version < KNOWN[1] for version in _versions())
 
 
 def _versions() -> list[tuple[int, int]]:
-    """Major and minor version of each installed XLA; (0, 0) for one that cannot be read."""
+    """Return the major and minor version of each installed XLA, or (0, 0) if it cannot be read."""
     found = []
     for package in COMPILERS:
         try:
             text = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-        match = re.match(r"(\d+)\.(\d+)", text) if package != "libtpu" else None  # libtpu counts in another way
+        match = re.match(r"(\d+)\.(\d+)", text) if package != "libtpu" else None  # libtpu has its own version numbers
         found.append((int(match[1]), int(match[2])) if match else (0, 0))
     return found or [(0, 0)]
 
 
 def _started() -> bool:
-    """Whether JAX has started its backends, after which XLA reads no flags."""
+    """Return whether JAX has started its backends. After that, XLA reads no flags."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     if bridge is None:
         return False
     try:
         return bool(bridge.backends_are_initialized())
-    except AttributeError:  # a private name of JAX's: where it is gone, expect the worst
+    except AttributeError:  # a private name of JAX: if it is gone, assume the worst
         return True
 
 
@@ -77,23 +77,23 @@ _asked = threading.Lock()
 
 
 def warn_if_wrong() -> None:
-    """Warn once if `jax.jit` is wrong in this process. Does nothing before JAX has started, or if the flag is in force."""
+    """Warn once if `jax.jit` is wrong in this process. Do nothing if JAX has not started or the flag is in force."""
     global _in_force
     if _in_force or not _started() or not _asked.acquire(blocking=False):
         return
     try:
-        _in_force = True  # asked once, whatever the answer
+        _in_force = True  # probe only once, whatever the result
         answer: list[bool] = []
-        # In a thread of its own, because this one may be tracing a user's function.
+        # In a separate thread, because this one may be tracing a user's function.
         probe = threading.Thread(target=lambda: answer.append(_is_right()), daemon=True)
         probe.start()
         probe.join()
         if answer == [False]:
             warnings.warn(
-                "rgrad: JAX compiles sums and products wrongly on this CPU, in your own jax.jit too "
-                "(https://github.com/jax-ml/jax/issues/39103), and it started before rgrad could prevent that. Import "
-                f"rgrad before the first JAX computation, or set {LINE} in the environment. Programs that rgrad compiles "
-                "(measure, fit, sweep, compare) are not affected.",
+                "rgrad: JAX compiles sums and products wrongly on this CPU, also in your own jax.jit "
+                "(https://github.com/jax-ml/jax/issues/39103), and it started before rgrad could prevent this. "
+                f"Import rgrad before the first JAX computation, or set {LINE} in the environment. Programs that "
+                "rgrad compiles (measure, fit, sweep, compare) are not affected.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -102,8 +102,8 @@ def warn_if_wrong() -> None:
 
 
 def _is_right() -> bool:
-    """Whether one of the programs that are compiled wrongly is right; True on other platforms than CPU."""
-    import jax  # not at the top: `import rgrad` must not import jax
+    """Return whether a program that is known to be compiled wrongly is right here. Always True on accelerators."""
+    import jax  # not at the top, because `import rgrad` must not import jax
     import numpy as np
 
     if jax.default_backend() != "cpu":

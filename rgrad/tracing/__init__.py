@@ -1,1 +1,1 @@
-"""What a traced program depends on, and what its Jacobian is, read from the trace."""
+"""What the trace of a program shows: what its outputs depend on, where they come from, and its Jacobian."""

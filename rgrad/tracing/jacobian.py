@@ -1,4 +1,4 @@
-"""`log |det dz/deps|` of a map of noise, whether it is elementwise or not."""
+"""`log |det dz/deps|` for a map of noise, elementwise or not."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,21 @@ from jax import Array, lax
 
 from rgrad.tracing.dependence import dependence
 
-LARGEST = 64  # the most coordinates for which a full Jacobian is formed
+LARGEST = 64  # a full Jacobian is formed for at most this many coordinates
 
 Map = Callable[[Array], Array]
 
 
 def elementwise(forward: Map, eps: Array) -> tuple[Array, Array]:
-    """`forward(eps)`, and the log determinant of each sample, shape `(n,)`, for a map that is known to be elementwise."""
-    live, slope = jax.jvp(forward, (eps,), (jnp.ones_like(eps),))  # so ones give the diagonal
+    """Return `forward(eps)` and the log-determinant per sample, shape `(n,)`. The map must be elementwise."""
+    live, slope = jax.jvp(forward, (eps,), (jnp.ones_like(eps),))  # for an elementwise map this is the diagonal
     return live, jnp.log(jnp.abs(slope)).reshape(len(eps), -1).sum(1)
 
 
 def of_any_map(forward: Map, eps: Array) -> tuple[Array, Array]:
-    """The same for any map of each sample: by its full Jacobian if the trace does not show that it is elementwise.
+    """Return the same for any map of each sample. It uses the full Jacobian unless the trace shows an elementwise map.
 
-    nan if the map mixes samples, or if it is not elementwise and has more than `LARGEST` coordinates.
+    The result is nan if the map mixes samples, or if it is not elementwise and has more than `LARGEST` coordinates.
     """
     n, size = len(eps), int(np.prod(eps.shape[1:]))
     if _shown_elementwise(forward, eps):
@@ -44,18 +44,18 @@ def of_any_map(forward: Map, eps: Array) -> tuple[Array, Array]:
         expected = (columns @ uneven.reshape(n, size, 1))[..., 0]
     off = lax.stop_gradient(jnp.abs(along - expected)).max(1)
     mixed = ~(off <= 1e-3 * lax.stop_gradient(jnp.abs(expected)).max(1))
-    bad = jnp.where(mixed, jnp.nan, 1.0)  # a factor, so that derivatives are nan too
+    bad = jnp.where(mixed, jnp.nan, 1.0)  # a factor, so that the derivatives are nan too
     return live * bad.reshape(n, *(1,) * (live.ndim - 1)), log_det * bad
 
 
 def _shown_elementwise(forward: Map, eps: Array) -> bool:
-    """Whether the trace shows that each number depends on its own place only; for two samples, to be quick."""
+    """Return whether the trace shows that each output depends only on its own input. It looks at two samples."""
     two = jax.ShapeDtypeStruct((min(2, len(eps)), *eps.shape[1:]), eps.dtype)
     size = int(np.prod(two.shape))
     if size > 512:
         return False
     try:
         found = dependence(forward, two, np.arange(size))
-    except (TypeError, ValueError):  # made for n samples only
+    except (TypeError, ValueError):  # the map accepts only n samples
         return False
     return found.shape == (size, *two.shape) and not (found.reshape(size, size) & ~np.eye(size, dtype=bool)).any()

@@ -1,4 +1,4 @@
-"""What a traced program says about its outputs before it runs: which can depend on an input, and which are only 0 or 1."""
+"""What the trace of a program shows before it runs: which outputs can depend on an input, and which are only 0 or 1."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call",
                      "custom_vjp_call", "custom_vjp_call_jaxpr"})  # fmt: skip
-# Of numbers that are 0 or 1 these make numbers that are 0 or 1.
+# These operations, on numbers that are 0 or 1, give numbers that are 0 or 1.
 PICKS = frozenset({
     "and", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "max", "min", "mul", "or", "reduce_max",
     "reduce_min", "reduce_prod", "reshape", "rev", "select_n", "slice", "squeeze", "transpose",
 })  # fmt: skip
-LARGE = 2**10  # numbers of a constant, of which more are not looked at
+LARGE = 2**10  # constants with more numbers are not examined
 Marks = list[bool]
 
 
 def depends(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Whether what comes out can depend on what goes in: surely not where False."""
+    """Return whether the output can depend on the argument. False is certain; True is not."""
     jaxpr = jax.make_jaxpr(function)(argument).jaxpr
     return any(depend(jaxpr, [True] * len(jaxpr.invars)))
 
 
 def depend(jaxpr: Any, inputs: Sequence[bool]) -> Marks:
-    """Which outputs of a program can depend on the inputs that are marked: surely not where False."""
+    """Return which outputs of a program can depend on the marked inputs. False is certain; True is not."""
     marked = dict(zip(jaxpr.invars, inputs, strict=True))
     is_marked = lambda v: not isinstance(v, Literal) and marked.get(v, False)
     for eqn in jaxpr.eqns:
@@ -37,7 +37,7 @@ def depend(jaxpr: Any, inputs: Sequence[bool]) -> Marks:
 def _of_eqn(eqn: Any, given: Marks) -> Marks:
     name, params = eqn.primitive.name, eqn.params
     inner = [getattr(sub, "jaxpr", sub) for sub in jaxprs_in_params(params)]
-    if "callback" in name:  # it may draw numbers of its own
+    if "callback" in name:  # a callback may draw random numbers of its own
         return [True] * len(eqn.outvars)
     if not any(given) and not inner:
         return [False] * len(eqn.outvars)
@@ -59,7 +59,7 @@ def _of_eqn(eqn: Any, given: Marks) -> Marks:
 
 
 def parts_of_scan(params: Any) -> tuple[int, int]:
-    """How many of the operands of a `scan` are the same in every round, and how many are carried on; the rest are a row each."""
+    """Return how many operands of a `scan` are constant and how many are carried. The rest are sliced by step."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     fixed, carried, _ = params["ft_in"].unpack()  # since jax 0.12
@@ -67,7 +67,7 @@ def parts_of_scan(params: Any) -> tuple[int, int]:
 
 
 def _until_still(body: Any, fixed: Marks, carried: Marks, each: Marks) -> Marks:
-    """The outputs of a loop: what reaches a part of the carry in any round."""
+    """Return which outputs of a loop are marked, after as many iterations as it takes for the carry not to change."""
     while True:
         out = depend(body, [*fixed, *carried, *each])
         grown = [a or b for a, b in zip(carried, out, strict=False)]
@@ -77,7 +77,7 @@ def _until_still(body: Any, fixed: Marks, carried: Marks, each: Marks) -> Marks:
 
 
 def only_0_or_1(jaxpr: Any, inputs: Sequence[bool], consts: Sequence[Any] = ()) -> Marks:
-    """Which outputs are 0 or 1 for certain: booleans, and what picks and multiplies them; `inputs` are those that are."""
+    """Return which outputs are certainly 0 or 1, such as booleans and products of them. `inputs` marks such inputs."""
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {v: _is_0_or_1(c) for v, c in zip(jaxpr.constvars, consts, strict=False)}
 
@@ -92,7 +92,7 @@ def only_0_or_1(jaxpr: Any, inputs: Sequence[bool], consts: Sequence[Any] = ()) 
         if eqn.primitive.name in INLINED and inner and len(inner[0][0].invars) == len(given):
             known.update(zip(eqn.outvars, only_0_or_1(inner[0][0], given, inner[0][1]), strict=True))
         elif eqn.primitive.name in PICKS:
-            # The first of a selection says which, and need not be 0 or 1 itself.
+            # The first operand of a selection is the condition, which need not be 0 or 1.
             known[eqn.outvars[0]] = all(given[1:] if eqn.primitive.name == "select_n" else given)
     return [is_known(v) for v in jaxpr.outvars]
 
