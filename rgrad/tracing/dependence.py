@@ -1,8 +1,8 @@
-"""Which outputs of a function can depend on which inputs, read from its trace: what is not shown to be independent may depend.
+"""Which outputs of a function can depend on which inputs. An output may depend unless its trace shows that it does not.
 
-Each variable of a jaxpr has a mask of shape `(K, *shape)`: whether it may depend on input k, or None if it depends on none;
-and its value, if that is known when tracing. Conservative: a difference of two things that depend may depend, also if it
-cancels.
+Each variable of a jaxpr has two properties. Its mask, of shape `(K, *shape)`, says whether it may depend on input k;
+the mask is None if it depends on no input. Its value is a NumPy array if it is known at trace time. The analysis is
+conservative: a difference of two dependent numbers may depend, even if the dependence cancels.
 """
 
 from typing import Any, NamedTuple
@@ -15,25 +15,25 @@ from jax.extend.core import Literal
 
 from rgrad.tracing.traced import parts_of_scan
 
-LARGEST = 2**20  # a constant of more numbers is not computed
-LONGEST = 1024  # a scan of more steps is not followed: all that leaves it may depend on all that enters
+LARGEST = 2**20  # larger constants are not computed
+LONGEST = 1024  # longer scans are not followed: every output may depend on every input
 
 
 class Abstract(NamedTuple):
-    """What is known of one variable."""
+    """What is known about one variable."""
 
     mask: Any
-    """Shape `(K, *shape)`, bool; None if it depends on no input."""
+    """Bools of shape `(K, *shape)`; None if the variable depends on no input."""
     value: Any
-    """A NumPy array; None if it is traced."""
+    """A NumPy array; None if the value is traced."""
     shape: tuple[int, ...]
 
 
 def dependence(function: Any, x: Any, places: Any) -> Any:
-    """Whether the outputs of `function` may depend on the entries `places` of its one argument.
+    """Return whether each output of `function` may depend on the entries `places` of its argument.
 
     Args:
-        function: one array to one array. It may close over what is being traced.
+        function: a function of one array that returns one array. It may close over traced values.
         x: an array, or its `jax.ShapeDtypeStruct`.
         places: K indices into `x.ravel()`.
 
@@ -91,7 +91,7 @@ def _equation(eqn: Any, args: list[Abstract]) -> list[Abstract]:
 
 
 def _evaluated(eqn: Any, values: list[Any]) -> list[Any]:
-    """The outputs of an equation whose inputs are known; None for each if one is not, or for what has an inner program."""
+    """Return the outputs of an equation; None for each if an input is unknown or the equation contains a program."""
     inner = eqn.primitive.name in {*CALLS, "scan", "while", "cond", "pure_callback"}
     large = any(np.prod(v.aval.shape) > LARGEST for v in eqn.outvars)
     if inner or large or eqn.effects or any(v is None for v in values):
@@ -109,7 +109,7 @@ def _elementwise(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _product(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
-    """What is multiplied by a zero that is known does not count."""
+    """Drop the dependence of a product where one factor is known to be zero."""
     (out,) = _elementwise(eqn, args, k, shapes)
     for a in args:
         if a.value is not None:
@@ -143,7 +143,7 @@ def _sort(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _rearranged(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
-    """What `_moved` would do too, without a program to compile."""
+    """Do what `_moved` would do, without compiling a program."""
     p, (m, *more) = eqn.params, [_mask(a, k) for a in args]
     match eqn.primitive.name:
         case "concatenate":
@@ -167,8 +167,8 @@ def _rearranged(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _moved(data: int) -> Any:
-    """An operation that moves entries and computes nothing: it moves the masks in the same way. Its first `data` operands
-    (all if -1) are what is moved, and the others say where to."""
+    """Return the rule of an operation that only moves entries: it moves the masks in the same way. The first `data`
+    operands (all if -1) are moved. The others say where to, and must be known."""
 
     def rule(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
         last = len(args) if data < 0 else data
@@ -224,7 +224,7 @@ def _while(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
     part = lambda closed, args: _jaxpr(closed.jaxpr, [_constant(c) for c in closed.consts], args)
     while True:
         (test,) = part(p["cond_jaxpr"], [*of_test, *carry])
-        if test.mask is not None and test.mask.any():  # how often it runs depends
+        if test.mask is not None and test.mask.any():  # the number of iterations depends on an input
             return None
         new = [_join(a, b, k) for a, b in zip(carry, part(p["body_jaxpr"], [*of_body, *carry]), strict=True)]
         if all(np.array_equal(_mask(a, k), _mask(b, k)) for a, b in zip(carry, new, strict=True)):

@@ -1,13 +1,14 @@
-"""Does output i of a baseline use value i? If it does the gradient is biased, so that must be shown not to be.
+"""Does output i of a baseline use value i? If it does, the gradient is biased, so each baseline is checked.
 
-In this order:
+There are three checks, tried in this order:
 
-1. The trace: no path from value i to output i (`rgrad.tracing.dependence`). This is a proof, and costs nothing in the program.
-2. Else, when tracing, at known points in 64 bits: value i is moved, and output i must not move. Raises if it does.
-3. Else, in the program, at the actual values and with whatever the function closes over: the same. The baseline is nan if
-   output i moves there, so that nothing biased is silent (e.g. `where(step < 10, 0, values.mean())` from step 10 on).
+1. The trace contains no path from value i to output i (`rgrad.tracing.dependence`). This is a proof and costs no run
+time. 2. At trace time, at known points and in 64 bits, value i is changed and output i must not move. It raises if it
+does. 3. In the program, at the actual values and with whatever the function closes over, value i is changed. If output
+i moves,
+   the baseline is nan, so that no bias is silent. An example is `where(step < 10, 0, values.mean())`, from step 10 on.
 
-`independent(baseline)` says that the caller knows it, and nothing is checked.
+`independent(baseline)` says that the caller knows the answer. Nothing is checked then.
 """
 
 from collections.abc import Callable
@@ -23,16 +24,16 @@ from jax.typing import ArrayLike
 from rgrad.errors import Unsuitable
 from rgrad.tracing.dependence import dependence
 
-COLUMNS = 64  # how many places a user's baseline is looked at when tracing: all of them up to this n
+COLUMNS = 64  # how many places of a baseline are tested at trace time: all of them up to this n
 MOVED = 8  # ... and in the program
-NUMBERS = 6  # how many of the numbers in its program it is looked at
-FOLLOWED = 512  # up to this n the trace is followed from every value
+NUMBERS = 6  # a baseline is tested near this many of the numbers in its program
+FOLLOWED = 512  # the largest n for which the trace is followed from every value
 
 Partner = Callable[[Any], Any]
 
 
 class Independent(NamedTuple):
-    """A baseline whose i-th number is known not to use the i-th sample: what `independent` returns."""
+    """A baseline whose entry i is known not to use sample i. `independent` returns it."""
 
     baseline: Any
 
@@ -41,14 +42,14 @@ class Independent(NamedTuple):
 
 
 def independent(baseline: Any) -> Independent:
-    """Vouches that `baseline` does not use its own sample, so that it is taken without a check.
+    """Declare that `baseline` does not use its own sample. It is then used without a check.
 
         partial(rgrad.score_function, baseline=rgrad.independent(my_baseline))
         rgrad.surrogate(values, log_prob, baseline=rgrad.independent(critic(states)))
 
-    Only if output i of a function, or entry i of an array, is independent of sample i given all the others: if it is not, the
-    gradient is biased, and nothing says so. It is also faster: a function that cannot be read from its trace is otherwise
-    called several more times in every call.
+    Use it only if output i of the function, or entry i of the array, is independent of sample i given all the others.
+    If it is not, the gradient is biased without any warning. It is also faster: if the trace of a function does not
+    show that it is independent, the check calls it several more times in every call.
 
     Args:
         baseline: a number, an array of shape `(n,)`, or a function of the `n` values.
@@ -57,10 +58,12 @@ def independent(baseline: Any) -> Independent:
 
 
 def checked(baseline: Callable[[Array], ArrayLike], values: Array, pairs: bool = False) -> Array:
-    """`baseline(values)`, shape `(n,)` or `()`; nan if an output moves with its own value, or with the other of its pair.
+    """Return `baseline(values)`, shape `(n,)` or `()`. It is nan if an output moves with its own value.
+
+    With `pairs`, it is also nan if an output moves with the other value of its pair.
 
     Raises:
-        ValueError: it is seen to move at known points, when tracing.
+        ValueError: an output moves at the known points, at trace time.
     """
     name, partners = name_of(baseline), [_itself, *([_other] if pairs else [])]
     if all(shown_independent(baseline, values, partner) for partner in partners):
@@ -70,8 +73,8 @@ def checked(baseline: Callable[[Array], ArrayLike], values: Array, pairs: bool =
     moves = jnp.stack([_moves(baseline, values, partner) for partner in partners]).any()
     if not isinstance(moves, jax.core.Tracer) and moves:
         raise Unsuitable(
-            f"baseline: {name} uses its own value at these values, so it biases the gradient; use rgrad.leave_one_out, or leave "
-            "the i-th value out of the i-th output"
+            f"baseline: {name} uses its own value at these values, which biases the gradient; use "
+            "rgrad.leave_one_out, or leave the i-th value out of the i-th output"
         )
     return jnp.where(moves, jnp.nan, b)
 
@@ -93,7 +96,7 @@ def _spread(baseline: Callable[[Array], ArrayLike], values: Any, dtype: Any = No
 
 
 def shown_independent(baseline: Callable[[Array], ArrayLike], values: Any, partner: Partner = _itself) -> bool:
-    """Whether the trace shows that no output uses the value at its own place (or at `partner` of that)."""
+    """Return whether the trace shows that output i does not use value `partner(i)`, for every i."""
     (n,) = values.shape
     if n > FOLLOWED or jax.eval_shape(baseline, jax.ShapeDtypeStruct(values.shape, values.dtype)).shape not in (
         (),
@@ -105,23 +108,23 @@ def shown_independent(baseline: Callable[[Array], ArrayLike], values: Any, partn
 
 
 def check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array, name: str) -> None:
-    """Raises if output i moves with value i, at known points, whatever is being traced outside.
+    """Raise an error if output i moves with value i at known points, whatever is being traced around the call.
 
-    Finite moves, small and large, see what the diagonal of the Jacobian sees and also what has no derivative: a
-    `stop_gradient`, a rank, a threshold. At up to `COLUMNS` places i; if there are more values than that, a call of
-    eight is looked at too, if the function takes it.
+    The test uses finite steps, small and large. They reveal what the diagonal of the Jacobian reveals, and also what
+    has no derivative: a `stop_gradient`, a rank, a threshold. At most `COLUMNS` places i are tested. If there are more
+    values, a call with eight values is tested too, if the function accepts it.
     """
     (n,) = values.shape
     for size in {n, min(n, 8)}:
         try:
             found = own_value_used(baseline, size)
-        except Exception:  # made for n values only, or not for 64 bits: the program looks at the actual ones
+        except Exception:  # it accepts only n values, or no 64-bit floats: the program tests it at the actual values
             continue
         if found is not None:
             i, before, after = found
             raise Unsuitable(
-                f"baseline: output {i} of {name} uses value {i} itself (it moves from {before:.3g} to {after:.3g} with it), so "
-                "it is not independent of its own sample and biases the gradient (the plain mean shrinks it by 1 - 1/n); "
+                f"baseline: output {i} of {name} uses value {i} itself (changing that value moves the output from "
+                f"{before:.3g} to {after:.3g}), which biases the gradient (the plain mean shrinks it by 1 - 1/n); "
                 "use rgrad.leave_one_out, or leave the i-th value out of the i-th output"
             )
 
@@ -129,15 +132,15 @@ def check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array
 def own_value_used(
     baseline: Callable[[Array], ArrayLike], n: int, partner: Partner = _itself
 ) -> tuple[int, float, float] | None:
-    """The first place i whose output moves with value `partner(i)`, the output before and after; None if none does.
+    """Return the first place i whose output moves with value `partner(i)`, and the output before and after; else None.
 
-    At points about 0 and about each number in the program (the bounds of a clip, say), and with stand-ins for what is being
-    traced on both sides of each number (a flag, the count of a loop).
+    The points lie near 0 and near each number in the program, e.g. the bounds of a clip. Traced values are replaced by
+    stand-ins on both sides of each number, e.g. a flag or the counter of a loop.
     """
     rng = np.random.default_rng(0)
     places = np.unique(np.linspace(0, n - 1, min(n, max(4, min(COLUMNS, 2**18 // n)))).round().astype(int))
     rows, normal = np.arange(len(places)), rng.normal(size=n)
-    # In 64 bits, so that what moves can be told from what is rounded.
+    # In 64 bits, to tell a move from rounding.
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         traced = jax.make_jaxpr(_spread(baseline, normal, float))(jax.ShapeDtypeStruct((n,), float))
         numbers = sorted(_numbers(traced.jaxpr))[:NUMBERS]
@@ -158,7 +161,7 @@ def own_value_used(
                 found = np.asarray(run(consts, jnp.asarray(np.concatenate([point[None], moved.reshape(-1, n)]))))
                 before, own = found[0], found[1:].reshape(moved.shape)[rows, :, places]
                 scale = np.nanmax(np.abs(before), initial=0.0, where=np.isfinite(before)) + 1e-3
-                # What is nan there says nothing: a logarithm of a negative value, an overflow.
+                # A nan there shows nothing: it may be a logarithm of a negative value, or an overflow.
                 with np.errstate(invalid="ignore"):
                     used = np.abs(own - before[places][:, None]) > 1e-6 * scale
                 if used.any():
@@ -172,7 +175,7 @@ def _is_traced(x: Any) -> bool:
 
 
 def _stand_in(constant: Any, side: float | None, rng: np.random.Generator) -> Any:
-    """A number for what a function closes over that is being traced, so that it can be computed now."""
+    """Return a known number in place of a traced value that a function closes over."""
     if not _is_traced(constant):
         return constant
     if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
@@ -185,7 +188,7 @@ def _stand_in(constant: Any, side: float | None, rng: np.random.Generator) -> An
 
 
 def _numbers(jaxpr: Any) -> set[float]:
-    """The numbers that are written in a program, but for 0, 1 and such."""
+    """Return the numbers that are written in a program, without those of size 1 or less."""
     found = set()
     for eqn in jaxpr.eqns:
         for v in eqn.invars:
@@ -200,10 +203,10 @@ def _numbers(jaxpr: Any) -> set[float]:
 
 
 def _moves(baseline: Callable[[Array], ArrayLike], values: Array, partner: Partner) -> Array:
-    """Whether an output moves with its own value at the actual values: shape `()`, a bool.
+    """Return whether an output moves with its own value, at the actual values: a bool of shape `()`.
 
-    Value i is moved by about the spread of the values. Output i of a function that leaves it out moves by rounding only,
-    and others by more, so what counts is a move beyond rounding and of more than 5 % of the largest.
+    Value i is changed by about the spread of the values. If output i does not use it, output i moves only by rounding,
+    and other outputs move by more. So a move counts if it exceeds rounding and 5 % of the largest move.
     """
     (n,) = values.shape
     traced = jax.make_jaxpr(_spread(baseline, values))(jax.ShapeDtypeStruct(values.shape, values.dtype))
@@ -221,13 +224,13 @@ def _moves(baseline: Callable[[Array], ArrayLike], values: Array, partner: Partn
     try:
         many = jax.vmap(at)
         many(v[None])
-    except NotImplementedError:  # a callback, say
+    except NotImplementedError:  # e.g. a callback
         many = lambda v: lax.map(at, v)
     after = many(moved.reshape(-1, n)).reshape(moved.shape)
     change = jnp.abs(after - before)
     change = jnp.where(jnp.isfinite(change), change, 0.0)
     own = change[np.arange(len(places)), :, places]
-    # How far a few units of the last place in the values move the outputs: what cancels may be much rounded.
+    # How far the outputs move if the values change by a few units in the last place. Cancellation can amplify rounding.
     eps = jnp.finfo(v.dtype).eps
     nudged = jnp.abs(
         many(v * (1 + eps * np.where(np.arange(n) % 3 == 0, [[2.0], [-2.0]], [[-2.0], [4.0]]).astype(v.dtype))) - before

@@ -1,7 +1,7 @@
-"""Where an array comes from: was a baseline computed from the values, and are two values copies of one number?
+"""Where an array comes from. Was a baseline computed from the values? Are two values copies of one number?
 
-Read from the trace around the call (`jax.jit` and all that is made of it), as far as JAX keeps it. Without a trace only the
-numbers themselves can be compared.
+The answer is read from the trace around the call (of `jax.jit` or anything built on it), as far as JAX keeps it.
+Without a trace, only the numbers themselves can be compared.
 """
 
 from collections.abc import Iterator
@@ -19,16 +19,17 @@ CALLS = {"jit", "pjit"}
 
 
 def check_not_made_of(baseline: Any, values: Any) -> Array | None:
-    """Raises if an array of baselines is seen to be made of the values; a bool that is traced if only the program can tell.
+    """Raise an error if an array of baselines was computed from the values.
 
-    In a trace: a path from the values, or from what they are elementwise made of, to the baseline. Else: values that are
-    all different, and a baseline that is their mean, or one of themselves, to the last digit.
+    In a trace, this is a path to the baseline from the values, or from what they were computed from elementwise.
+    Without a trace, it is a baseline that is exactly the mean of the values, or one of them, if the values are all
+    different.
 
     Raises:
-        ValueError: it is.
+        ValueError: the baseline was computed from the values.
     """
     if not isinstance(baseline, jax.Array):
-        return None  # a number that is written in the program
+        return None  # a number written in the program
     b, v = _lowest(baseline), _lowest(values)
     if _is_in_trace(b) and _is_in_trace(v):
         if any(_same(x, source) for source in _elementwise_sources(v) for x in _ancestors(b)):
@@ -43,25 +44,29 @@ def check_not_made_of(baseline: Any, values: Any) -> Array | None:
         and numbers.dtype.kind == "f"
         and (np.all(found == np.asarray(jnp.mean(v))) or np.all(np.isin(found, numbers)))
     ):
-        raise ValueError(_made_of_values("is the mean of the values of the same call, or made of them"))
+        raise ValueError(_made_of_values("is the mean of the values of the same call, or consists of them"))
     return None
 
 
 def _made_of_values(what: str) -> str:
     return (
-        f"surrogate: the baseline {what}, so that each uses its own value, which biases the gradient (the plain mean "
-        "shrinks it by 1 - 1/n). Use rgrad.leave_one_out, or give the function of the values, which is checked; if entry i "
-        "leaves sample i out, say so by rgrad.independent(baseline)"
+        f"surrogate: the baseline {what}, so each entry uses its own value, which biases the gradient (the plain mean "
+        "shrinks it by 1 - 1/n). Use rgrad.leave_one_out, or give the baseline as a function of the values, which is "
+        "checked; if entry i does not use sample i, declare this by rgrad.independent(baseline)"
     )
 
 
 def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
-    """Raises if two values of one group are copies of one number; a bool that is traced if only the program can tell.
+    """Raise an error if two values of one group are copies of one number.
 
-    The value of an answer that is repeated for its tokens: the mean of the others then holds the answer's own value.
+    This happens if the value of an answer is repeated for each of its tokens. The mean of the others then contains the
+    answer's own value.
+
+    Returns:
+        A traced bool if only the program can tell; else None.
 
     Raises:
-        ValueError: they are.
+        ValueError: two values of one group are copies.
     """
     places = _copied_from(values)
     n = values.size
@@ -74,9 +79,9 @@ def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
         ids, kept = (np.ravel(x) for x in known)
         if len(np.unique(np.stack([ids, places])[:, kept.astype(bool)], axis=1).T) < kept.sum():
             raise ValueError(
-                "surrogate: values of one group are copies of one number (the value of an answer, repeated for its tokens), so "
-                "leave_one_out does not leave it out. Give one value and one summed log_prob for each answer; or groups in "
-                "which each answer has one entry"
+                "surrogate: values of one group are copies of one number (e.g. the value of an answer, repeated for "
+                "its tokens), so leave_one_out does not leave it out. Give one value and one summed log_prob for each "
+                "answer, or groups in which each answer has one entry"
             )
         return None
     ids = jnp.unique(jnp.asarray(groups), return_inverse=True, size=n)[1].reshape(-1)
@@ -86,7 +91,7 @@ def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
 
 
 def _lowest(x: Any) -> Any:
-    """What a tracer stands for, below derivatives and vmap."""
+    """Return the value that a tracer stands for, below derivatives and vmap."""
     while isinstance(x, jax.core.Tracer) and _below(x) is not None:
         x = _below(x)
     return x
@@ -111,7 +116,7 @@ def _inputs(x: Any) -> list[Any]:
 
 
 def _ancestors(x: Any) -> Iterator[Any]:
-    """`x` and all that it is computed from, in its own trace."""
+    """Yield `x` and everything that it is computed from, in its own trace."""
     seen = set()
     todo = [x]
     while todo:
@@ -123,7 +128,7 @@ def _ancestors(x: Any) -> Iterator[Any]:
 
 
 def _elementwise_sources(x: Any) -> Iterator[Any]:
-    """`x`, and what it is made of by functions of one array of its own size: v = 2 * r."""
+    """Yield `x` and the arrays that it comes from by functions of one array of its own size, e.g. r of v = 2 * r."""
     while True:
         yield x
         inputs = _inputs(x)
@@ -134,11 +139,11 @@ def _elementwise_sources(x: Any) -> Iterator[Any]:
 
 
 def _known(x: Any) -> Any:
-    """The NumPy array that an array is, also if it is made of constants within the trace; None if it is not known."""
+    """Return an array as a NumPy array, if it is a constant or computed from constants in the trace; else None."""
     try:
         with jax.ensure_compile_time_eval():
             return np.asarray(_evaluated(x))
-    except Exception:  # an argument of the program, or JAX keeps its traces in another way
+    except Exception:  # an argument of the program, or a JAX that keeps its traces in another way
         return None
 
 
@@ -160,7 +165,7 @@ def _bound(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _copied_from(values: Any) -> Any:
-    """For each value the place of the number that it is a copy of, shape `(n,)`; None if that cannot be seen."""
+    """Return for each value the place of the number that it is a copy of, shape `(n,)`; None if this cannot be seen."""
     levels, x = [], values
     while isinstance(x, jax.core.Tracer) and not _is_in_trace(x):
         if hasattr(x, "batch_dim"):
@@ -184,12 +189,12 @@ def _copied_from(values: Any) -> Any:
             for axis in reversed(levels):
                 places = jnp.take(places, 0, axis) if isinstance(axis, int) else places
             return np.asarray(places).ravel().astype(int)
-    except Exception:  # JAX keeps its traces in another way
+    except Exception:  # this JAX keeps its traces in another way
         return None
 
 
 def _moved_only(x: Any) -> tuple[Any, Any] | None:
-    """The equation of `x` and its one array of floats, if it moves that or is elementwise with constants beside it."""
+    """Return the equation of `x` and its one array of floats, if it moves or maps the array elementwise; else None."""
     equation = getattr(x, "parent", None)
     if equation is None or len(equation.outvars) != 1:
         return None
@@ -207,14 +212,14 @@ def _moved_only(x: Any) -> tuple[Any, Any] | None:
 
 
 def _copied_numbers(x: Any) -> Any:
-    """Of numbers that are known, those that are equal: only if every one has an equal, and chance does not make them so."""
+    """Return the places of equal numbers, if every number has an equal and this is not by chance; else None."""
     numbers, places, counts = np.unique(np.asarray(x), return_inverse=True, return_counts=True)
     odd = numbers.dtype.kind == "f" and len(numbers) >= 4 and np.all(numbers * 4 != np.rint(numbers * 4))
     return places.ravel() if odd and counts.min() > 1 else None
 
 
 def _only_moves(jaxpr: Any) -> bool:
-    """Whether the floats in a program are only moved; what is done with integers is where to."""
+    """Return whether a program only moves its floats. Its integers may say where to."""
     for eqn in jaxpr.eqns:
         floats = any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars)
         if floats and eqn.primitive.name in CALLS:
@@ -226,5 +231,5 @@ def _only_moves(jaxpr: Any) -> bool:
 
 
 def nan_if(bad: Array | None) -> Any:
-    """A factor: 1, or nan where `bad` is traced and holds."""
+    """Return a factor: nan if `bad` is traced and true, otherwise 1."""
     return 1.0 if bad is None else lax.stop_gradient(jnp.where(bad, jnp.nan, 1.0))
