@@ -1,7 +1,8 @@
-"""What `q` must be before anything is drawn from it: the normalised density of its own samples.
+"""The requirement on `q` before anything is drawn from it: its density is the normalised density of its own samples.
 
-`check_density` is the one check at the door, called by `rgrad.distributions.draws.check_draw`. It refuses what can be seen when tracing. What
-only the values show, e.g. a sample outside of the support, becomes nan (`nan_outside_support`), and `rgrad.backend.not_finite` says so where draws are collected.
+`check_density` makes the check, once, in `rgrad.distributions.draws.check_draw`. It refuses what is visible at trace
+time. Some faults show only in the values, e.g. a sample outside of the support. Such a sample becomes nan
+(`nan_outside_support`), and `rgrad.backend.not_finite` gives the cause when draws are collected.
 """
 
 from collections.abc import Iterator
@@ -19,29 +20,30 @@ TRUNCATED = (dist.LeftTruncatedDistribution, dist.RightTruncatedDistribution, di
 
 
 def check_density(q: Any, name: str, caller: str) -> None:
-    """Raises if `q` is not the normalised density of its own samples, as far as that can be seen without their values.
+    """Raise an error if `q` is not the normalised density of its own samples, as far as the trace shows.
 
     Raises:
-        ValueError: a mask, a factor or an improper density anywhere inside `q`; a `Delta` with a density; or parameters
-            whose shapes do not fit the batch shape of `q`.
+        ValueError: any part of `q` has a mask, a factor or an improper density; a `Delta` has a density; or the shape
+        of
+            a parameter does not fit the batch shape of `q`.
     """
     for part in parts(q):
         if isinstance(part, dist.MaskedDistribution) and not _is_known(part._mask, True):
             raise ValueError(
-                f"{caller}: {name} is masked, and a mask removes the density but not the sample: log_prob is 0, and "
-                "expectations and gradients are wrong. Give the distribution without .mask(...) and put the mask into f "
-                "(only a mask that is known to be all True is accepted)"
+                f"{caller}: {name} is masked. A mask removes the density but not the sample: log_prob is 0, and "
+                "expectations and gradients are wrong. Give the distribution without .mask(...) and put the mask into "
+                "f (only a mask that is known to be all True is accepted)"
             )
         if isinstance(part, dist.Unit | dist.ImproperUniform):
             raise ValueError(
-                f"{caller}: {type(part).__name__} is not a normalised density that can be sampled; add its log density to f, "
-                "and take the expectation over a proper distribution"
+                f"{caller}: {type(part).__name__} is not a normalised density that can be sampled; add its log "
+                "density to f, and take the expectation over a proper distribution"
             )
         censored = [part.__dict__[name] for name in ("censored", "left_censored", "right_censored") if name in vars(part)] if (
             type(part).__name__.endswith("CensoredDistribution")) else []  # fmt: skip
         if type(part).__name__ == "IntervalCensoredDistribution" or not all(_is_known(c, False) for c in censored):
             raise ValueError(
-                f"{caller}: {type(part).__name__}.log_prob is the likelihood of an observation, and not the density of its "
+                f"{caller}: {type(part).__name__}.log_prob is the likelihood of an observation, not the density of its "
                 "samples; give the distribution itself, and put the likelihood into f"
             )
         if (
@@ -50,29 +52,29 @@ def check_density(q: Any, name: str, caller: str) -> None:
             and any(isinstance(t, dist.transforms.AbsTransform) for t in _transforms(part))
         ):
             raise ValueError(
-                f"{caller}: {name} goes through AbsTransform, of which two points have the same image, and its log_prob counts "
-                "only one of them; give HalfNormal and the like, or FoldedDistribution without further transforms"
+                f"{caller}: {name} goes through AbsTransform, which maps two points to one image, and its log_prob "
+                "counts only one of them; give e.g. HalfNormal, or FoldedDistribution without further transforms"
             )
         if isinstance(part, dist.Delta) and not _is_known(part.log_density, 0.0):
             raise ValueError(
-                f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave log_density at 0, "
-                "and multiply f by the weight"
+                f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave "
+                "log_density at 0, and multiply f by the weight"
             )
         if (misfit := _misfit(part)) is not None:
             raise ValueError(
-                f"{caller}: {name} has batch_shape {part.batch_shape}, and {misfit}. This happens if q was "
-                "built inside a vmap (or tree.map) and used outside of it; build q inside the mapped function"
+                f"{caller}: {name} has batch_shape {part.batch_shape}, but {misfit}. This happens if q was built "
+                "inside a vmap (or tree.map) and used outside of it; build q inside the mapped function"
             )
 
 
 def _transforms(q: Any) -> Iterator[Any]:
-    """Those of `q`, and the parts of those that are composed."""
+    """Yield the transforms of `q`, with composed ones taken apart."""
     for transform in q.transforms:
         yield from getattr(transform, "parts", [transform])
 
 
 def parts(q: Any) -> Iterator[Any]:
-    """`q` and all NumPyro distributions that it is made of."""
+    """Yield `q` and all NumPyro distributions inside it."""
     yield q
     for inner in _children(q).values():
         for part in inner if isinstance(inner, list | tuple) else [inner]:
@@ -80,7 +82,7 @@ def parts(q: Any) -> Iterator[Any]:
 
 
 def rebuilt(q: Any, rule: Any) -> Any:
-    """`q` with `rule(part)` in place of each part that it is made of, from the inside out; `q` itself if none changes."""
+    """Return `q` with each part replaced by `rule(part)`, innermost first; `q` itself if nothing changes."""
     new = {}
     for name, inner in _children(q).items():
         if isinstance(inner, list | tuple):
@@ -95,7 +97,7 @@ def rebuilt(q: Any, rule: Any) -> Any:
 
 
 def changed(q: Any, **attributes: Any) -> Any:
-    """A copy of a NumPyro distribution with other attributes, without what it had computed from the old ones."""
+    """Return a copy of a NumPyro distribution with other attributes, without values computed from the old ones."""
     new = object.__new__(type(q))
     lazy = {name for name in vars(q) if type(getattr(type(q), name, None)).__name__ == "lazy_property"}
     new.__dict__.update({name: value for name, value in vars(q).items() if name not in lazy} | attributes)
@@ -103,7 +105,7 @@ def changed(q: Any, **attributes: Any) -> Any:
 
 
 def _children(q: Any) -> dict[str, Any]:
-    """The attributes of `q` that hold distributions: of NumPyro's, and the `base` of this package's own."""
+    """Return the attributes of `q` that hold distributions: any of NumPyro's, or the `base` of this package's own."""
     if isinstance(q, dist.Distribution):
         return {name: value for name, value in vars(q).items() if _is_made_of_distributions(value)}
     return {"base": q.base} if hasattr(q, "_replace") and isinstance(getattr(q, "base", None), _BASES) else {}
@@ -119,21 +121,22 @@ def _is_made_of_distributions(value: Any) -> bool:
 
 
 def _is_known(value: Any, wanted: float | bool) -> bool:
-    """Whether all of `value` is `wanted`, known when tracing."""
+    """Return whether `value` is known at trace time and equals `wanted` everywhere."""
     return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == wanted))
 
 
 def _misfit(q: Any) -> str | None:
-    """The parameter of a NumPyro distribution whose shape does not broadcast to the batch shape; None if all do."""
+    """Describe the parameter of a NumPyro distribution that does not broadcast to the batch shape; None if all do."""
     if not isinstance(q, dist.Distribution):
         return None
     for name, constraint in q.arg_constraints.items():
         value: Any = vars(q).get(name)
         try:
             size = constraint.event_dim
-        except NotImplementedError:  # a Delta has no such number
+        except NotImplementedError:  # the constraint of a Delta has no event_dim
             continue
-        # Some classes declare vectors for matrices, so a parameter with an event has to have more axes than q too.
+        # Some classes declare a vector constraint for matrices. So a parameter with an event must also have more axes
+        # than q.
         if not hasattr(value, "shape") or (size > 0 and value.ndim <= len(q.shape())):
             continue
         if not _broadcasts(value.shape[: max(value.ndim - size, 0)], q.batch_shape):
@@ -154,11 +157,11 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def normalised(q: Any) -> Any:
-    """`q` whose probabilities sum to 1: those of a Categorical or Multinomial are divided by their sum, wherever they are.
+    """Return `q` with probabilities that sum to 1: those of any Categorical or Multinomial are divided by their sum.
 
-    NumPyro draws from `probs / sum(probs)`, and its `log_prob` is `log(probs)`. The meaning here is that of the
-    samples, in the value and in every derivative: the derivative of `E[f(x)]` in `probs[k]` is `f(k) - E[f(x)]` (for probs
-    that sum to 1), and not `f(k)`. Both are the same along directions that keep the sum.
+    NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the samples decide, for the
+    value and for every derivative. If the probs sum to 1, the derivative of `E[f(x)]` in `probs[k]` is `f(k) -
+    E[f(x)]`, and not `f(k)`. Both are the same in directions that keep the sum.
     """
     return rebuilt(q, _with_normalised_probs)
 
@@ -171,22 +174,22 @@ def _with_normalised_probs(q: Any) -> Any:
 
 
 def check_differentiable(x: Any, name: str, caller: str) -> None:
-    """Raises if a sample is of integers, through which no derivative passes, whatever `has_rsample` says.
+    """Raise an error if a sample consists of integers. They have no derivative, whatever `has_rsample` says.
 
-    (NumPyro's default says True for a class without `arg_constraints`.)
+    NumPyro's default for `has_rsample` is True in a class without `arg_constraints`.
     """
     kinds = [leaf.dtype for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool]
     if kinds:
         raise NoDerivative(
-            f"{caller}: {name} has samples of {kinds[0]}, through which no derivative passes, though its has_rsample is True",
+            f"{caller}: {name}.has_rsample is True, but its samples are {kinds[0]} and have no derivative",
             "set has_rsample = False in the class, and use score_function",
         )
 
 
 def nan_outside_support(q: Any, x: Any) -> Any:
-    """The samples x; nan for those outside of the interval that is the support of `q`, beyond rounding.
+    """Return the samples x, with nan for those outside the support of `q` by more than rounding, if it is an interval.
 
-    Only for distributions of others, and truncated ones, which round to the outside in the tail.
+    Only distributions of other packages are checked, and truncated ones, which round to the outside in the tail.
     """
     inner = q
     while isinstance(inner, dist.Independent | dist.ExpandedDistribution):
@@ -206,4 +209,4 @@ def nan_outside_support(q: Any, x: Any) -> Any:
         if bound is not None:
             bound = lax.stop_gradient(jnp.asarray(bound, x.dtype))
             bad = bad | (sign * (lax.stop_gradient(x) - bound) < -1e-4 * (1 + jnp.abs(bound)))
-    return x if bad.ndim == 0 else x * jnp.where(bad, jnp.nan, 1)  # a factor, so that its derivative is nan too
+    return x if bad.ndim == 0 else x * jnp.where(bad, jnp.nan, 1)  # a factor, so that the derivative is nan too

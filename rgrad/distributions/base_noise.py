@@ -1,13 +1,14 @@
-"""The score at the noise that a sample was made of, and not at the sample, which is rounded.
+"""The score, computed from the noise of a sample and not from the sample, which is rounded.
 
-A sample of Normal(1e4, 1e-3) has one digit of its noise left, and sigmoid(20) is 1: what `q.log_prob` computes from them is
-another score, and the gradient is silently biased. So the pair is kept: the noise eps, drawn from a distribution without
-parameters if there is one, and the sample `x = push(eps)`. With x held fixed the noise follows the parameters,
+A sample of Normal(1e4, 1e-3) keeps one digit of its noise, and sigmoid(20) is 1 in float32. From such samples,
+`q.log_prob` computes a different score, and the gradient is silently biased. So both are kept: the sample
+`x = push(eps)`, and the noise eps. If possible, the distribution of the noise has no parameters. With x held fixed, the
+noise follows the parameters,
 
     eps(theta) = T_theta^-1(x),    log q(x; theta) = log p(eps(theta)) - log |det T_theta'|
 
-and eps(theta) is known without inverting anything: its value is eps, and its derivatives are those of
-`eps + T'^-1 (T_theta0(eps) - T_theta(eps))`, e.g. `eps + ((loc0 - loc) + (scale0 - scale) eps) / scale`, to every order.
+and eps(theta) is known without an inversion. Its value is eps, and its derivatives are, to every order, those of
+`eps + T'^-1 (T_theta0(eps) - T_theta(eps))`, e.g. `eps + ((loc0 - loc) + (scale0 - scale) eps) / scale`.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from rgrad.protocols import Sample
 
 
 def base_noise(q: Any) -> BaseNoise:
-    """The noise of `q`; where none is known, the noise is the sample, and the density that of `rgrad.distributions.log_density`."""
+    """Return the noise of `q`. If none is known, the noise is the sample itself, with its own density."""
     if type(q) in RULES:
         return RULES[type(q)](q)
     kind = dist.TransformedDistribution
@@ -43,9 +44,9 @@ def base_noise(q: Any) -> BaseNoise:
 
 
 def score_density(how: BaseNoise, eps: Sample) -> Array:
-    """`log q` of each of the samples with noise eps, shape `(n,)`: to be differentiated, its value is up to a constant.
+    """Return `log q` of each sample with noise eps, shape `(n,)`, to be differentiated. The value is up to a constant.
 
-    nan where it is not finite, which for a sample of its own q only rounding can make it.
+    It is nan if it is not finite. For a sample of its own q, only rounding can cause this.
     """
     log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
     if how.finite:
@@ -54,10 +55,10 @@ def score_density(how: BaseNoise, eps: Sample) -> Array:
 
 
 def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
-    """`terms` as they are, whose derivative in every parameter of `q` is nan if a density of its own samples is not finite.
+    """Return `terms`. Their derivative in every parameter of `q` is nan if a density of its own samples is not finite.
 
-    The nan of `score_density` alone may be lost in reverse mode: `where(inside, log_p, -inf)`, as NumPyro's validation has
-    it, passes nothing on to `log_p`. A `q` that is not a pytree has no parameters that could be seen here.
+    The nan of `score_density` is not enough, because reverse mode may lose it: `where(inside, log_p, -inf)`, as in
+    NumPyro's validation, passes nothing on to `log_p`. If `q` is not a pytree, its parameters cannot be found here.
     """
     bad = ~jnp.isfinite(lax.stop_gradient(log_q)).all()
     for leaf in jax.tree.leaves(q):
@@ -75,7 +76,7 @@ def _itself(q: Any) -> BaseNoise:
 
 
 def _not_at_the_edge(q: Any, x: Sample) -> Any:
-    """1, and nan for a sample of (0, 1) or of a simplex that has been rounded to the edge, where the density is steep."""
+    """Return 1, or nan if a sample of (0, 1) or of a simplex was rounded to the edge and the density is steep there."""
     support: Any = None if getattr(q, "has_enumerate_support", False) else getattr(q, "support", None)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -86,7 +87,7 @@ def _not_at_the_edge(q: Any, x: Sample) -> Any:
     x = lax.stop_gradient(x)
     if type(support) is type(constraints.unit_interval):
         inside = jnp.where(x <= tiny, 2 * tiny, jnp.where(x >= 1 - eps, 1 - 2 * eps, x))
-    else:  # exact zeros are those of a one-hot vector
+    else:  # exact zeros occur in one-hot vectors
         inside = jnp.where((x > 0) & (x <= tiny), 2 * tiny, x)
     flat = jnp.abs(lax.stop_gradient(q.log_prob(x) - q.log_prob(inside))) <= 0.3
     return jnp.where((x == inside).all() | flat, 1.0, jnp.nan)
@@ -124,14 +125,14 @@ def _transformed(q: Any) -> BaseNoise:
         event_dim, log_det = len(q.event_shape), jnp.zeros(q.batch_shape)
         for transform, x, y in reversed(list(zip(transforms, points, points[1:], strict=False))):
             outer = event_dim - transform.codomain.event_dim
-            if not (moved is None and stays(transform)):  # what no parameter moves, though it may not be finite
+            if not (moved is None and stays(transform)):  # skip what no parameter moves, because it may not be finite
                 moved, slope = moved_back(transform, x, y, moved)
                 log_det = log_det + slope.sum(tuple(range(slope.ndim - outer, slope.ndim)))
             event_dim = transform.domain.event_dim + outer
         log_p = base.log_prob(eps, moved)
         return log_p.sum(tuple(range(log_p.ndim - (event_dim - len(q.base_dist.event_shape)), log_p.ndim))) - log_det
 
-    # The rules of `rgrad.noise` are for transforms that keep the shape; the others are drawn by NumPyro.
+    # The rules of `rgrad.noise` are for transforms that keep the shape. For the others, NumPyro draws.
     return BaseNoise(base.source, push, density, base.own or q.base_dist.shape() != q.shape())
 
 
@@ -152,7 +153,7 @@ def _with_key(q: WithKey) -> BaseNoise:
 
 
 def _mixture(q: Any) -> BaseNoise:
-    """As it is, but with the derivative in a weight of exactly 0."""
+    """Return the mixture unchanged, but with the right derivative in a weight of exactly 0."""
     return _itself(q)._replace(
         log_prob=lambda x, moved: log_prob(Density(partial(log_mixture, q)), plus(x, moved)) * _not_at_the_edge(q, x)
     )
@@ -167,4 +168,4 @@ RULES: dict[type, Callable[[Any], BaseNoise]] = {
     JaxRandom: lambda q: base_noise(q.base)._replace(own=True),
     WithKey: _with_key,
 }
-"""By the type itself: a subclass may have another density."""
+"""The rules apply to the exact type, because a subclass may have another density."""

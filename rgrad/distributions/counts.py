@@ -1,4 +1,4 @@
-"""Counts: integers that f may square, of which 32 bits hold less than a float does."""
+"""Counts: integers that f may square. A 32-bit integer overflows long before a float does."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from rgrad.errors import Unsuitable
 from rgrad.protocols import Objective
 
 SQUARED = 46_340
-"""The largest integer whose square is one of 32 bits."""
+"""The largest integer whose square fits into 32 bits."""
 MULTIPLIES = {"mul", "integer_pow", "pow", "dot_general", "reduce_sum", "reduce_prod", "cumsum", "cumprod"}
 ONLY_INTEGERS = {
     "gather",
@@ -32,17 +32,17 @@ ONLY_INTEGERS |= {"shift_left", "shift_right_logical", "shift_right_arithmetic",
 
 
 def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -> Objective:
-    """f for the samples of a `q` whose counts may be larger than integers that can be squared; else f itself.
+    """Return f for the samples of `q`, protected against overflow if its counts may be too large to be squared.
 
-    `x**2` of an int32 of 50,000 is negative. So a count is given to f as a float where f multiplies or sums integers, and
-    otherwise as the integer it is: an f that takes it as an index has one. Where f does both, what is above 46,340 makes it
-    nan; and so does a count at the end of int32, where the sampler stops.
+    In int32, `x**2` of 50,000 is negative. So f receives a float if it multiplies or sums integers. Otherwise it
+    receives the integer itself, so an f that uses it as an index works. If f does both, values above 46,340 give nan. A
+    count at either end of int32 also gives nan, because the sampler stops there.
 
     Args:
-        largest: of the values, where it is known better than from `q.support`.
+        largest: the largest value, if it is known more precisely than from `q.support`.
 
     Raises:
-        ValueError: the rate of a Poisson is known, and above what an int32 holds.
+        ValueError: the rate of a Poisson is known, and is larger than the int32 samples can be.
     """
     base = base_of(q)
     one = elementary(base)
@@ -52,8 +52,8 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
         and np.any(np.asarray(one.rate) > 2.1e9)
     ):
         raise Unsuitable(
-            f"{caller}: the rate {np.max(one.rate):.3g} of a Poisson is above what the integers of its sampler hold, 2.1e9; "
-            "use Normal(rate, sqrt(rate)), which it is to 1e-5 there"
+            f"{caller}: Poisson has rate {np.max(one.rate):.3g}, but its samples are integers of at most 2.1e9; use "
+            "Normal(rate, sqrt(rate)), which agrees to 1e-5 for such rates"
         )
     if (largest if largest is not None else _largest(base)) <= SQUARED:
         return f
@@ -82,13 +82,13 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
 
 
 def _takes(f: Objective, x: Array, as_float: Any) -> bool:
-    """Whether f, which takes integers, takes floats too: it does not index by them, for example."""
+    """Return whether f, which accepts integers, also accepts floats. It does not if it uses them as indices."""
     equations = _equations(jax.make_jaxpr(f)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
     if any(eqn.primitive.name in ONLY_INTEGERS and any(_is_integer(v) for v in eqn.invars) for eqn in equations):
         return False
     try:
         jax.eval_shape(f, as_float)
-    except (TypeError, ValueError):  # with integers it has just been traced, so that this is about floats
+    except (TypeError, ValueError):  # f was just traced with integers, so the error is about floats
         return False
     return True
 
@@ -102,7 +102,7 @@ def _is_integer(variable: Any) -> bool:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Those of the functions that it calls included."""
+    """Yield the equations of a program, including those of the functions that it calls."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jax.tree.leaves(
@@ -113,7 +113,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def _largest(q: Any) -> float:
-    """The largest absolute value of the samples, as far as it is known; 0 where they are indices, or no integers."""
+    """Return a bound on the absolute values of the samples; 0 if they are indices or not integers."""
     one = elementary(q)
     if isinstance(one, dist.CategoricalProbs | dist.CategoricalLogits | dist.BernoulliProbs | dist.BernoulliLogits):
         return 0.0

@@ -1,13 +1,13 @@
-"""Draws that depend on one another: each has the law of `q`, and their mean less noise than that of independent ones.
+"""Dependent draws. Each has the distribution of `q`, and their mean has less noise than that of independent draws.
 
     rgrad.expect(f, rgrad.antithetic(q), key, n)
 
-Any estimator whose samples are those of `q` takes them: `reparameterized`, `score_function`, and `generalized` for Normal
-and LogNormal. A baseline made of the values of the call must leave out whatever its own sample depends on:
-`leave_pair_out` does for antithetic draws, and nothing does for the other two. `measure_valued` and `rejection` draw
-noise of their own and take `q` itself alone.
+Every estimator that uses samples of `q` accepts them: `reparameterized`, `score_function`, and `generalized` for Normal
+and LogNormal. A baseline computed from the values must leave out every sample on which its own sample depends.
+`leave_pair_out` does this for antithetic draws. No baseline does it for the other two. `measure_valued` and `rejection`
+draw their own noise and accept only `q` itself.
 
-(Common random numbers need no draws of their own: what is called with the same key at two parameters shares its noise.)
+Common random numbers need no special draws: two calls with the same key share their noise, at any parameters.
 """
 
 from typing import Any
@@ -25,15 +25,15 @@ from rgrad.errors import NoRule, Unsuitable
 
 
 class DependentDraws(OfBase, Wrapper):
-    """`q`, whose n samples of one call are drawn together: what `antithetic`, `stratified` and `quasi` return."""
+    """`q`, with the n samples of one call drawn together. `antithetic`, `stratified` and `quasi` return it."""
 
-    prefix = ""  # the call that makes it
+    prefix = ""  # the name of the function that makes it
     pairs = False
-    """Whether the samples depend on one another in the pairs (0, 1), (2, 3), ... alone."""
+    """Whether the samples depend on one another only within the pairs (0, 1), (2, 3), ..."""
     batch_shape = ()
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
-        """Shape `(n, size)`, in (0, 1): each row is uniform, whatever the others are."""
+        """Return an array of shape `(n, size)` in (0, 1). Each row is uniform, but the rows may be dependent."""
         raise NotImplementedError
 
     @property
@@ -53,34 +53,35 @@ class DependentDraws(OfBase, Wrapper):
         u = self.uniforms(key, n, int(np.prod(self.event_shape)))
         x = jax.vmap(lambda row: quantile(self.base, row.reshape(self.event_shape)))(u)
         if x.shape != (n, *self.event_shape):
-            raise NoRule(f"{name_of(self.base)} cannot be drawn coordinate by coordinate", "use independent draws")
+            raise NoRule(f"{name_of(self.base)} cannot be drawn one coordinate at a time", "use independent draws")
         return x
 
     rsample = sample
 
 
 class Antithetic(DependentDraws):
-    """In pairs, at u and 1 - u."""
+    """Pairs at u and 1 - u."""
 
     prefix = "antithetic"
     pairs = True
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         if n % 2:
-            raise Unsuitable(f"antithetic: n = {n} is odd, and its samples come in pairs; ask for an even n")
+            raise Unsuitable(f"antithetic: n = {n} is odd, but samples come in pairs; ask for an even n")
         half = _inside(jax.random.uniform(key, (n // 2, size)))
         return jnp.stack([half, 1 - half], 1).reshape(n, size)
 
 
 class Stratified(DependentDraws):
-    """One in each of n strata of equal probability; for vectors in each coordinate (a Latin hypercube)."""
+    """One sample in each of n strata of equal probability. For vectors, in each coordinate (a Latin hypercube)."""
 
     prefix = "stratified"
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         for_first, for_strata, for_place = jax.random.split(key, 3)
-        # In the first coordinate a shift is enough for each row alone to be uniform; the others are permuted, so that no
-        # two of them go together. (By sorting once: the library's permutation sorts several times.)
+        # In the first coordinate, a random shift is enough to make each row uniform. The other coordinates are
+        # permuted, so that no two of them move together. (With one sort each: the library's permutation sorts several
+        # times.)
         first = (jnp.arange(n) + jax.random.randint(for_first, (), 0, n)) % n
         others = jnp.argsort(jax.random.bits(for_strata, (size - 1, n), "uint32"))
         strata = jnp.concatenate([first[None], others]).T
@@ -88,7 +89,7 @@ class Stratified(DependentDraws):
 
 
 class Quasi(DependentDraws):
-    """The points of Sobol's sequence: the m digits that n points need are shifted at random, the rest are random."""
+    """Points of the Sobol sequence. The m digits needed for n points are shifted at random; the others are random."""
 
     prefix = "quasi"
 
@@ -100,53 +101,58 @@ class Quasi(DependentDraws):
 
 
 def antithetic(q: Any) -> Antithetic:
-    """`q` drawn in pairs at u and 1 - u of its distribution function: `mu + s eps` and `mu - s eps` for a Normal.
+    """Draw `q` in pairs, at u and 1 - u of its distribution function: `mu + s eps` and `mu - s eps` for a Normal.
 
-    Takes the odd part of what is averaged out of the noise, as all of `2 x` (the pathwise gradient of x^2); doubles the
-    variance of an even one. n must be even. With `score_function` a baseline of the values must leave out both of a
-    pair: `rgrad.leave_pair_out` (with `leave_one_out`, n = 2, E[x^2] would give 8 for 4).
+    This removes the noise of the odd part of what is averaged, e.g. all of `2 x` (the pathwise gradient of x^2). It
+    doubles the variance of an even function. n must be even. With `score_function`, a baseline of the values must leave
+    out both samples of a pair: use `rgrad.leave_pair_out`. With `leave_one_out`, n = 2 and E[x^2], the gradient would
+    be 8, not 4.
 
     Returns:
-        A distribution of one sample, as `q`; `log_prob` and `support` are those of `q`.
+        A distribution of one sample, like `q`, with its `log_prob` and `support`.
 
     Raises:
-        TypeError, ValueError: `q` is none, or has a batch shape. When drawing: ValueError where n is odd,
-            NotImplementedError where `q` has no inverse distribution function.
+        TypeError, ValueError: `q` is not a distribution, or it has a batch shape.
+        ValueError: when drawing, n is odd.
+        NotImplementedError: when drawing, `q` has no inverse distribution function.
 
-    Source: Hammersley and Morton 1956.
+    Source: Hammersley and Morton 1956, https://doi.org/10.1017/S0305004100031455.
     """
     return Antithetic(_checked(q, "antithetic"))
 
 
 def stratified(q: Any) -> Stratified:
-    """`q` drawn once in each of n strata of equal probability; for vectors a Latin hypercube, stratified by coordinate.
+    """Draw `q` once in each of n strata of equal probability. For vectors, each coordinate is stratified.
 
-    Variance O(n^-3) in one dimension for smooth functions, against O(n^-1); in more, additive parts alone gain that
-    much. Returns and raises as `antithetic`; any n. Takes numbers and moving averages for a baseline.
+    For vectors this is a Latin hypercube. In one dimension the variance is O(n^-3) for smooth functions, not O(n^-1).
+    In several dimensions, only the additive parts of a function gain this much. n may be any number. The baseline may
+    be a number or a moving average. Returns and raises as `antithetic` does.
 
-    Source: McKay, Beckman and Conover 1979; Owen 2013, Monte Carlo theory, methods and examples (sections 8.4, 10.3).
+    Source: McKay, Beckman and Conover 1979, https://doi.org/10.1080/00401706.1979.10489755; Owen 2013, Monte Carlo
+    theory, methods and examples, https://artowen.su.domains/mc/ (sections 8.4 and 10.3).
     """
     return Stratified(_checked(q, "stratified"))
 
 
 def quasi(q: Any) -> Quasi:
-    """`q` at randomised low-discrepancy points: Sobol's sequence with a random digital shift, each point jittered.
+    """Draw `q` at randomised low-discrepancy points: a Sobol sequence with a random digital shift, each point jittered.
 
-    Every point alone is uniform, so nothing is biased. Best where n is a power of two. In one dimension that is
-    `stratified`; in several the points are evenly spread in all of them together, and the variance falls nearly as
-    O(n^-2) for smooth functions, against O(n^-1).
-    Returns and raises as `antithetic`; any n. Takes numbers and moving averages for a baseline.
+    Each single point is uniform, so estimates are unbiased. It works best if n is a power of two. In one dimension it
+    is the same as `stratified`. In several dimensions the points fill the whole space evenly, and for smooth functions
+    the variance falls nearly as O(n^-2), not O(n^-1). n may be any number. The baseline may be a number or a moving
+    average. Returns and raises as `antithetic` does.
 
-    Source: Buchholz, Wenzel and Mandt 2018, Quasi-Monte Carlo variational inference; the shift: L'Ecuyer and Lemieux 2002.
+    Source: Buchholz, Wenzel and Mandt 2018, Quasi-Monte Carlo variational inference, https://arxiv.org/abs/1807.01604.
+    The shift is from L'Ecuyer and Lemieux 2002, https://doi.org/10.1007/0-306-48102-2_20.
     """
     return Quasi(_checked(q, "quasi"))
 
 
 def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | None:
-    """The dependent draws that `q` makes, however deep inside of it they are; None if its samples are independent."""
+    """Return the dependent draws anywhere inside `q`; None if its samples are independent."""
     if isinstance(q, DependentDraws):
         return q
-    inside = (*inside, q)  # an object of a user's may lead back to itself
+    inside = (*inside, q)  # a user's object may contain itself
     is_part = lambda part: hasattr(part, "log_prob") and not any(part is other for other in inside)
     parts = jax.tree.leaves(q, is_leaf=is_part)
     if any(part is q for part in parts):  # it is not a pytree
@@ -161,13 +167,13 @@ def _checked(q: Any, caller: str) -> Any:
 
 
 def _inside(u: Array) -> Array:
-    """Off 0 and 1, and on a grid on which 1 - u is exact."""
+    """Keep u away from 0 and 1, and on a grid on which 1 - u is exact."""
     half = jnp.finfo(u.dtype).eps / 2
     return jnp.clip(jnp.floor(u / (2 * half)) * (2 * half) + half, half, 1 - half)
 
 
 def _sobol(m: int, size: int) -> np.ndarray:
-    """The first 2^m points of Sobol's sequence times 2^m, which are integers: shape `(2^m, size)`."""
-    from scipy.stats import qmc  # here, because it takes as long to import as jax
+    """Return the first 2^m points of the Sobol sequence as integers (times 2^m): shape `(2^m, size)`."""
+    from scipy.stats import qmc  # not at the top, because it takes as long to import as jax
 
     return (qmc.Sobol(size, scramble=False).random_base2(m) * 2**m).astype(np.int32)

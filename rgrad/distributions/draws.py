@@ -1,8 +1,8 @@
-"""Drawing from `q` and evaluating `f` on what was drawn: where every estimator begins.
+"""Draw from `q` and evaluate `f` at the samples. Every estimator starts here.
 
-`draw` and `draw_pathwise` are the one place where samples come from, and so where another source of noise plugs in. By
-default that is `rgrad.noise` for location-scale families, and `q.sample` and `q.rsample` for the rest; `jax_random(q)` is
-drawn by those in any case.
+All samples come from `draw` and `draw_pathwise`, so another source of noise can be added in this one place. By default,
+location-scale families are drawn from `rgrad.noise`, and all others by `q.sample` and `q.rsample`. `jax_random(q)`
+always uses the latter.
 """
 
 from typing import Any
@@ -22,14 +22,14 @@ from rgrad.protocols import Objective, Sample
 
 
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
-    """`n` independent samples of `q`, shape `(n, *event_shape)`, through which no derivative passes."""
+    """Return `n` independent samples of `q`, shape `(n, *event_shape)`, without derivatives."""
     check_draw(q, n, caller)
     x = nan_outside_support(q, sample(q, key, (n,)))
     return _as_it_is_if_transformed(q, jax.tree.map(lax.stop_gradient, x))
 
 
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
-    """`n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
+    """Return `n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
     if not has_rsample(q):
         raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none")
@@ -39,7 +39,7 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
 
 
 def as_it_is(x: Sample) -> Sample:
-    """x as f gets it, the same with jit as without. XLA would make `log(exp(y))` y, which stays finite where exp(y) is 0."""
+    """Return x, with no simplification across it: XLA would make `log(exp(y))` y, even if exp(y) rounds to 0."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda leaf: leaf if is_key(leaf) else lax.optimization_barrier(leaf), x)
 
@@ -50,25 +50,23 @@ def _as_it_is_if_transformed(q: Any, x: Sample) -> Sample:
 
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
-    """`f` of each of the `n` samples: shape `(n,)`, as floats (an objective may return a bool or an integer)."""
+    """Evaluate `f` at each of the `n` samples: shape `(n,)`. Bools and integers are converted to floats."""
     values: Any = jax.vmap(f)(x)
     if not hasattr(values, "shape"):
         raise TypeError(
-            f"{caller}: f must return a scalar for one sample, and it returned a {type(values).__name__}; return one "
-            "number"
+            f"{caller}: f must return a scalar for one sample, got {type(values).__name__}; return one number"
         )
     if values.shape != (n,):
         raise ValueError(
-            f"{caller}: f must return a scalar for one sample, and it returned shape {values.shape[1:]}; sum it, or "
-            "take the mean"
+            f"{caller}: f must return a scalar for one sample, got shape {values.shape[1:]}; return its sum or its mean"
         )
     if jnp.issubdtype(values.dtype, jnp.complexfloating):
-        raise TypeError(f"{caller}: f must return a real number, and it returned {values.dtype}; take its real part")
+        raise TypeError(f"{caller}: f must return a real number, got {values.dtype}; return its real part")
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
 
 
 def check_draw(q: Any, n: int, caller: str) -> None:
-    """Raises where `n` samples of `q` cannot be asked for; all that an estimator needs to know before it draws."""
+    """Raise an error if `n` samples of `q` cannot be drawn. Estimators need no other check before they draw."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"{caller}: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced")
     if n < 1:
@@ -77,29 +75,30 @@ def check_draw(q: Any, n: int, caller: str) -> None:
         raise TypeError(f"{caller}: {q.__name__} is a class; give it its parameters, as in Normal(0.0, 1.0)")
     missing = [name for name in ("sample", "log_prob", "has_rsample") if not hasattr(q, name)]
     if missing:
-        raise TypeError(f"{caller}: a {name_of(q)} is no distribution: it lacks {', '.join(missing)}")
+        raise TypeError(f"{caller}: q must be a distribution, got {name_of(q)}, which has no {', '.join(missing)}")
     check_density(q, name_of(q), caller)
     batch = getattr(q, "batch_shape", ())
     if batch != ():
         raise ValueError(
-            f"{caller}: {name_of(q)} has batch_shape {batch}, and q must describe one sample; make the batch one event "
+            f"{caller}: {name_of(q)} has batch_shape {batch}, but q must describe one sample; make the batch one event "
             f"with .to_event({len(batch)}), or vmap over the parameters and build q inside the mapped function"
         )
 
 
 def jax_random(q: Any) -> Any:
-    """`q` drawn by `jax.random`, through its own `sample` and `rsample`, and not from the noise of `rgrad.noise`.
+    """Draw `q` by `jax.random`, through its own `sample` and `rsample`, and not from `rgrad.noise`.
 
         rgrad.expect(f, rgrad.jax_random(q), key, n)
 
-    The law is the same, and the numbers of a key are NumPyro's then. (64-bit floats, keys of another kind than
-    threefry, accelerators and distributions that are no location-scale family are drawn so without asking.)
+    The distribution is the same, and a key gives the same numbers as in NumPyro. (The numbers always come from
+    `jax.random` for 64-bit floats, for keys other than threefry, on platforms other than CPU and NVIDIA GPUs, and
+    for distributions that are not location-scale families.)
 
     Returns:
-        A distribution of one sample, as `q`.
+        A distribution of one sample, like `q`.
 
     Raises:
-        TypeError, ValueError: `q` is none, or has a batch shape.
+        TypeError, ValueError: `q` is not a distribution, or it has a batch shape.
     """
     check_draw(q, 1, "jax_random")
     return JaxRandom(q)

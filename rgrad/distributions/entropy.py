@@ -17,23 +17,23 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def entropy(q: Any) -> Array:
-    """`H[q] = -E_q[log q]`, shape `q.batch_shape`, in nats: NumPyro's, and `H[phi] + log |det C|` of an affine image.
+    """Return `H[q] = -E_q[log q]` in nats, shape `q.batch_shape`. For an affine image it is `H[phi] + log |det C|`.
 
     Raises:
         NotImplementedError: no formula is known for `q`.
     """
-    none = NoRule(f"elbo: no exact entropy is known of {name_of(q)}", 'use entropy="sampled"')
+    none = NoRule(f"elbo: no exact entropy is known for {name_of(q)}", 'use entropy="sampled"')
     if not hasattr(q, "entropy"):
         raise none
     try:
         return _of_batch(q, q.entropy())
-    except NotImplementedError:  # NumPyro's
+    except NotImplementedError:  # raised by NumPyro
         raise none from None
 
 
 @entropy.register
 def _(q: dist.TransformedDistribution) -> Array:
-    if type(q).entropy is not dist.Distribution.entropy:  # LogNormal and others have their own
+    if type(q).entropy is not dist.Distribution.entropy:  # e.g. LogNormal has its own
         return _of_batch(q, q.entropy())
     stretched: Any = 0.0
     for transform in q.transforms:
@@ -47,7 +47,7 @@ def _(q: dist.TransformedDistribution) -> Array:
                 stretched += logs.sum(tuple(range(logs.ndim - len(q.event_shape), logs.ndim)))
             case _:
                 raise NoRule(
-                    f"elbo: no exact entropy is known of a {type(transform).__name__} of {name_of(q.base_dist)}",
+                    f"elbo: no exact entropy is known for {type(transform).__name__} of {name_of(q.base_dist)}",
                     'use entropy="sampled"',
                 )
     return _of_batch(q, entropy(q.base_dist) + stretched)
@@ -66,7 +66,7 @@ def _(q: dist.ExpandedDistribution) -> Array:
 
 @entropy.register
 def _(q: dist.BernoulliLogits) -> Array:
-    # Not NumPyro's, whose derivative is nan at large logits. `H = softplus(l) - l sigmoid(l)`
+    # The derivative of NumPyro's formula is nan at large logits. Here `H = softplus(l) - l sigmoid(l)`.
     return _of_batch(q, jax.nn.softplus(q.logits) - q.logits * jax.nn.sigmoid(q.logits))
 
 
@@ -77,5 +77,5 @@ def _(q: Any) -> Array:
 
 
 def _of_batch(q: Any, value: Any) -> Array:
-    """An entropy of the shape of the batch: NumPyro's has that of the parameters it depends on, and is summed over an event."""
+    """Broadcast an entropy to the batch shape. NumPyro's has the shape of the parameters that it depends on."""
     return jnp.broadcast_to(value, getattr(q, "batch_shape", jnp.shape(value)))

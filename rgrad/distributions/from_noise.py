@@ -1,4 +1,4 @@
-"""Samples of location-scale families, made of the noise of `rgrad.noise`."""
+"""Samples of location-scale families, made from the noise of `rgrad.noise`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from rgrad.backend.noise import Shape, is_ours, normal, uniform
 
 
 def sample(q: Any, key: Array, shape: Shape) -> Any:
-    """Samples of `q`, of shape `shape + q.shape()`, differentiable in its parameters; None where there is no rule for it.
+    """Return samples of `q`, shape `shape + q.shape()`, differentiable in its parameters; None if there is no rule.
 
-    A rule is for one type exactly, as a subclass may draw in another way, and for the keys and floats that have one here.
-    Where there is none `q.sample` and `q.rsample` are as they are.
+    A rule applies to one exact type, because a subclass may be drawn differently. It also needs a key and a float type
+    that `rgrad.noise` supports. Without a rule, the caller uses `q.sample` and `q.rsample`.
     """
     rule = FROM_NOISE.get(type(q)) if is_ours(key, dtype=float) else None
     return None if rule is None else rule(q, key, (*shape, *q.shape()))
@@ -52,4 +52,4 @@ FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
     dist.Independent: _of_base,
     dist.ExpandedDistribution: _of_base,
 }
-"""How a distribution is made of noise of the shape of the samples, event included."""
+"""How to make samples of a distribution, given the key and the shape of all samples, including the event."""

@@ -1,4 +1,4 @@
-"""Distributions that are functions of independent Gammas: what `rejection` needs to know of them."""
+"""Distributions that are functions of independent Gammas, as `rejection` needs them."""
 
 from functools import singledispatch
 from typing import Any
@@ -14,9 +14,10 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def as_gammas(q: Any) -> Any:
-    """The shapes and rates of independent Gammas, and what makes a sample of `q` of their logarithms."""
+    """Return the shapes and rates of independent Gammas, and the function from their logarithms to a sample of `q`."""
     raise NoRule(
-        f"rejection has no sampler for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, and vectors of them)"
+        f"rejection has no sampler for {name_of(q)} (supported: Gamma, InverseGamma, Beta, Dirichlet, and vectors of "
+        "them)"
     )
 
 
@@ -51,5 +52,5 @@ def _(q: Any) -> Any:
 @as_gammas.register
 def _(q: dist.ExpandedDistribution) -> Any:
     shape, rate, finish = as_gammas(q.base_dist)
-    whole = q.shape() + shape.shape[len(q.base_dist.shape()) :]  # of a Beta there are two Gammas
+    whole = q.shape() + shape.shape[len(q.base_dist.shape()) :]  # a Beta has two Gammas
     return jnp.broadcast_to(shape, whole), jnp.broadcast_to(rate, whole), finish

@@ -1,4 +1,4 @@
-"""Samples with a PRNG key each, for objectives that need randomness of their own (`keyed=True`)."""
+"""Samples that carry a PRNG key each, for objectives with randomness of their own (`keyed=True`)."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from rgrad.protocols import Sample
 
 
 class WithKey(OfBase, Wrapper):
-    """`q` and an independent PRNG key, as one distribution of the pair: what `keyed=True` takes the expectation over.
+    """The joint distribution of a sample of `q` and an independent PRNG key. `keyed=True` takes expectations over it.
 
-    So every estimator is keyed as it is, a user's own included.
+    So every estimator supports keys without any code for them, including your own.
     """
 
     @property
@@ -38,22 +38,22 @@ class WithKey(OfBase, Wrapper):
 
 
 def base_of(q: Any) -> Any:
-    """`q` without its keys."""
+    """Return `q` without its keys."""
     return q.base if isinstance(q, WithKey) else q
 
 
 def rewrapped(q: Any, base: Any) -> Any:
-    """`base` with keys if `q` has them."""
+    """Return `base`, with keys if `q` has them."""
     return WithKey(base) if isinstance(q, WithKey) else base
 
 
 def sample_of(q: Any, x: Any) -> Sample:
-    """A sample of `q` without its keys."""
+    """Return a sample of `q` without its key."""
     return x[0] if isinstance(q, WithKey) else x
 
 
 def with_keys(q: Any, x: Sample, key: Array) -> Any:
-    """Samples `x` of `base_of(q)`, n along the first axis, as samples of `q`: each with a key made of `key` if `q` has keys."""
+    """Return n samples `x` of `base_of(q)` as samples of `q`: with keys split from `key` if `q` has them."""
     if not isinstance(q, WithKey):
         return x
     return x, jax.random.split(key, len(jax.tree.leaves(x)[0]))

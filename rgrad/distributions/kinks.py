@@ -1,4 +1,4 @@
-"""The derivative of a smooth function that is written in parts with kinks, at a point where the parts have theirs."""
+"""Derivatives of smooth functions whose formulas have parts with kinks, at points where the parts have their kinks."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -9,27 +9,28 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-Beside = Callable[[], Array]  # the number beside the point, computed when it is first asked for
-Pair = tuple[Any, Beside | None]  # a number at the point and beside it; None if it does not move with the parameters
+Beside = Callable[[], Array]  # the number at a nearby point, computed when it is first needed
+Pair = tuple[Any, Beside | None]  # a number at the point and nearby; None if it does not depend on the parameters
 
 
 def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
-    """`f(x)`, with the derivative that f has just beside the point, in the variables that f closes over.
+    """Return `f(x)`. Its derivatives, in the variables that f closes over, are those of f right beside the point.
 
-    `softplus(l)` written as `max(l, 0) + log1p(exp(-|l|))` is smooth. But at l = 0 JAX takes the slope of `max` to be 1/2 and
-    that of `|l|` to be 1, one from the middle and one from the right, and their sum is 0 and not 1/2. Each part must be
-    continued to the same side. So at a tie (`max` and `min` of equal numbers, `abs` and `sign` of 0, a comparison of equal
-    numbers) the branch is the one that is taken at parameters moved a little, all in one direction. If f is smooth, the
-    direction does not matter. If a kink is real, this is a derivative from one side.
+    `softplus(l)`, written as `max(l, 0) + log1p(exp(-|l|))`, is smooth. But at l = 0, JAX takes 1/2 as the slope of
+    `max` (the middle) and 1 as that of `|l|` (from the right), so the sum is 0, not 1/2. All parts must be continued to
+    the same side. So at a tie, each part takes the branch that it takes when all parameters are moved a little, in one
+    direction. A tie is `max` or `min` of equal numbers, `abs` or `sign` of 0, or a comparison of equal numbers. If f is
+    smooth, the direction does not matter. If it has a real kink, the result is a one-sided derivative.
 
-    A `where` whose condition is a tie goes to that side only if its two branches have the same value: if they do not, it
-    protects one of them from a point where it is not defined.
+    A `where` whose condition is a tie takes that branch only if its two branches have the same value. If they differ,
+    it protects one of them from a point where it is not defined.
 
-    Derivatives of every order, because each branch is a smooth function. What is inside `scan`, `while` and `cond` is as it is.
+    Derivatives are right to every order, because each branch is a smooth function. `scan`, `while` and `cond` are not
+    changed inside.
     """
     try:
-        closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX keeps the program of one that it knows
-    except jax.errors.JAXTypeError:  # f looks at its numbers: it cannot be traced, only called
+        closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX caches the program of a known one
+    except jax.errors.JAXTypeError:  # f inspects concrete values, so it can be called but not traced
         return f(x)
     leaves = jax.tree.leaves(x)
     live = [_is_live(c) for c in closed.consts]
@@ -40,7 +41,7 @@ def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
     ]
     ((out, _),) = _run(closed.jaxpr, [*consts, *((leaf, None) for leaf in leaves)])
     value = lax.stop_gradient(jaxpr_as_fun(closed)(*leaves)[0])
-    # The value is what it was: the sign of 0 is not 1, and two branches may differ by rounding.
+    # Keep the value of f. Above, the sign of 0 may be 1 or -1, and two branches may differ by rounding.
     return out + jnp.where(jnp.isfinite(out) & jnp.isfinite(value), value - lax.stop_gradient(out), 0)
 
 
@@ -49,19 +50,19 @@ def _is_live(c: Any) -> bool:
 
 
 def _moved(number: int, c: Array) -> Beside:
-    """A constant a little away from c, each of its entries by another step, so that equal numbers become different."""
+    """Return a function that computes a constant near c. Each entry moves by a different step, to break ties."""
 
     def make() -> Array:
         at = jnp.asarray(lax.stop_gradient(c))
         golden = 0.6180339887 * (jnp.arange(at.size, dtype=at.dtype).reshape(at.shape) + number + 1)
-        # Downwards: a probability that is rounded to the upper end of a clamp then has the slope of the inside.
+        # Downwards: a probability rounded to the upper end of a clamp then has the slope of the inside.
         return at - (0.5 + golden % 1) * jnp.finfo(at.dtype).eps ** 0.5 * (1 + jnp.abs(at))
 
     return cache(make)
 
 
 def _run(jaxpr: Any, ins: Sequence[Pair]) -> list[Pair]:
-    """The results of a program, each at the point and beside it."""
+    """Evaluate a program, and return its results both at the point and beside it."""
     known: dict[Any, Pair] = dict(zip([*jaxpr.constvars, *jaxpr.invars], ins, strict=True))
     read = lambda atom: (atom.val, None) if isinstance(atom, Literal) else known[atom]
     for equation in jaxpr.eqns:
@@ -87,7 +88,7 @@ def _step(equation: Any, pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _find(jaxpr: Any, moves: Sequence[bool]) -> tuple[bool, list[bool]]:
-    """Whether a program has kinks in what moves with the parameters, and which of its results move."""
+    """Return whether a program has kinks that depend on the parameters, and which of its results depend on them."""
     moving = {v for v, m in zip([*jaxpr.constvars, *jaxpr.invars], moves, strict=True) if m}
     found = False
     is_moving = lambda atom: not isinstance(atom, Literal) and atom in moving
@@ -106,21 +107,21 @@ def _find(jaxpr: Any, moves: Sequence[bool]) -> tuple[bool, list[bool]]:
 
 def _is_kink(equation: Any, moves: Sequence[bool]) -> bool:
     if equation.primitive.name == "select_n":
-        # A condition that moves; not of integers, and not of more than two branches.
+        # The condition depends on the parameters; floats only, and two branches only.
         return moves[0] and len(moves) == 3 and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
     return equation.primitive.name in KINKS
 
 
 def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     params: Any = equation.primitive.get_bind_params(equation.params)
-    # Which of the two it is depends on the release of JAX.
+    # Which of the two it is depends on the version of JAX.
     functions, params = params if isinstance(params, tuple) else ((), params)
     out = equation.primitive.bind(*functions, *values, **params)
     return list(out) if equation.primitive.multiple_results else [out]
 
 
 def _inner(equation: Any) -> ClosedJaxpr | None:
-    """The program of a nested `jit`; or of a function with a derivative of its own that is only a kink, as `relu`."""
+    """Return the program of a nested `jit`, or of a custom derivative that is only a kink, e.g. `relu`; else None."""
     if equation.primitive.name in ("jit", "pjit", "closed_call"):
         return equation.params["jaxpr" if "jaxpr" in equation.params else "call_jaxpr"]
     inner = equation.params.get("call_jaxpr") if equation.primitive.name == "custom_jvp_call" else None
@@ -166,5 +167,5 @@ def _select(out: Array, at: list[Any], beside: list[Array]) -> Array:
 KINKS: dict[str, Callable[[Array, list[Any], list[Array]], Array]] = {
     "abs": _abs, "sign": _sign, "max": _max, "min": _min, "clamp": _clamp, "select_n": _select,
 }  # fmt: skip
-"""(the result as JAX has it, the operands at the point, the operands beside it) to the result."""
+"""Functions of JAX's result, the operands at the point and the operands beside it. Each returns the result to use."""
 COMPARISONS = ("lt", "le", "gt", "ge")

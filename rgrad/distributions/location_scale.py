@@ -15,7 +15,7 @@ from rgrad.distributions.wrappers import name_of
 
 
 class Affine(Transform):  # type: ignore[misc]
-    """`eps -> mu + C eps` for vectors, with its inverse and its log-determinant, as one of NumPyro's transforms."""
+    """The map `eps -> mu + C eps` of vectors, with inverse and log-determinant, as a NumPyro transform."""
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
@@ -40,56 +40,59 @@ class Affine(Transform):  # type: ignore[misc]
 
 
 def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.TransformedDistribution:
-    """The law of `z = mu + C eps`, whose coordinates of eps are independent draws of `phi`:
+    """Return the distribution of `z = mu + C eps`, where the coordinates of eps are independent draws from `phi`.
 
         q(z) = phi(C^-1 (z - mu)) |det C^-1|
 
         q = rgrad.location_scale(mu, C, dist.StudentT(5.0))
 
-    A NumPyro distribution, with `rsample`, for any estimator. C is any invertible matrix; a density costs O(D^3) for its
-    factorisation, once for all samples, and O(D^2) for each. Where C is a Cholesky factor NumPyro's
-    `MultivariateNormal(mu, scale_tril=C)` does the same for a normal phi without that.
+    It is a NumPyro distribution with `rsample`, for any estimator. C may be any invertible matrix. Its factorisation
+    costs O(D^3), once for all samples; each density then costs O(D^2). If C is a Cholesky factor and phi is normal,
+    NumPyro's `MultivariateNormal(mu, scale_tril=C)` does the same without the factorisation.
 
     Args:
         loc: mu, shape `(D,)`.
         scale: C, shape `(D, D)`.
-        phi: the law of one coordinate of eps: a NumPyro distribution on the real line; Normal(0, 1) where None. Laplace and
-            StudentT are others; it may have parameters that are differentiated.
+        phi: the distribution of one coordinate of eps, a NumPyro distribution on the real line. The default is
+            Normal(0, 1). Laplace and StudentT are other choices. Its parameters may be differentiated too.
 
     Raises:
-        ValueError: shapes that do not go together, a `phi` that is not of one number or is bounded, or a C that is
-            singular to the precision of its floats. (Where C is traced that cannot be seen: densities are then not finite,
-            and `rgrad.fit` refuses the step.)
+        ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is singular
+        to
+            the precision of its floats. If C is traced, this is not known. The densities are then not finite, and
+            `rgrad.fit` refuses the step.
 
-    Source: the notes' equations (4) and (5); Rezende, Mohamed and Wierstra 2014.
+    Source: Aziz 2017, Notes on generalised reparameterisation gradient (equations 4 and 5); Rezende, Mohamed and
+    Wierstra 2014, https://arxiv.org/abs/1401.4082.
     """
     loc, scale = jnp.asarray(loc, float), jnp.asarray(scale, float)
     if loc.ndim != 1 or scale.shape != (loc.size, loc.size):
         raise ValueError(
-            f"location_scale: loc has shape {loc.shape} and scale {scale.shape}; they must be (D,) and (D, D). For "
-            "numbers give loc[None] and scale[None, None], for a diagonal jnp.diag(scale)"
+            f"location_scale: loc has shape {loc.shape} and scale {scale.shape}; they must be (D,) and (D, D). Give "
+            "loc[None] and scale[None, None] for numbers, and jnp.diag(scale) for a diagonal"
         )
     phi = dist.Normal(0.0, 1.0) if phi is None else phi
     if phi.shape() != ():
         raise ValueError(
-            f"location_scale: phi = {name_of(phi)} has shape {phi.shape()}; give the law of one coordinate, of shape ()"
+            f"location_scale: phi = {name_of(phi)} has shape {phi.shape()}; give the "
+            "distribution of one coordinate, of shape ()"
         )
     if phi.support is not constraints.real:
         raise ValueError(
-            f"location_scale: phi = {name_of(phi)} is not on the whole real line, so that the support would move with "
-            "mu and C; give Normal, Laplace, StudentT, Logistic, ..."
+            f"location_scale: phi = {name_of(phi)} is not on the whole real line, so the support would move with "
+            "mu and C; give e.g. Normal, Laplace, StudentT or Logistic"
         )
     check_invertible(scale, "location_scale: scale")
     return dist.TransformedDistribution(phi.expand([loc.size]).to_event(1), Affine(loc, scale))
 
 
 def log_abs_det(scale: Array) -> Array:
-    """`log |det C|`, shape `()`."""
+    """Return `log |det C|`, shape `()`."""
     return jnp.linalg.slogdet(scale)[1]
 
 
 def check_invertible(scale: Any, what: str) -> None:
-    """Raises where C is singular to the precision of its floats. Says nothing where it is traced."""
+    """Raise an error if C is singular to the precision of its floats. Do nothing if it is traced."""
     if isinstance(scale, jax.core.Tracer):
         return
     values = np.asarray(scale)
@@ -98,13 +101,14 @@ def check_invertible(scale: Any, what: str) -> None:
     singular = np.linalg.svd(values, compute_uv=False)
     if singular[-1] <= singular[0] * len(values) * np.finfo(values.dtype).eps:
         raise ValueError(
-            f"{what} is singular (its singular values go from {singular[0]:.3g} down to {singular[-1]:.3g}), and z = mu + "
-            "C eps has no density then; give an invertible matrix, as a lower triangle with exp(...) on its diagonal"
+            f"{what} is singular (its singular values go from {singular[0]:.3g} down to {singular[-1]:.3g}), so "
+            "z = mu + C eps has no density; give an invertible matrix, e.g. a lower triangle with exp(...) on its "
+            "diagonal"
         )
 
 
 def check_cholesky(scale_tril: Any, what: str) -> None:
-    """Raises where the diagonal of a Cholesky factor is not positive. Says nothing where it is traced."""
+    """Raise an error if the diagonal of a Cholesky factor is not positive. Do nothing if it is traced."""
     if isinstance(scale_tril, jax.core.Tracer):
         return
     diagonal = np.diagonal(np.asarray(scale_tril), axis1=-2, axis2=-1)

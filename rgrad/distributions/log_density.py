@@ -1,4 +1,4 @@
-"""The log density of a sample, with the right derivative also at the special points of NumPyro's formulas."""
+"""The log density of a sample, with the right derivative even at the special points of NumPyro's formulas."""
 
 from typing import Any, ClassVar
 
@@ -13,15 +13,15 @@ from rgrad.protocols import Sample
 
 
 class Wrapper:
-    """A distribution made of another one, `base`. Its log density is that of `base`, unless it says otherwise.
+    """A distribution built from another one, `base`. Its log density is that of `base` by default.
 
-    `base_dist` is the name that NumPyro's own wrappers have for it: so one walk goes through both. (In this module, because
-    `log_prob` and `Wrapper.log_prob` call each other.)
+    `base_dist` is the name that NumPyro's own wrappers use, so the same code can unwrap both. (The class is in this
+    module because `log_prob` and `Wrapper.log_prob` call each other.)
     """
 
     base: Any
     prefix: ClassVar[str] = ""
-    """How messages name it, as in `antithetic(Normal)`; by default by the name of its base."""
+    """The name in messages, e.g. `antithetic(Normal)`. If it is empty, they use the name of `base`."""
 
     @property
     def base_dist(self) -> Any:
@@ -32,23 +32,24 @@ class Wrapper:
 
 
 def log_prob(q: Any, x: Sample) -> Array:
-    """`q.log_prob(x)`, whose derivative in the parameters is right at a logit of exactly 0 too, where many begin.
+    """Return `q.log_prob(x)`. Its derivative is also right at a logit of exactly 0, where many fits start.
 
         rgrad.surrogate(values, rgrad.log_prob(q, x))
 
-    NumPyro writes `softplus(l)` as `max(l, 0) + log1p(exp(-|l|))` for Bernoulli and Binomial. To JAX the slopes of its parts
-    at 0 are 1/2 and -1/2, which make 0 and not 1/2: every score is off by 1/2 (for a Binomial by half the count), and the score
-    function gives 0.5 and not 0.25 for `d/dl E[x]`. So it is in all that is made of them (mixtures, zero-inflated, masked
-    distributions), for a truncated Laplace whose kink is at the bound, and in a `log_prob` of your own that calls theirs.
-    Here all parts of a formula are continued to the same side of such a point, whatever it is part of: see `rgrad.distributions.kinks`.
-    Every estimator uses this; use it for densities that you differentiate yourself.
+    For Bernoulli and Binomial, NumPyro writes `softplus(l)` as `max(l, 0) + log1p(exp(-|l|))`. At 0, JAX takes 1/2 and
+    -1/2 as the slopes of its parts. They add up to 0 and not to 1/2, so every score is off by 1/2 (for a Binomial, by
+    half the count), and the score function gives 0.5 and not 0.25 for `d/dl E[x]`. The same happens in mixtures,
+    zero-inflated and masked distributions of them, in a truncated Laplace with its kink at the bound, and in a
+    `log_prob` of your own that calls theirs. Here all parts of a formula are continued to the same side of such a
+    point; see `rgrad.distributions.kinks`. Every estimator uses this function. Use it for densities that you
+    differentiate yourself.
 
     Args:
         q: a `Distribution`.
-        x: what `q.log_prob` takes.
+        x: the argument of `q.log_prob`.
 
     Returns:
-        What `q.log_prob` returns: for one sample shape `()`.
+        What `q.log_prob` returns: shape `()` for one sample.
     """
     if isinstance(q, Wrapper):
         return q.log_prob(x)
@@ -58,7 +59,7 @@ def log_prob(q: Any, x: Sample) -> Array:
         inner = inner.base_dist
     if type(inner) not in (dist.BernoulliLogits, dist.BinomialLogits):
         return beside_kinks(q.log_prob, x)
-    # The same for the most frequent two, in fewer operations.
+    # The same result for the two most frequent distributions, with fewer operations.
     value = q.log_prob(x)
     live = x * inner.logits - getattr(inner, "total_count", 1) * jax.nn.softplus(inner.logits)
     live = live.sum(tuple(range(live.ndim - len(q.event_shape), live.ndim)))

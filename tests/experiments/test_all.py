@@ -220,7 +220,7 @@ BAD = [
     (["--problem", "mine:problen"], "did you mean 'problem'?"),
     (["--problem", "broken:problem"], "importing it raised SyntaxError"),
     (["--problem", "mine:incomplete"], "it has no 'distribution'"),
-    (["--problem", "mine:vector"], "f must return a scalar for one sample, and it returned shape (2,)"),
+    (["--problem", "mine:vector"], "f must return a scalar for one sample, got shape (2,)"),
     (["--problem", "mine:logarithm"], "objective is nan or infinite for 228 of 10,000 draws"),
     (["--problem", "mine:root"], "nan or infinite in "),
     (["--problem", "mine:batch"], ".to_event(1)"),

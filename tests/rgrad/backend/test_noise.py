@@ -308,7 +308,7 @@ def test_jax_random_stays_selectable():
     x = 2.0 + jax.random.normal(KEY, (5,))
     assert_allclose(jax.jit(gradients)(KEY), ((2 * x).mean(), (x**2 * (x - 2)).mean()), rtol=1e-5)
     assert jax_random(q).loc == 1.0
-    with pytest.raises(TypeError, match="jax_random: a int is no distribution"):
+    with pytest.raises(TypeError, match="jax_random: q must be a distribution, got int"):
         jax_random(3)
     with pytest.raises(ValueError, match="jax_random: Normal has batch_shape"):
         jax_random(dist.Normal(jnp.zeros(2), 1.0))

@@ -205,7 +205,7 @@ def test_refusals():
         rgrad.expect(lambda x: x, rgrad.quasi(dist.Gamma(2.0, 1.0)), KEY, 4)
     with pytest.raises(ValueError, match=r"stratified: Normal has batch_shape \(2,\)"):
         rgrad.stratified(dist.Normal(jnp.zeros(2), 1.0))
-    with pytest.raises(TypeError, match="quasi: a int is no distribution"):
+    with pytest.raises(TypeError, match="quasi: q must be a distribution, got int"):
         rgrad.quasi(3)
     with pytest.raises(TypeError, match=r"needs q.rsample, and antithetic\(Bernoulli\) has none; use score_function"):
         rgrad.expect(lambda x: x, rgrad.antithetic(dist.Bernoulli(0.3)), KEY, 4)

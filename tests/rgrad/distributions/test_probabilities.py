@@ -148,7 +148,7 @@ def test_counts_are_integers_to_an_f_that_needs_them():
 def test_rates_beyond_the_integers_of_the_sampler():
     """A Poisson of 1e10 is drawn as 2147483647: refused, and nan where it is traced."""
     loss = lambda rate: rgrad.expect(lambda x: x, dist.Poisson(rate), KEY, 10, rgrad.score_function)
-    with pytest.raises(ValueError, match=r"the rate 1e\+10 of a Poisson"):
+    with pytest.raises(ValueError, match=r"Poisson has rate 1e\+10"):
         loss(1e10)
     assert np.isnan(jax.jit(loss)(1e10))
     assert jax.jit(loss)(1e9) == pytest.approx(1e9, rel=1e-3)

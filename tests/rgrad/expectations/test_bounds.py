@@ -366,7 +366,7 @@ def test_bad_input():
         ):
             rgrad.expect(lambda x: x, q, key, 2, rule)
     for rule in RULES.values():
-        with pytest.raises(ValueError, match=r"must return a scalar for one sample, and it returned shape \(2,\)"):
+        with pytest.raises(ValueError, match=r"must return a scalar for one sample, got shape \(2,\)"):
             iwae(lambda x: jnp.ones(2) * x, q, key, 3, gradient=rule)
         assert np.isnan(iwae(lambda x: jnp.nan * x, q, key, 3, gradient=rule))
     with pytest.raises(ValueError, match=r"K samples of a bound must be independent.*not antithetic\(q\)"):

@@ -278,7 +278,7 @@ BAD = {
     "batch": (lambda: rgrad.elbo(log_g, dist.Normal(jnp.zeros(2), 1.0), KEY), ValueError, r"\.to_event\(1\)"),
     "vector": (lambda: rgrad.elbo(lambda z: jnp.stack([z, z]), Q, KEY), ValueError, "f must return a scalar"),
     "no entropy": (lambda: rgrad.elbo(lambda z: z, dist.TransformedDistribution(Q, ExpTransform()), KEY, entropy="exact"),
-                   NotImplementedError, 'no exact entropy is known of a ExpTransform of Normal; use entropy="sampled"'),
+                   NotImplementedError, 'no exact entropy is known for ExpTransform of Normal; use entropy="sampled"'),
     "diagonal": (lambda: rgrad.elbo(log_g, dist.MultivariateNormal(jnp.zeros(2), scale_tril=jnp.array([[1.0, 0], [1, 0]]), validate_args=False), KEY),
                  ValueError, "the Cholesky factor has 0 on its diagonal, which must be positive"),
     "affine": (lambda: rgrad.elbo(log_g, dist.TransformedDistribution(
