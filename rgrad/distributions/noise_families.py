@@ -1,4 +1,4 @@
-"""How the samples of a family are made of noise, and their density in terms of it: see `rgrad.distributions.base_noise`."""
+"""How the samples of each family are made from noise, and their density in terms of it. See `base_noise.py`."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -16,20 +16,22 @@ from rgrad.protocols import Sample
 
 
 class BaseNoise(NamedTuple):
-    """How a sample of `q` is made of noise, and its density in terms of that."""
+    """How a sample of `q` is made from noise, and its density in terms of that noise."""
 
     source: Any
     """The distribution of the noise."""
     push: Callable[[Sample], Sample]
-    """eps to x; leading axes are those of samples."""
+    """Maps eps to x. Leading axes are those of samples."""
     log_prob: Callable[[Sample, Array | None], Array]
-    """(eps, moved) to `log q(x; theta)`, x fixed, shape `q.batch_shape`, up to a constant that no parameter moves.
+    """Maps (eps, moved) to `log q(x; theta)` with x fixed, shape `q.batch_shape`, up to a constant that no parameter
+    moves.
 
-    `moved` is for what x becomes by a transform with parameters: 0 in value, with the derivative of x; None: x is fixed."""
+    `moved` is used if x is the output of a transform with parameters. Its value is 0, and its derivative is that of x.
+    None means that x is fixed."""
     own: bool = False
-    """Whether the noise is drawn by `source.sample` itself, and not from `rgrad.noise`."""
+    """Whether `source.sample` draws the noise, instead of `rgrad.noise`."""
     finite: bool = False
-    """Whether the density is finite at every noise that can be drawn. To check it costs a third of the score of a Normal."""
+    """Whether the density is finite for all noise that can be drawn. A check costs a third of the score of a Normal."""
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
         draws = self.source.sample(key, shape) if self.own else sample(self.source, key, shape)
@@ -37,7 +39,7 @@ class BaseNoise(NamedTuple):
 
 
 class Drawn(dist.Distribution):  # type: ignore[misc]
-    """Noise with a sampler only, `sampler(key, shape)` with shape that of samples, batch and event."""
+    """Noise that has only a sampler, `sampler(key, shape)`. `shape` is that of samples, batch and event together."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -90,13 +92,13 @@ def _solve(scale: Array, shift: Array) -> Array:
 
 
 def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
-    """log z, z ~ Gamma(a, 1), never below the quantile of one rounding: the library's may be -inf, once in 2^23 draws."""
+    """Return log z, z ~ Gamma(a, 1), at least the quantile of one rounding. JAX's own is -inf once in 2^23 draws."""
     y = jax.random.loggamma(key, a, shape, a.dtype)
     return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
 
 
 def _gamma(q: Any) -> BaseNoise:
-    """The noise is log z, z ~ Gamma(a, 1): z itself may round to 0."""
+    """Use log z as the noise, z ~ Gamma(a, 1), because z itself may round to 0."""
     a, rate = jnp.asarray(q.concentration) * 1.0, jnp.asarray(q.rate) * 1.0
     rate0 = lax.stop_gradient(rate)
 
@@ -112,7 +114,7 @@ def _gamma(q: Any) -> BaseNoise:
 
 
 def _dirichlet(q: Any) -> BaseNoise:
-    """The noise are the logarithms of Gammas, of which a sample is the softmax; the sample is clipped as NumPyro's is."""
+    """Use logarithms of Gammas as the noise. A sample is their softmax, clipped as in NumPyro."""
     a = jnp.asarray(q.concentration) * 1.0
     size = a.shape[-1:]
 
@@ -127,7 +129,7 @@ def _dirichlet(q: Any) -> BaseNoise:
 
 
 def _beta(q: Any) -> BaseNoise:
-    """The first of two shares of a Dirichlet."""
+    """Use the first of the two shares of a Dirichlet."""
     a, b = (jnp.broadcast_to(c, q.batch_shape) * 1.0 for c in (q.concentration1, q.concentration0))
 
     def density(y: Array, moved: Array | None) -> Array:
@@ -149,7 +151,7 @@ def _inside(x: Array) -> Array:
 
 
 def _weibull(q: Any) -> BaseNoise:
-    """`x = scale E^(1/k)`, E standard exponential, by its logarithm: x itself may round to 0."""
+    """Use `x = scale E^(1/k)`, with E standard exponential. Work with log x, because x itself may round to 0."""
     k, scale = jnp.asarray(q.concentration) * 1.0, jnp.asarray(q.scale) * 1.0
     k0, scale0 = lax.stop_gradient((k, scale))
 
@@ -164,7 +166,7 @@ def _weibull(q: Any) -> BaseNoise:
 
 
 def _kumaraswamy(q: Any) -> BaseNoise:
-    """`x = (1 - u^(1/b))^(1/a)`, u uniform. `1 - x^a` is known as `u^(1/b)`, where x itself rounds to 0 or 1."""
+    """Use `x = (1 - u^(1/b))^(1/a)`, u uniform. `1 - x^a` is known as `u^(1/b)`, even if x itself rounds to 0 or 1."""
     a, b = jnp.asarray(q.concentration1) * 1.0, jnp.asarray(q.concentration0) * 1.0
     a0, b0 = lax.stop_gradient((a, b))
 
@@ -176,7 +178,8 @@ def _kumaraswamy(q: Any) -> BaseNoise:
         if moved is not None:
             log_x = log_x + jnp.log1p(moved * jnp.exp(-log_x))
             ratio = ratio * (1 + a0 * jnp.log1p(moved * jnp.exp(-a_log_x / a0)) / a_log_x)
-        # log (1 - exp(ratio z)) - log (1 - exp(z)), z = a0 log x: from z near 0 on, with the derivative in the ratio
+        # log (1 - exp(ratio z)) - log (1 - exp(z)) with z = a0 log x. It works even for z near 0, as does its
+        # derivative.
         log_rest = log_rest + jnp.log(ratio) + _log_expm1_over(ratio * a_log_x) - _log_expm1_over(a_log_x)
         return jnp.log(a) + jnp.log(b) + (a - 1) * log_x + (b - 1) * log_rest
 
@@ -184,14 +187,14 @@ def _kumaraswamy(q: Any) -> BaseNoise:
     source = Drawn(lambda key, shape: jax.random.uniform(key, shape, minval=tiny), q.batch_shape)
     eps = jnp.finfo(jnp.result_type(float)).eps
 
-    def push(u: Array) -> Array:  # as NumPyro has it
+    def push(u: Array) -> Array:  # as in NumPyro
         return as_it_is(_inside(jnp.exp(jnp.log1p(-jnp.minimum(u ** (1 / b), 1 - eps)) / a)))
 
     return BaseNoise(source, push, density)
 
 
 def _log_expm1_over(z: Array) -> Array:
-    """`log((exp(z) - 1) / z)`, of z <= 0."""
+    """Return `log((exp(z) - 1) / z)` for z <= 0."""
     near = jnp.abs(z) < 0.03
     far = jnp.where(near, -1.0, z)
     z = jnp.where(near, z, 0.0)
@@ -217,4 +220,4 @@ FAMILIES: dict[type, Callable[[Any], BaseNoise]] = {
     dist.Weibull: _weibull,
     dist.Kumaraswamy: _kumaraswamy,
 }
-"""By the type itself: a subclass may have another density."""
+"""The rules apply to the exact type, because a subclass may have another density."""

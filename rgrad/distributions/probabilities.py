@@ -1,4 +1,4 @@
-"""Probabilities of 0 and 1: what is right there, and what is refused."""
+"""Probabilities of exactly 0 and 1: how to handle them, and what is refused."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,43 +17,48 @@ from rgrad.distributions.wrappers import name_of
 from rgrad.protocols import Sample
 
 HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if hasattr(dist, name)]
-"""Since NumPyro 0.22."""
+"""These exist since NumPyro 0.22."""
 
 
 class Density:
-    """What has a `log_prob` only: so a formula of one's own gets what `rgrad.distributions.log_density` does for all of them."""
+    """An object with only a `log_prob`, through which `rgrad.distributions.log_density` accepts any formula."""
 
     def __init__(self, log_prob: Callable[[Any], Array]) -> None:
         self.log_prob = log_prob
 
 
 def probability(q: Any, x: Sample) -> Array:
-    """q(x) of one point, shape `()`, differentiable in a probability of exactly 0 or 1 too.
+    """Return q(x) at one point, shape `()`. It is differentiable even in a probability of exactly 0 or 1.
 
-    NumPyro moves `probs` off 0 and 1 before it takes a logarithm, and so the derivative is 0 there. Here no logarithm is
-    taken of a `probs`.
+    NumPyro moves `probs` away from 0 and 1 before it takes a logarithm, so its derivative is 0 there. Here no logarithm
+    of `probs` is taken.
     """
     q = normalised(q)
     return _pmf(q, x) if _has_probs(q) else jnp.exp(log_prob(q, x))
 
 
 def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
-    """`terms` as they are, whose derivative in a probability of exactly 0 (or 1), or a rate of 0, is nan or raises.
+    """Return `terms`. Their derivative in a probability of exactly 0 (or 1), or in a rate of 0, is nan or raises.
 
-    What such a derivative is made of is never drawn, and the score of all else is 0: no number of samples shows it.
+    The samples that this derivative depends on are never drawn, and the score of all others is 0. So no number of
+    samples can reveal it.
     """
     for name, parameter, bad, may_be_masked in _never_drawn(q):
         message = (
-            f"{caller}: {name_of(q)} has a {name} of exactly 0 or 1 that is being differentiated, so that what its derivative is "
-            "about is never drawn; give logits or a larger value, stop its gradient, or use enumerated or measure_valued"
+            f"{caller}: {name_of(q)} has a {name} of exactly 0 or 1 that is being differentiated, but the samples on "
+            "which its derivative depends are never drawn; use logits or another value, stop its gradient, or use "
+            "enumerated or measure_valued"
         )
         terms = refuse_where(terms, bad, parameter, "" if may_be_masked else message)
     return terms
 
 
 def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
-    """The name, the parameter, which of its entries make an event impossible that any other value makes possible; and whether
-    that is usual, as classes are ruled out by `jnp.where(mask, p, 0)`: through that no nan passes, but an error would."""
+    """Yield the name of each parameter, its value, and which entries make an event impossible that other values allow.
+
+    The last item is True if such entries are common: `jnp.where(mask, p, 0)` is often used to rule out classes. A
+    nan does not pass through this `where`, but an error would reach the user.
+    """
     zero_or_one = lambda p: (p <= 0) | (p >= 1)
     zero = lambda p: p <= 0
     rules: list[tuple[Sequence[type], str, Callable[[Array], Array]]] = [
@@ -64,7 +69,7 @@ def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
         (HURDLES, "gate", zero_or_one),
     ]
     for kinds, name, is_bad in rules:
-        if type(q) in kinds:  # a subclass may compute it from a logit
+        if type(q) in kinds:  # a subclass may compute the parameter from a logit
             parameter = jnp.asarray(getattr(q, name)) * 1.0
             yield name, parameter, is_bad(parameter), type(q) in (dist.CategoricalProbs, dist.MultinomialProbs)
     parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None)
@@ -80,7 +85,7 @@ def _has_probs(q: Any) -> bool:
 
 
 def _pmf(q: Any, x: Array) -> Array:
-    """Shape `q.batch_shape`."""
+    """Return the probability of x, shape `q.batch_shape`."""
     rule = PMF.get(type(q))
     return jnp.exp(log_prob(Density(q.log_prob), x)) if rule is None else rule(q, x)
 
@@ -97,12 +102,12 @@ def _of_categorical(p: Array, x: Array) -> Array:
 
 
 def _of_binomial(q: Any, x: Array) -> Array:
-    """Near the edges as powers; elsewhere by logarithms, with deviances in place of differences of large ones (Loader 2000)."""
+    """Use powers at the edges. Elsewhere use logarithms, with deviances to avoid cancellation (Loader 2000)."""
     p = jnp.asarray(q.probs)
     n, x = jnp.asarray(q.total_count) * 1.0, jnp.asarray(x) * 1.0
     edge = (p <= 0) | (p >= 1)
     at, inside = jnp.where(edge, p, 0.0), jnp.where(edge, 0.5, p)
-    ways = jnp.exp(jnp.minimum(gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1), 60.0))  # what is multiplied by 0
+    ways = jnp.exp(jnp.minimum(gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1), 60.0))  # finite: 0 multiplies it
     by_powers = ways * _power(at, x) * _power(1 - at, n - x)
     log_p = (
         _stirling(n) - _stirling(x) - _stirling(n - x) - _deviance(x, n * inside) - _deviance(n - x, n * (1 - inside))
@@ -114,12 +119,12 @@ def _of_binomial(q: Any, x: Array) -> Array:
 
 
 def _power(p: Array, times: Array) -> Array:
-    """`p ** times`, whose derivatives up to the third are right at p = 0 (JAX's own become nan)."""
+    """Return `p ** times`. Its derivatives up to the third are right at p = 0, where JAX's own become nan."""
     return jnp.select([times == 0, times == 1, times == 2], [jnp.ones_like(p), p, p * p], p ** jnp.maximum(times, 3))
 
 
 def _stirling(n: Array) -> Array:
-    """`log n! - log(sqrt(2 pi n) (n / e)^n)`."""
+    """Return `log n! - log(sqrt(2 pi n) (n / e)^n)`."""
     large = jnp.maximum(n, 10.0)
     series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large**2) / large**2) / large**2) / large
     small = jnp.clip(n, 1.0, 10.0)
@@ -129,7 +134,7 @@ def _stirling(n: Array) -> Array:
 
 
 def _deviance(x: Array, mean: Array) -> Array:
-    """`x log(x / mean) + mean - x`, without its cancellation near the mean."""
+    """Return `x log(x / mean) + mean - x`, without cancellation near the mean."""
     x = jnp.maximum(x, 1.0)
     t = (mean - x) / x
     near = jnp.abs(t) < 0.1
@@ -140,14 +145,14 @@ def _deviance(x: Array, mean: Array) -> Array:
 
 
 def _weights(mixing: Any) -> Array:
-    """Normalised, as NumPyro has them; of `probs` without a logarithm."""
+    """Return normalised weights, as in NumPyro. If they are given as `probs`, no logarithm is taken."""
     if isinstance(mixing, dist.CategoricalProbs):
         return mixing.probs / mixing.probs.sum(-1, keepdims=True)
     return jax.nn.softmax(mixing.logits)
 
 
 def _components(q: Any, x: Array, of: Callable[[Any, Array], Array]) -> Array:
-    """A function of each component, along the last axis."""
+    """Return a function of each component, along the last axis."""
     if isinstance(q, dist.MixtureSameFamily):
         return of(q.component_distribution, jnp.expand_dims(x, q.mixture_dim))
     return jnp.stack([jnp.broadcast_to(of(part, x), q.batch_shape) for part in q.component_distributions], -1)
@@ -158,14 +163,14 @@ def _of_mixture(q: Any, x: Array) -> Array:
 
 
 def log_mixture(q: Any, x: Array) -> Array:
-    """`log sum_k w_k q_k(x)`: the derivative in a weight of exactly 0 is right, where NumPyro's logarithm of it has none."""
+    """Return `log sum_k w_k q_k(x)`. Its derivative is right in a weight of 0, where NumPyro's logarithm has none."""
 
     def of(part: Any, x: Array) -> Array:
         inside = True if isinstance(q, dist.MixtureSameFamily) or q._support is None else part.support(x)
         return jnp.where(inside, part.log_prob(x), -jnp.inf)
 
     log_p, w = _components(q, x, of), _weights(q.mixing_distribution)
-    # Not logsumexp, which drops what has a weight of 0.
+    # Not logsumexp, which drops components with weight 0.
     largest = lax.stop_gradient(jnp.where(w > 0, log_p, -jnp.inf).max(-1, keepdims=True))
     ratio = jnp.exp(jnp.minimum(log_p - largest, 80.0))
     return jnp.log((w * ratio).sum(-1)) + largest[..., 0]

@@ -1,4 +1,4 @@
-"""From uniform noise to a sample of `q`: the map through which other draws than independent ones reach a distribution."""
+"""The map from uniform noise to a sample of `q`. Draws that are not independent are made with it."""
 
 from functools import singledispatch
 from typing import Any
@@ -16,12 +16,12 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def quantile(q: Any, u: Array) -> Array:
-    """The sample of `q` at the uniforms `u`, both of the shape of one sample; differentiable where `q` is continuous.
+    """Return the sample of `q` at the uniforms `u`, of the same shape. It is differentiable if `q` is continuous.
 
-    By the inverse of the distribution function, coordinate by coordinate.
+    This is the inverse of the distribution function, applied to each coordinate.
 
     Raises:
-        NotImplementedError: NumPyro has none for `q`.
+        NotImplementedError: NumPyro has no such inverse for `q`.
     """
     if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
         return _discrete_quantile(q, u)
@@ -32,27 +32,27 @@ def quantile(q: Any, u: Array) -> Array:
     except (
         NotImplementedError,
         ImportError,
-    ):  # NumPyro's; some of its formulas are those of a library that may be absent
+    ):  # raised by NumPyro, where some formulas need an optional library
         raise _none_for(q) from None
 
 
 def _none_for(q: Any) -> NoRule:
     return NoRule(
-        f"{name_of(q)} has no inverse distribution function here, which antithetic, stratified and quasi draws need "
-        "(Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
-        "TruncatedNormal, Bernoulli, Categorical and vectors of them have one)",
+        f"{name_of(q)} has no inverse distribution function here, but antithetic, stratified and quasi draws need one "
+        "(supported: Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
+        "TruncatedNormal, Bernoulli, Categorical, and vectors of them)",
         "use independent draws",
     )
 
 
 def _discrete_quantile(q: Any, u: Array) -> Array:
-    """How many of the values have less than `u` of the probability below or at them."""
+    """Return the first value for which the cumulative probability reaches `u`."""
     try:
         values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
-    except NotImplementedError:  # counts that differ within the batch
+    except NotImplementedError:  # the counts differ within the batch
         raise _none_for(q) from None
     below = jnp.cumsum(jnp.exp(normalised(q).log_prob(values)), 0)[:-1]
-    more = u.ndim - (below.ndim - 1)  # axes that q was expanded by
+    more = u.ndim - (below.ndim - 1)  # the axes by which q was expanded
     below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
     return values.reshape(-1)[(u > below).sum(0)]
 
@@ -74,7 +74,7 @@ def _(q: dist.ExpandedDistribution, u: Array) -> Array:
 
 @quantile.register
 def _(q: dist.TransformedDistribution, u: Array) -> Array:
-    if q.base_dist.shape() != q.shape():  # stick breaking, reshaping: not coordinate by coordinate
+    if q.base_dist.shape() != q.shape():  # e.g. stick breaking or reshaping, which are not elementwise
         raise _none_for(q)
     x = quantile(q.base_dist, u)
     for transform in q.transforms:

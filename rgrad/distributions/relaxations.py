@@ -1,4 +1,4 @@
-"""Discrete distributions as thresholds of continuous noise, which can be relaxed."""
+"""Discrete distributions as thresholds of continuous noise. The thresholds can be relaxed."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,11 +16,12 @@ from rgrad.errors import NoRule
 class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
     """A Categorical whose samples are one-hot vectors, floats of shape `(K,)`.
 
-    The relaxations are of this one: between two indices an f has no values, between two corners of the simplex it may.
-    The same f, of a one-hot vector, then serves every estimator: `f = lambda x: jnp.dot(values, x)`.
+    The relaxations need one-hot vectors: an f of an index has no values between two indices, but an f of a vector may
+    have values between two corners of the simplex. The same f of a one-hot vector works with every estimator, e.g. `f =
+    lambda x: jnp.dot(values, x)`.
 
     Args:
-        logits: shape `(..., K)`, unnormalised; `jnp.log(p)` for probabilities.
+        logits: shape `(..., K)`, unnormalised. Use `jnp.log(p)` for probabilities.
     """
 
     arg_constraints: ClassVar = {"logits": constraints.real_vector}
@@ -37,7 +38,7 @@ class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
         return jax.nn.one_hot(index, *self.event_shape, dtype=self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
-        # 0 times -inf would be nan, for a class that is ruled out.
+        # For a class that is ruled out, 0 times -inf would be nan.
         log_p = jnp.maximum(jax.nn.log_softmax(self.logits), jnp.finfo(self.logits.dtype).min)
         return (value * log_p).sum(-1)
 
@@ -48,56 +49,56 @@ class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
 
 
 class Logistic(NamedTuple):
-    """A Bernoulli as the sign of `z = logits + logistic noise`. Shapes: those of an event, with n in front for samples."""
+    """A Bernoulli as the sign of `z = logits + logistic noise`. n samples have shape `(n, *event_shape)`."""
 
     logits: Array
 
     def sample(self, key: Array, n: int) -> Array:
-        """z, live in the logits."""
+        """Return z, differentiable in the logits."""
         return self.logits + jax.random.logistic(key, (n, *self.logits.shape), self.logits.dtype)
 
     def hard(self, z: Array) -> Array:
-        """The sample, as a constant."""
+        """Return the sample, without derivatives."""
         return (z > 0).astype(int)
 
     def soft(self, z: Array) -> Array:
         return jax.nn.sigmoid(z)
 
     def given(self, b: Array, key: Array) -> Array:
-        """z given `hard(z) = b`, live in the logits: where u > 1 - p (or not) is known, z is a map of one more uniform."""
+        """Return z given `hard(z) = b`, differentiable in the logits: z is a function of one more uniform."""
         sign = jnp.where(b == 1, 1.0, -1.0).astype(self.logits.dtype)
         noise = jax.random.logistic(key, b.shape, self.logits.dtype)
         return sign * jax.nn.softplus(noise + jax.nn.softplus(sign * self.logits))
 
 
 class Gumbels(NamedTuple):
-    """A one-hot vector as the largest entry of `z = logits + Gumbel noise`; the logits are normalised."""
+    """A one-hot vector as the largest entry of `z = logits + Gumbel noise`. The logits are normalised."""
 
     logits: Array
 
     def sample(self, key: Array, n: int) -> Array:
-        """z, live in the logits."""
+        """Return z, differentiable in the logits."""
         return self.logits + jax.random.gumbel(key, (n, *self.logits.shape), self.logits.dtype)
 
     def hard(self, z: Array) -> Array:
-        """The sample, as a constant."""
+        """Return the sample, without derivatives."""
         return jax.nn.one_hot(z.argmax(-1), z.shape[-1], dtype=z.dtype)
 
     def soft(self, z: Array) -> Array:
         return jax.nn.softmax(z)
 
     def given(self, b: Array, key: Array) -> Array:
-        """z given `hard(z) = b`, live in the logits: the largest is Gumbel whichever it is, the others lie below it."""
+        """Return z given `hard(z) = b`, differentiable in the logits. The largest is Gumbel, the others are below."""
         noise = jax.random.gumbel(key, b.shape, self.logits.dtype)
         largest = (b * noise).sum(-1, keepdims=True)
         return jnp.where(b == 1, largest, -jnp.logaddexp(-(self.logits + noise), -largest))
 
 
 def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
-    """The continuous noise of which a sample of `q` is a threshold.
+    """Return the continuous noise that gives a sample of `q` by a threshold.
 
     Raises:
-        NotImplementedError: there is none for `q`.
+        NotImplementedError: `q` has no such noise.
     """
     inner = elementary(q)
     if isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
@@ -106,9 +107,10 @@ def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
         return Gumbels(jnp.broadcast_to(jax.nn.log_softmax(inner.logits), q.event_shape))
     if isinstance(inner, dist.CategoricalProbs | dist.CategoricalLogits):
         raise NoRule(
-            f"{caller}: the samples of {name_of(q)} are indices, and f has no values between them",
-            "use OneHotCategorical(logits), whose samples are one-hot vectors, with an f of them",
+            f"{caller}: the samples of {name_of(q)} are indices, and f has no values between indices",
+            "use OneHotCategorical(logits), whose samples are one-hot vectors, and an f of one-hot vectors",
         )
     raise NoRule(
-        f"{caller} has no relaxation of {type(inner).__name__} (there are: Bernoulli, OneHotCategorical, vectors of them)"
+        f"{caller} has no relaxation of {type(inner).__name__} (supported: Bernoulli, OneHotCategorical, and vectors "
+        "of them)"
     )

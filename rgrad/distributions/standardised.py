@@ -1,7 +1,7 @@
-"""Standardised noise: for a distribution, an invertible map whose noise depends on the parameters weakly.
+"""Standardised noise: an invertible map for each distribution, whose noise depends only weakly on the parameters.
 
-`eps = inverse(z)`, `z = forward(eps)`, both elementwise and with the parameters in the closure. `generalized` and
-`rejection` are the same equation with different maps; the maps are here, one small function for each distribution.
+The maps are `eps = inverse(z)` and `z = forward(eps)`. Both are elementwise, and close over the parameters.
+`generalized` and `rejection` are the same equation with different maps. Each distribution has one small function here.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from rgrad.tracing.jacobian import elementwise
 
 
 class Standardised(NamedTuple):
-    """Where to draw from, the map to noise and back, what makes a sample of `q` of it, and the determinant of the map."""
+    """The distribution to draw from, its map to noise and back, the map to a sample of `q`, and the determinant."""
 
     source: Any
     forward: Callable[[Array], Array]
@@ -31,9 +31,9 @@ class Standardised(NamedTuple):
 
 
 class Logarithm(NamedTuple):
-    """The law of log z or logit z, where z itself would round to 0 or 1: what small concentrations need.
+    """The distribution of log z or logit z, for small concentrations: z itself would round to 0 or 1.
 
-    `sampler(key, shape)` and `density(y)`; independent over the shape of an event.
+    It is given by `sampler(key, shape)` and `density(y)`, and is independent over the shape of an event.
     """
 
     sampler: Callable[[Array, tuple[int, ...]], Array]
@@ -50,9 +50,13 @@ class Logarithm(NamedTuple):
 
 @singledispatch
 def by_moments(q: Any) -> Standardised:
-    """The maps of Ruiz, Titsias and Blei 2016 (section 3.3): noise of mean 0 and variance 1, whatever the parameters."""
+    """Return the map of Ruiz, Titsias and Blei 2016 (section 3.3): its noise has mean 0 and variance 1 for all
+    parameters.
+
+    Source: https://arxiv.org/abs/1610.02287.
+    """
     raise NoRule(
-        f"generalized has no map for {name_of(q)} (there are: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, "
+        f"generalized has no map for {name_of(q)} (supported: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, "
         "Normal; for others give transform=(forward, inverse))"
     )
 
@@ -89,7 +93,7 @@ def _(q: dist.Beta) -> Standardised:
     a, b = of_event(q, q.concentration1), of_event(q, q.concentration0)
 
     def sampler(key: Array, shape: tuple[int, ...]) -> Array:
-        for_a, for_b = jax.random.split(key)  # not the key itself: the sampler of one Gamma splits it again
+        for_a, for_b = jax.random.split(key)  # not the key itself, because the sampler of one Gamma splits it again
         return _log_gamma(for_a, a, shape) - _log_gamma(for_b, b, shape)
 
     logits = Logarithm(
@@ -118,7 +122,7 @@ def _(q: DependentDraws) -> Standardised:
     how = by_moments(q.base)
     if how.source is not q.base:
         raise NoRule(
-            f"generalized draws the noise of a {name_of(q.base)} by itself, and takes no {q.prefix} draws of it",
+            f"generalized makes its own noise for {name_of(q.base)}, so it cannot use {q.prefix} draws",
             "give the distribution itself",
         )
     return how._replace(source=q)
@@ -127,24 +131,24 @@ def _(q: DependentDraws) -> Standardised:
 @by_moments.register
 def _(q: JaxRandom) -> Standardised:
     how = by_moments(q.base)
-    return how._replace(source=q) if how.source is q.base else how  # what is drawn here is drawn by jax.random
+    return how._replace(source=q) if how.source is q.base else how  # other sources are drawn by jax.random anyway
 
 
 def of_event(q: Any, parameter: Any) -> Array:
-    """A parameter of q, of the shape of its sample: noise of its own shape would be shared by coordinates.
+    """Return a parameter of q as floats, with the shape of a sample.
 
-    As floats, also if it was given as 2.
+    With a smaller shape, several coordinates would share their noise.
     """
     return jnp.broadcast_to(jnp.asarray(parameter) * 1.0, q.shape())
 
 
 def reciprocal(y: Array) -> Array:
-    """1/z of y = log z. No larger than a float can be: beyond, the derivative would be inf times 0."""
+    """Return 1/z for y = log z, limited to the largest float. Beyond it, the derivative would be inf times 0."""
     return jnp.exp(jnp.minimum(-y, jnp.log(jnp.finfo(y.dtype).max) - 1))
 
 
 def _log_gammas(a: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
-    """Independent y = log z, z ~ Gamma(a, rate), of mean digamma(a) - log(rate) and variance trigamma(a)."""
+    """Standardise independent y = log z, z ~ Gamma(a, rate): mean digamma(a) - log(rate), variance trigamma(a)."""
     logs = Logarithm(
         lambda key, shape: _log_gamma(key, a, shape) - jnp.log(rate),
         lambda y: a * (y + jnp.log(rate)) - rate * jnp.exp(y) - gammaln(a),
@@ -154,7 +158,7 @@ def _log_gammas(a: Array, rate: Array, finish: Callable[[Array], Array]) -> Stan
 
 
 def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
-    """log z, z ~ Gamma(a, 1), never below the quantile of one rounding: the library's may be -inf, once in 2^23 draws."""
+    """Return log z, z ~ Gamma(a, 1), at least the quantile of one rounding. JAX's own is -inf once in 2^23 draws."""
     y = jax.random.loggamma(key, a, shape, a.dtype)
     return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
 

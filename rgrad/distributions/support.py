@@ -1,8 +1,9 @@
-"""If the support of `q` moves with the parameters, a score function misses the moving edge.
+"""Does the support of `q` move with the parameters? If so, the score function misses the moving edge.
 
-The edges are found by following the support of the base through the transforms, at the values that they have: an end of a
-line too, because a sigmoid takes minus infinity to 0, and a scale after it takes that of plus infinity to a number that
-depends on it. NumPyro's own `support` says `real` for every affine image.
+The edges are found by following the support of the base distribution through the transforms, at the actual values.
+Infinite ends are followed too: a sigmoid maps minus infinity to 0 and plus infinity to 1, and a scale after it then
+maps 1 to a number that depends on the scale. NumPyro's own `support` cannot be used, because it says `real` for every
+affine image.
 """
 
 from typing import Any
@@ -23,15 +24,15 @@ INFINITE = (-np.inf, np.inf)
 
 
 def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
-    """`terms` as they are; differentiating a parameter that moves the support of `q` raises at trace time.
+    """Return `terms`. Differentiating a parameter that moves the support of `q` raises at trace time.
 
-    For x ~ Uniform(0, theta) the derivative of `E[x]` is +1/2, and `E[x d log q]` is -1/2: the density at the edge is
-    left out (Leibniz). Only the derivative raises, so Uniform(0, 1) with constant bounds is a distribution like another.
+    For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference is the
+    density at the edge (Leibniz's rule). Only the derivative raises. So Uniform(0, 1) with constant bounds is allowed.
     """
     message = (
         f"{caller}: the support of {name_of(q)} depends on a parameter that is being differentiated, and the score "
-        "leaves out the moving edge (Uniform(0, theta) would give -0.5 for +0.5); use reparameterized, or hold the "
-        "bounds constant. (If a transform of your own does not move the support, give its class a codomain that says so)"
+        "omits the moving edge (for Uniform(0, theta) it gives -0.5, not +0.5); use reparameterized, or hold the "
+        "bounds constant. (If your own transform does not move the support, give its class a codomain that says so)"
     )
     for edge in edges(q):
         terms = forbid(terms, edge, message)
@@ -39,18 +40,18 @@ def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
 
 
 def edges(q: Any) -> list[Any]:
-    """The numbers that bound the support of `q`, as far as they can be differentiated."""
+    """Return the numbers that bound the support of `q` and can be differentiated."""
     ends, held = _support(q)
     numbers = [*(() if isinstance(ends, constraints.Constraint) else ends), *held]
     return [x for x in numbers if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
 
 
-# A support is its ends, which are numbers and infinities, or one of NumPyro's constraints that has none (a simplex).
+# A support is a list of its ends (numbers and infinities), or a NumPyro constraint that has no ends, e.g. a simplex.
 Ends = Any
 
 
 def _support(q: Any) -> tuple[Ends, list[Any]]:
-    """The support of `q`, and further numbers that bound it in another way."""
+    """Return the support of `q`, and other numbers that bound it."""
     base, parts = getattr(q, "base_dist", None), getattr(q, "transforms", None)
     if base is not None and parts:
         ends, held = _support(base)
@@ -67,7 +68,7 @@ def _support(q: Any) -> tuple[Ends, list[Any]]:
     inner = [_support(part) for part in (components if isinstance(components, list | tuple) else [components or base])
              if part is not None]  # fmt: skip
     if components is not None and not any(isinstance(part, constraints.Constraint) for part, _ in inner):
-        ends = []  # the components say more than what was given as their common support
+        ends = []  # the components are more precise than their common support
     for part, more in inner:
         held = [*held, *more, *(() if isinstance(part, constraints.Constraint) else part)]
     return (
@@ -78,7 +79,7 @@ def _support(q: Any) -> tuple[Ends, list[Any]]:
 
 
 def _of_constraint(support: Any) -> tuple[Ends, list[Any]]:
-    """The ends of one of NumPyro's constraints, constants included; or the leaves of any other pytree."""
+    """Return the ends of a NumPyro constraint, including constants; or the leaves of any other pytree."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     names = [name for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
@@ -95,7 +96,7 @@ def _of_constraint(support: Any) -> tuple[Ends, list[Any]]:
 
 
 def _image(ends: Ends, transform: Any) -> tuple[Ends, list[Any]]:
-    """Where a transform takes the ends, and what else may move."""
+    """Return the image of the ends under a transform, and other numbers that may move it."""
     if isinstance(transform, transforms.ComposeTransform):
         held: list[Any] = []
         for part in transform.parts:
@@ -114,12 +115,12 @@ def _image(ends: Ends, transform: Any) -> tuple[Ends, list[Any]]:
         return ends, [x for x in jax.tree.leaves(transform) if not isinstance(x, str)]
     try:
         return [image for end in ends for image in _by_calling(transform, end)], []
-    except (TypeError, ValueError, IndexError, NotImplementedError):  # of vectors: hold all that it has
+    except (TypeError, ValueError, IndexError, NotImplementedError):  # of vectors: forbid all its parameters
         return ends, jax.tree.leaves(transform)
 
 
 def _elementwise(transform: Any) -> Any:
-    """Where one of NumPyro's elementwise transforms takes an end: a function to a list; None if it is another."""
+    """Return the function from an end to its images, for an elementwise NumPyro transform; otherwise None."""
     if isinstance(inverse := transform, transforms._InverseTransform):
         inverse = transform._inv
         if type(inverse) is transforms.AffineTransform:
@@ -143,7 +144,7 @@ def _elementwise(transform: Any) -> Any:
 
 
 def _affine(end: Any, loc: Any, scale: Any) -> list[Any]:
-    """An infinite end stays one, and an end at 0 is moved by a loc and not by a scale."""
+    """Map an end. An infinite end stays infinite. An end at 0 is moved by loc but not by scale."""
     if _is(end, *INFINITE):
         side = np.sign(np.asarray(scale)) * end if _is_known(scale) and np.ndim(scale) == 0 else np.nan
         return [float(side)] if np.isinf(side) else list(INFINITE)
@@ -161,7 +162,7 @@ def _power(end: Any, exponent: Any) -> list[Any]:
 
 
 def _fills(ends: Ends, transform: Any) -> bool:
-    """Whether the support is all of the domain of the transform, whose codomain then is the image."""
+    """Return whether the support is the whole domain of the transform. Then the image is its codomain."""
     if not (_defines_codomain(transform)):
         return False
     try:
@@ -177,12 +178,12 @@ def _fills(ends: Ends, transform: Any) -> bool:
 
 
 def _defines_codomain(transform: Any) -> bool:
-    """NumPyro's do. A class of somebody's that says nothing of its codomain has inherited `real`."""
+    """Return whether the class defines a codomain. NumPyro's do; a user's class may only inherit `real`."""
     return type(transform).codomain is not transforms.Transform.codomain
 
 
 def _by_calling(transform: Any, end: Any) -> list[Any]:
-    """The image of an end under a transform of which nothing is known. Infinite only if it is for any parameters."""
+    """Return the image of an end under an unknown transform. It counts as infinite if all parameters make it so."""
     image = transform(jnp.asarray(end, float))
     if not _is(end, *INFINITE):
         return [image]
@@ -204,5 +205,5 @@ def _is_known(x: Any) -> bool:
 
 
 def _is(x: Any, *values: float) -> bool:
-    """Whether a number is known to be one of these."""
+    """Return whether a number is known and is one of `values`."""
     return _is_known(x) and bool(np.isin(np.asarray(x, float), values).all())

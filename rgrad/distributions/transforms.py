@@ -1,4 +1,4 @@
-"""What a transform does to a point that is known on both of its sides, and moves with the parameters in between."""
+"""How a transform moves a point with the parameters, if the point is known on both sides of the transform."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def plus(x: Any, moved: Array | None) -> Any:
 
 
 def parts_of(transforms: Sequence[Any]) -> list[Any]:
-    """The transforms one by one."""
+    """Return the transforms one by one, with composed ones taken apart."""
     return [
         part
         for transform in transforms
@@ -25,20 +25,20 @@ def parts_of(transforms: Sequence[Any]) -> list[Any]:
 
 
 def stays(transform: Any) -> bool:
-    """Whether it is one of NumPyro's and has no parameter that is being traced. Of another that is not known."""
+    """Return whether this is a NumPyro transform without a traced parameter. Other transforms may have hidden ones."""
     if not type(transform).__module__.startswith("numpyro."):
         return False
     try:
         return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(transform))
-    except NotImplementedError:  # one of a user's inside
+    except NotImplementedError:  # it contains a user's transform
         return False
 
 
 def resolved(log_q: Array, loc: Array, scale: Array, over: int = 0) -> Array:
-    """`log_q`, but nan where floats near loc are further apart than the scale: the samples are all but equal then.
+    """Return `log_q`, or nan if floats near loc are further apart than the scale. Samples are almost all equal then.
 
-    Where they are as far apart as the scale, their mean still moves with loc and scale as it should, to 1e-5 (a sum of
-    normal densities at such distances is nearly constant).
+    If floats are as far apart as the scale, the mean of the samples still moves correctly with loc and scale, to 1e-5.
+    (A sum of normal densities at such distances is nearly constant.)
     """
     size = jnp.abs(lax.stop_gradient(loc))
     apart = (jnp.nextafter(size, jnp.inf) - size) > 1.25 * jnp.abs(lax.stop_gradient(scale))
@@ -46,15 +46,16 @@ def resolved(log_q: Array, loc: Array, scale: Array, over: int = 0) -> Array:
 
 
 def moved_back(transform: Any, x: Array, y: Array, moved: Array | None) -> tuple[Array, Array]:
-    """How x follows the parameters with `y + moved` fixed, and the log-determinant there.
+    """Return how x follows the parameters with `y + moved` fixed, and the log-determinant there.
 
     Args:
-        x, y: `y = transform(x)`, constants.
-        moved: 0 in value, with the derivative of y; None: y is fixed.
+        x, y: constants, with `y = transform(x)`.
+        moved: an array whose value is 0 and whose derivative is that of y. None means that y is fixed.
 
     Returns:
-        0 in value, with the derivatives of x, to every order; and the log-determinant. A map that is not listed is
-        inverted; nan where the inverse of y is not x, which has been rounded then.
+        An array whose value is 0 and whose derivatives are those of x, to every order; and the log-determinant. A
+        transform without a rule is inverted. The result is nan if the inverse of y is not x, which happens if y was
+        rounded.
     """
     inner = transform
     while isinstance(inner, T.IndependentTransform):

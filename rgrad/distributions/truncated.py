@@ -1,11 +1,11 @@
-"""Truncated distributions far in the tail, where NumPyro's `icdf` and `log_prob` round the probability of the interval to 0.
+"""Truncated distributions, right even far in the tail.
 
-With a, b the standardised bounds, reflected such that the interval lies in the left tail, and all probabilities as
-logarithms:
+There, NumPyro's `icdf` and `log_prob` round the probability of the interval to 0. Let a and b be the standardised
+bounds, reflected if necessary so that the interval lies in the left tail. With all probabilities as logarithms,
 
     x = loc + scale z,    log F(z) = log((1 - u) F(a) + u F(b))
 
-The same u gives the same x as NumPyro's formula where that does not round. A StudentT is left as it is.
+If NumPyro's formula does not round, the same u gives the same x. StudentT is not changed.
 """
 
 from typing import Any
@@ -20,12 +20,12 @@ from jax.scipy.stats import norm
 
 from rgrad.distributions.admission import TRUNCATED, changed, rebuilt
 
-FAR = 1e18  # a standardised bound that is not there: its square is finite
-SERIES = -10.0  # below this the ratio of Phi to its density is by its asymptotic series
+FAR = 1e18  # stands for a missing standardised bound; its square is finite
+SERIES = -10.0  # below this, the ratio of Phi to its density is computed from its asymptotic series
 
 
 def sharpened(q: Any) -> Any:
-    """`q` with every truncated distribution in it replaced by one whose samples and density are right in the tail."""
+    """Return `q` with each truncated distribution replaced by one whose samples and density are right in the tail."""
     return rebuilt(q, _sharp)
 
 
@@ -38,7 +38,7 @@ def _sharp(q: Any) -> Any:
 
 
 class _Sharp:
-    """What the three classes of NumPyro are given."""
+    """The methods that replace those of NumPyro's three classes."""
 
     def icdf(self: Any, u: Array) -> Array:
         loc, scale = self.base_dist.loc, self.base_dist.scale
@@ -49,7 +49,7 @@ class _Sharp:
         z = jnp.where(right, -1, 1) * inverse(jnp.logaddexp(of_a + log_cdf(a), of_b + log_cdf(b)))
         x = loc + scale * z
         inside = jnp.clip(lax.stop_gradient(x), getattr(self, "low", -jnp.inf), getattr(self, "high", jnp.inf))
-        return x + lax.stop_gradient(inside - x)  # what rounds to the outside
+        return x + lax.stop_gradient(inside - x)  # correct what rounding moved outside
 
     def log_prob(self: Any, value: Array, intermediates: Any = None) -> Array:
         log_cdf, _ = _LOG_CDF[type(self.base_dist)]
@@ -74,7 +74,7 @@ _SHARP = dict(zip(TRUNCATED, (_Left, _Right, _TwoSided), strict=True))
 
 
 def _standardised(q: Any) -> tuple[Any, Any, Any]:
-    """The standardised bounds, and whether they are reflected, to (-b, -a): if a > 0. (All these bases are symmetric.)"""
+    """Return the standardised bounds, reflected to (-b, -a) if a > 0, and whether they are. All bases are symmetric."""
     a, b = (_bound(q, name, none) for name, none in (("low", -FAR), ("high", FAR)))
     right = lax.stop_gradient(a) > 0
     return jnp.where(right, -b, a), jnp.where(right, -a, b), right
@@ -91,7 +91,7 @@ def _bound(q: Any, name: str, none: float) -> Any:
 
 @jax.custom_jvp
 def log_ndtr(z: Array) -> Array:
-    """`log Phi(z)`, whose derivative is right to rounding in the tail too."""
+    """Return `log Phi(z)`. Its derivative is right to rounding, even in the tail."""
     return _log_ndtr(z)
 
 
@@ -103,10 +103,10 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def ndtri_exp(y: Array) -> Array:
-    """The z whose `log Phi(z)` is y: of any y below 0, where `ndtri(exp(y))` would round to -inf."""
+    """Return the z with `log Phi(z) = y`, for any y < 0. `ndtri(exp(y))` would round to -inf in the tail."""
     tail = jnp.minimum(y, -60.0)
     z = -jnp.sqrt(-2 * tail - jnp.log(-2 * tail) - jnp.log(2 * jnp.pi))
-    for _ in range(3):  # Newton's steps: the first is off by 1e-3 already
+    for _ in range(3):  # Newton steps; the starting point is off by about 1e-3
         z = z - (_log_ndtr(z) - tail) * _ratio(z)
     return jnp.where(y < -60.0, z, ndtri(jnp.exp(y)))
 
@@ -119,7 +119,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def _ratio(z: Array) -> Array:
-    """`Phi(z) / phi(z)`, Mills' ratio of -z."""
+    """Return `Phi(z) / phi(z)`, the Mills ratio of -z."""
     near, far = jnp.maximum(z, SERIES), jnp.minimum(z, SERIES)
     w = 1 / far**2
     series = (1 - w * (1 - w * (3 - w * (15 - w * (105 - w * 945))))) / -far
@@ -145,7 +145,7 @@ def _soft_laplace_inverse(y: Array) -> Array:
     return jnp.where(y < -15.0, y - jnp.log(2 / jnp.pi), middle)
 
 
-# log F of the standard distribution, and its inverse.
+# log F of the standard distribution and its inverse.
 _LOG_CDF: dict[Any, tuple[Any, Any]] = {
     dist.Normal: (log_ndtr, ndtri_exp),
     dist.Laplace: (_laplace, _laplace_inverse),

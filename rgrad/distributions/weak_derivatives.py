@@ -1,4 +1,4 @@
-"""The derivative of a density in a parameter as the difference of two densities, `c (q+ - q-)`: a rule for each parameter."""
+"""Weak derivatives: the derivative of a density in a parameter as a difference of two densities, `c (q+ - q-)`."""
 
 from collections.abc import Callable
 from functools import singledispatch
@@ -15,14 +15,18 @@ from rgrad.distributions.wrappers import name_of
 from rgrad.errors import NoRule
 
 Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
-"""(samples x, key, coupled) to the constant c and points x+ and x-, of the shape of x: dq/dtheta = c (q+ - q-)."""
+"""Maps (samples x, key, coupled) to the constant c and points x+ and x-, of the shape of x: dq/dtheta = c (q+ - q-)."""
 
 
 @singledispatch
 def weak_derivatives(q: Any) -> dict[str, Rule]:
-    """The rules for a distribution's parameters, by name (Mohamed et al. 2020, table 1)."""
+    """Return the rules for the parameters of `q`, by name (Mohamed et al. 2020, table 1).
+
+    Source: https://arxiv.org/abs/1906.10652.
+    """
     raise NoRule(
-        f"measure_valued has no rule for {name_of(q)} (there are: Normal, LogNormal, Exponential, Gamma, Poisson, Bernoulli)"
+        f"measure_valued has no rule for {name_of(q)} (supported: Normal, LogNormal, Exponential, Gamma, "
+        "Poisson, Bernoulli)"
     )
 
 
@@ -38,7 +42,7 @@ def _(q: dist.LogNormal) -> dict[str, Rule]:
 
 
 def _normal_loc(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
-    """Normal's loc: c = 1 / (sigma sqrt(2 pi)), x+- = mu +- sigma w, w ~ Weibull(sqrt 2, 2), that is Rayleigh."""
+    """The rule of loc: c = 1 / (sigma sqrt(2 pi)), x+- = mu +- sigma w, w ~ Weibull(sqrt 2, 2), i.e. Rayleigh."""
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
         w = jnp.sqrt(2 * jax.random.exponential(key, (2, *x.shape), x.dtype))
@@ -49,9 +53,11 @@ def _normal_loc(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
 
 
 def _normal_scale(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
-    """Normal's scale: c = 1 / sigma, x+ = mu + sigma m with m double-sided Maxwell, x- = mu + sigma e normal.
+    """The rule of scale: c = 1 / sigma, x+ = mu + sigma m with m double-sided Maxwell, x- = mu + sigma e, e
+    normal.
 
-    Coupled by e = m u with u uniform on (0, 1): a coordinate of a point on a sphere is uniform (Archimedes).
+    The coupling is e = m u with u uniform on (0, 1): one coordinate of a random point on a sphere is uniform
+    (Archimedes).
     """
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
@@ -66,7 +72,7 @@ def _normal_scale(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
 
 @weak_derivatives.register
 def _(q: dist.Gamma) -> dict[str, Rule]:
-    """The rate b of Gamma(a, b): c = a / b, x+ ~ Gamma(a, b), x- ~ Gamma(a + 1, b); coupled: x- = x+ + Exponential(b)."""
+    """The rule of the rate b: c = a / b, x+ ~ Gamma(a, b), x- ~ Gamma(a + 1, b). Coupled: x- = x+ + Exponential(b)."""
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
         a, b = q.concentration, q.rate
@@ -85,7 +91,7 @@ def _(q: dist.Exponential) -> dict[str, Rule]:
 
 @weak_derivatives.register
 def _(q: dist.Poisson) -> dict[str, Rule]:
-    """c = 1, x+ = x + 1, x- = x; independent: of another draw."""
+    """The rule of the rate: c = 1, x+ = x + 1, x- = x. Uncoupled, x- is another draw."""
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
         rate, _ = same_varying(q.rate, x)
@@ -97,12 +103,12 @@ def _(q: dist.Poisson) -> dict[str, Rule]:
 
 @weak_derivatives.register
 def _(q: dist.BernoulliProbs) -> dict[str, Rule]:
-    """c = 1, x+ = 1, x- = 0."""
+    """The rule of probs: c = 1, x+ = 1, x- = 0."""
     return {"probs": lambda x, key, coupled: (jnp.ones(()), jnp.ones_like(x), jnp.zeros_like(x))}
 
 
 @weak_derivatives.register
 def _(q: dist.BernoulliLogits) -> dict[str, Rule]:
-    """c = p (1 - p), x+ = 1, x- = 0."""
+    """The rule of logits: c = p (1 - p), x+ = 1, x- = 0."""
     p = jax.nn.sigmoid(q.logits)
     return {"logits": lambda x, key, coupled: (p * (1 - p), jnp.ones_like(x), jnp.zeros_like(x))}

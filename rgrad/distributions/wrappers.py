@@ -1,4 +1,4 @@
-"""Distributions that are made of another one, and what is inside of them."""
+"""Distributions that wrap another one, and functions that look inside them."""
 
 from typing import Any, NamedTuple
 
@@ -12,28 +12,28 @@ class OfBase(NamedTuple):
 
 
 class JaxRandom(OfBase, Wrapper):
-    """`q` with its own `sample` and `rsample`: what `jax_random` returns. All else is that of `q`."""
+    """`q`, drawn by its own `sample` and `rsample`. `jax_random` returns it. Everything else is that of `q`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)
 
 
 def unwrapped(q: Any) -> Any:
-    """What is inside of the wrappers of this package: a distribution of the user's."""
+    """Return the user's distribution inside the wrappers of this package."""
     while isinstance(q, Wrapper):
         q = q.base_dist
     return q
 
 
 def elementary(q: Any) -> Any:
-    """The distribution that `q` repeats independently: `Normal` for an event or an expansion of it; else `q` itself."""
+    """Return the distribution that `q` repeats independently, e.g. `Normal` for a vector of Normals; else `q`."""
     while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
         q = q.base_dist
     return q
 
 
 def name_of(q: Any) -> str:
-    """The name of a distribution as its user wrote it, e.g. `Normal` for an event of several."""
+    """Return the name of a distribution as its user wrote it, e.g. `Normal` for a vector of Normals."""
     if isinstance(q, Wrapper):
         return f"{q.prefix}({name_of(q.base)})" if q.prefix else name_of(q.base)
     if isinstance(q, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
@@ -42,5 +42,5 @@ def name_of(q: Any) -> str:
 
 
 def has_rule(rules: Any, q: Any) -> bool:
-    """Whether a `singledispatch` function has a rule for the type of `q`."""
+    """Return whether a `singledispatch` function has a rule for the type of `q`."""
     return rules.dispatch(type(q)) is not rules.dispatch(object)
