@@ -1,4 +1,4 @@
-"""Tests of what is random, with a stated chance to fail by accident and a stated smallest bias that they would catch."""
+"""Tests of random numbers, with a stated probability of false failure and a stated smallest bias that they catch."""
 
 import jax
 import numpy as np
@@ -6,22 +6,22 @@ from scipy.special import ndtri
 
 import rgrad
 
-FALSE_FAILURE = 1e-6  # of a whole call, over all its coordinates
-POWER = 0.999  # with which the smallest bias is caught
+FALSE_FAILURE = 1e-6  # the probability for a whole call, over all coordinates
+POWER = 0.999  # the probability with which the smallest bias is caught
 
 
 def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, false_failure=FALSE_FAILURE):
-    """The mean of `draw(key)` is `truth`.
+    """Assert that the mean of `draw(key)` is `truth`.
 
-    Fails by accident with a probability of at most `false_failure`; a tenth of that is used for the normal quantile,
-    because the mean of so many replicates is only nearly normal. Catches a bias of `smallest_bias` in any coordinate
-    with probability `POWER` or more: where the noise is too large for that, the test fails for want of replicates, so that
-    no tolerance can be wider than the test says. What is off by rounding alone, 1e-5 of the truth or of a standard
-    deviation and 1e-6, is no bias.
+    The probability of a false failure is at most `false_failure`. Only a tenth of it is used for the normal quantile,
+    because the mean of finitely many replicates is only nearly normal. A bias of `smallest_bias` in any coordinate is
+    caught with probability `POWER` or more. If the noise is too large for that, the test fails and asks for more
+    replicates. So no tolerance can be wider than the test says. Differences that rounding can explain do not count as
+    bias: 1e-5 of the truth or of a standard deviation, and 1e-6.
 
     Args:
-        truth: the structure of what `draw` returns. From a closed form, enumeration or quadrature.
-        smallest_bias: absolute; a number for all coordinates.
+        truth: has the structure of what `draw` returns. It comes from a closed form, enumeration or quadrature.
+        smallest_bias: absolute; one number for all coordinates.
     """
     moments = rgrad.measure(draw, jax.random.key(seed), replicates)
     leaves = [np.ravel(x) for x in jax.tree.leaves((moments.mean, moments.standard_error, moments.variance_freedom))]
@@ -30,7 +30,7 @@ def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, fa
     truth = np.concatenate([np.ravel(np.asarray(x, float)) for x in jax.tree.leaves(truth)])
     assert truth.shape == mean.shape, f"truth has {truth.size} numbers, the draw {mean.size}"
     assert np.all(np.isfinite(mean)), f"the mean is not finite: {mean}"
-    random = np.sqrt(replicates) * error > 1e-5 * np.abs(truth) + 1e-6  # and not mere rounding
+    random = np.sqrt(replicates) * error > 1e-5 * np.abs(truth) + 1e-6  # more than rounding
     assert np.all(freedom[random] > 300), (
         f"tails too heavy to judge: {names_of(moments.mean)[np.argmin(np.where(random, freedom, np.inf))]} has {freedom[random].min():.0f} degrees of freedom"
     )
@@ -48,6 +48,6 @@ def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, fa
 
 
 def names_of(tree):
-    """The path of every coordinate of the tree."""
+    """Return the path of every coordinate of the tree."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return np.array([jax.tree_util.keystr(path) + str(i) for path, leaf in leaves for i in np.ndindex(np.shape(leaf))])

@@ -1,4 +1,4 @@
-"""Every tuple of n samples of a small discrete distribution, with its probability: exact expectations, no randomness."""
+"""All tuples of n samples of a small discrete distribution, with their probabilities, for exact expectations."""
 
 import itertools
 
@@ -12,7 +12,7 @@ LOGITS = np.array([0.3, -0.5, 0.1])
 
 @jax.tree_util.register_pytree_node_class
 class Given:
-    """A Categorical over 0, 1, 2 whose samples are those given."""
+    """A Categorical over 0, 1, 2 that returns given samples."""
 
     batch_shape = ()
     has_rsample = False
@@ -36,12 +36,12 @@ class Given:
 
 
 def tuples(n):
-    """All tuples, shape (3^n, n)."""
+    """Return all tuples, shape (3^n, n)."""
     return jnp.array(list(itertools.product(range(3), repeat=n)))
 
 
 def expectation(function, n, logits=LOGITS):
-    """`E[function(samples)]` over tuples of n independent samples; probabilities are taken at `logits`, as constants."""
+    """Return `E[function(samples)]` over n independent samples. Their probabilities, at `logits`, are constants."""
     every = tuples(n)
     log_p = dist.Categorical(logits=jnp.asarray(logits, float)).log_prob(every).sum(-1)
     return jax.tree.map(lambda x: jnp.tensordot(jnp.exp(log_p), x, 1), jax.lax.map(function, every, batch_size=2048))

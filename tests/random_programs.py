@@ -1,7 +1,7 @@
-"""Random programs, each written once for NumPy and for JAX: NumPy in 64 bits says what is right.
+"""Random programs, each written once for both NumPy and JAX. NumPy in 64 bits gives the reference.
 
-A program is a function of an `Ops`, which is NumPy or JAX, and of its arguments, which are float32 numbers. Tolerances are
-calibrated: `tolerance` says how far rounding can take it.
+A program is a function of an `Ops`, which is NumPy or JAX, and of float32 arguments. Tolerances are calibrated:
+`tolerance` says how far off rounding can be.
 """
 
 import string
@@ -14,18 +14,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 ROWS = (1, 2, 3, 7, 8, 17, 64, 100, 1000, 4096, 33_000)  # some faults need more than 2^15 numbers
 SMALL = (1, 2, 3, 4, 5, 8, 16)
-MOST = 400_000  # numbers of an operand
+MOST = 400_000  # the most numbers in an operand
 
 
 class Program(NamedTuple):
     name: str
     function: Any
-    """`(ops, *arguments)` to an array."""
+    """Maps `(ops, *arguments)` to an array."""
     arguments: tuple[Any, ...]
 
 
 class Numpy:
-    """In the width of the arguments: 64 bits for the truth."""
+    """NumPy, with the precision of the arguments: 64 bits for the reference."""
 
     xp = np
 
@@ -37,7 +37,7 @@ class Numpy:
         return np.stack(states)
 
     def convolution(self, x, w, padding):
-        """x: (batch, channels, length), w: (out, channels, width)."""
+        """Convolve x, (batch, channels, length), with w, (out, channels, width)."""
         x = np.pad(x, ((0, 0), (0, 0), (padding, padding)))
         return np.einsum("nclw,ocw->nol", sliding_window_view(x, w.shape[-1], axis=2), w)
 
@@ -120,7 +120,7 @@ def one_of(rng, choices):
 
 
 def sizes(rng, count, most=MOST):
-    """`count` sizes, one of them that of many rows, in any place."""
+    """Return `count` sizes. One of them, at a random place, is a number of rows."""
     while True:
         shape = [int(one_of(rng, SMALL)) for _ in range(count)]
         if count:
@@ -130,7 +130,7 @@ def sizes(rng, count, most=MOST):
 
 
 def operand(rng, shape):
-    """What makes an operand of a shape, and the arguments for it: an array, or something that is broadcast."""
+    """Return a description, the arguments and the function for an operand of a shape: an array, or one broadcast."""
     kind = one_of(rng, ("array", "array", "array", "plus", "ones", "scalar", "row", "scaled"))
     if kind == "ones":
         return kind, (), lambda o: o.xp.ones(shape, np.float32)
@@ -146,7 +146,7 @@ def operand(rng, shape):
 
 
 def dot(rng):
-    """Every layout of batch, contraction and free axes, of operands that may be broadcast."""
+    """Return a product with any layout of batch, contraction and free axes. Its operands may be broadcast."""
     counts = rng.integers(0, 3), rng.integers(1, 3), rng.integers(0, 3), rng.integers(0, 2)
     labels = iter(string.ascii_lowercase)
     batch, contracted, left, right = (["".join(next(labels)) for _ in range(n)] for n in counts)
@@ -170,7 +170,7 @@ def dot(rng):
 
 
 def product(rng):
-    """`@` of what is made on the fly, as in a layer of a network."""
+    """Return a product `@` of something computed on the fly, as in a layer of a network."""
     rows, n, m = int(one_of(rng, ROWS)), int(one_of(rng, SMALL)), int(one_of(rng, SMALL))
     group = int(one_of(rng, (1, 2, 4))) if rows * n * 4 <= MOST else 1
     shape = (rows, group, n) if group > 1 else (rows, n)
@@ -185,9 +185,9 @@ def reduction(rng):
     axes = tuple(int(i) for i in np.flatnonzero(rng.random(len(shape)) < 0.5)) or (int(rng.integers(len(shape))),)
     how = one_of(rng, ("sum", "mean", "max", "min", "var", "sum", "sum", "prod"))
     if np.prod([shape[i] for i in axes]) > 100 and how == "prod":
-        how = "sum"  # so many roundings are multiplied
+        how = "sum"  # a product would multiply too many roundings
     before, keep = one_of(rng, BEFORE), bool(rng.random() < 0.3)
-    scale = 0.1 if how == "prod" else 1.0  # a product of many numbers near 1
+    scale = 0.1 if how == "prod" else 1.0  # for products, all numbers are near 1
 
     def f(o, x):
         y = BEFORE[before](o, x)
@@ -198,7 +198,7 @@ def reduction(rng):
 
 
 def two_reductions(rng):
-    """Of one array, in one program, along different axes."""
+    """Return two reductions of one array along different axes, in one program."""
     shape = sizes(rng, int(rng.integers(2, 4)))
     first, second = int(rng.integers(len(shape))), int(rng.integers(len(shape)))
     f = lambda o, x: (x + 1).sum(first, keepdims=True) * (x**2).mean(second, keepdims=True)
@@ -234,7 +234,7 @@ def cumulative(rng):
 def sort(rng):
     shape = sizes(rng, int(rng.integers(1, 4)), 100_000)
     axis, before = int(rng.integers(len(shape))), one_of(rng, ("x", "2 x", "tanh x"))
-    apart = rng.permutation(int(np.prod(shape))).reshape(shape).astype(np.float32)  # rounding changes no order
+    apart = rng.permutation(int(np.prod(shape))).reshape(shape).astype(np.float32)  # rounding cannot change the order
 
     def sorted_(o, x):
         return o.xp.sort(BEFORE[before](o, x / apart.size), axis)
@@ -294,7 +294,7 @@ def convolution(rng):
 
 def cast(rng):
     shape = sizes(rng, 2)
-    x = (rng.integers(-40, 40, shape) / 4 + 1 / 8).astype(np.float32)  # no rounding takes these over a whole number
+    x = (rng.integers(-40, 40, shape) / 4 + 1 / 8).astype(np.float32)  # rounding cannot move these past an integer
     makes = {
         "int": lambda o, x: (x.astype(np.int32) @ o.xp.ones((shape[1], 3), np.int32)) * 1.0,
         "bool": lambda o, x: (x > 0).astype(np.float32) @ (o.xp.ones((shape[1], 3), np.float32) * 2),
@@ -317,7 +317,7 @@ def attention(rng):
 
 
 def slab(rng):
-    """Only elementwise operations and broadcasts, with transposes, reversals, paddings and concatenations."""
+    """Return a program of elementwise operations, broadcasts, transposes, reversals, paddings, concatenations."""
     shape = sizes(rng, 3)
     order, axis = rng.permutation(3), int(rng.integers(3))
     before = one_of(rng, BEFORE)
@@ -336,17 +336,18 @@ KINDS = (dot, product, reduction, dot, linear_algebra, product, convolution, two
 
 
 def programs(count, seed=0):
-    """The first `count` programs of a seed: every kind, in turn."""
+    """Return the first `count` programs of a seed. Their kinds take turns."""
     return [KINDS[i % len(KINDS)](np.random.default_rng((seed, i))) for i in range(count)]
 
 
 def truth(program):
-    """In 64 bits, by NumPy."""
+    """Return the result of NumPy in 64 bits."""
     return np.asarray(program.function(Numpy(), *map(_wide, program.arguments)), float)
 
 
 def tolerance(program, right):
-    """300 times what one rounding of every argument does to it, and 1e-5 of the largest number and of 1.
+    """Return the tolerance: 300 times the effect of one rounding of every argument, plus 1e-5 of the largest number and
+    of 1.
 
     A sum of n numbers of one sign is off by up to n roundings, but typically by their square root: 200 for 33,000. The
     known faults of compilers are as large as the numbers themselves.
@@ -361,10 +362,10 @@ def tolerance(program, right):
 
 
 def wrong(programs, compile, together=1):
-    """The names of the programs whose results, compiled by `compile(function)`, are not those of NumPy.
+    """Return the names of the programs that differ from NumPy, if compiled by `compile(function)`.
 
     Args:
-        together: so many programs are compiled as one.
+        together: the number of programs that are compiled as one.
     """
     found = []
     for start in range(0, len(programs), together):

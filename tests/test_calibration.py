@@ -1,4 +1,4 @@
-"""`assert_unbiased` is itself tested: it must fail on planted bias. Each planted bias is over twice the smallest caught."""
+"""Tests of `assert_unbiased`: it must fail on planted bias. Each bias is over twice the smallest that it catches."""
 
 from functools import partial
 
@@ -16,14 +16,14 @@ def gradient(estimator, n=10):
 
 
 def mean_baseline(f, q, key, n):
-    """Planted: a baseline that saw its own sample, which shrinks the gradient by 1 - 1/n."""
+    """Planted: a baseline that saw its own sample. It shrinks the gradient by 1 - 1/n."""
     x = jax.lax.stop_gradient(q.sample(key, (n,)))
     values = jax.vmap(f)(x)
     return rgrad.surrogate(values, q.log_prob(x), rgrad.independent(jax.lax.stop_gradient(values.mean())))
 
 
 def one_key_twice(f, q, key, n):
-    """Planted: noise in f that is the noise of x."""
+    """Planted: f uses the noise of x."""
     x = jax.lax.stop_gradient(q.sample(key, (n,)))
     return rgrad.surrogate(jax.vmap(f)(x) + jax.random.normal(key, (n,)), q.log_prob(x))
 
@@ -33,7 +33,7 @@ def ten_times_too_small(f, q, key, n):
 
 
 def counted_twice(f, q, key, n):
-    """Planted: the gradient goes through the sample and through its density."""
+    """Planted: the gradient passes through both the sample and its density."""
     x = q.rsample(key, (n,))
     return rgrad.attach(jax.vmap(f)(x), q.log_prob(jax.lax.stop_gradient(x)))
 
@@ -59,7 +59,7 @@ def test_refuses_to_judge_with_too_much_noise():
 
 
 def test_false_failures_are_as_rare_as_it_says():
-    """At a nominal rate of 1 % (0.1 % used) over 300 honest runs, more than 12 failures have probability < 1e-6."""
+    """At a nominal rate of 1 % (0.1 % is used), more than 12 failures in 300 unbiased runs have probability < 1e-6."""
     failures = 0
     normal = lambda key: jax.random.normal(key)
     for seed in range(300):

@@ -1,4 +1,4 @@
-"""The rules of the house: what imports what, how long a file is, and that names are used once."""
+"""The rules of the code base: what may import what, how long a file may be, and that names are unique."""
 
 import ast
 from collections import Counter
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the ground up. A package imports from those to its left, and from itself.
+# From the bottom up. A package may import from those to its left, and from itself.
 FLOORS = ("errors", "protocols", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
           "problems", "measurement", "comparison", "sweeps")  # fmt: skip
-BESIDE = {"fitting": ("errors", "protocols", "backend", "noise")}  # what else there is, and all that it may import
-# Slow to import, or not there on every machine: imported where they are used.
+BESIDE = {"fitting": ("errors", "protocols", "backend", "noise")}  # the other packages, and what they may import
+# These are slow to import, or optional. They are imported where they are used.
 LAZY = {"scipy", "sklearn", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}
 PUBLIC = {"rgrad", "rgrad.noise", "rgrad.problems", "rgrad.errors", "rgrad.protocols", "rgrad.measurement", "rgrad.sweeps",
           "rgrad.distributions", "rgrad.expectations", "rgrad.fitting"}  # fmt: skip
@@ -28,7 +28,7 @@ def modules(package):
 
 
 def imports(tree, inside=False) -> Iterator[tuple[str, bool]]:
-    """The modules that are imported, and whether that is in a function."""
+    """Yield the imported modules, and whether each import is inside a function."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom):
             yield from ((node.module or "", inside),)
@@ -44,7 +44,7 @@ def test_no_circle_of_imports(package):
     known = {
         name: {other for other, _ in imports(tree) if other in found and other != name} for name, tree in found.items()
     }
-    for name, others in known.items():  # a package's own __init__ may import its modules
+    for name, others in known.items():  # the __init__ of a package may import its own modules
         known[name] = {
             other for other in others if not name.startswith(f"{other}.") and not other.startswith(f"{name}.")
         }
@@ -108,7 +108,7 @@ def test_an_experiment_imports_no_other_and_nothing_private():
 
 
 def test_no_two_modules_share_a_name_with_what_they_hold_at_the_top():
-    """`rgrad.compare` is a function: a module of that name would replace it when it is imported."""
+    """`rgrad.compare` is a function. A module `rgrad/compare.py` would replace it when it is imported."""
     stub = (ROOT / "rgrad" / "__init__.pyi").read_text()
     listed = ast.literal_eval(next(n.value for n in ast.parse(stub).body if isinstance(n, ast.Assign)))
     top = {p.stem for p in (ROOT / "rgrad").iterdir() if p.suffix == ".py" or p.is_dir()}

@@ -1,4 +1,4 @@
-"""The two tricks: right to the order they claim, and raising beyond it, under every transformation."""
+"""`attach` and `attach_gradient` are right to their order, and raise beyond it, under every transformation."""
 
 import itertools
 from functools import partial
@@ -18,7 +18,7 @@ TWICE = {
     "forward over forward": lambda f: jax.jacfwd(jax.jacfwd(f)),
     "reverse over forward": lambda f: jax.grad(jax.jacfwd(f)),
 }
-# Each evaluates sum_i f(theta * c_i) for c = 1, 2, 3 in its own way.
+# Each evaluates sum_i f(theta * c_i) for c = 1, 2, 3 in a different way.
 C = jnp.array([1.0, 2.0, 3.0])
 UNDER = {
     "plain": lambda f: lambda t: sum(f(t * c) for c in C),
@@ -37,14 +37,14 @@ BOTH = list(itertools.product(TWICE, UNDER))
 
 @pytest.mark.parametrize(("twice", "under"), BOTH)
 def test_attach_to_second_order(twice, under, x64):
-    """Of v e^(l - l) the second derivative is v (l'^2 + l''): with l = t^2 and v = 5, 5 (4 t^2 + 2), times c^2."""
+    """The second derivative of v e^(l - l) is v (l'^2 + l''). With l = t^2 and v = 5 it is 5 (4 t^2 + 2), times c^2."""
     f = lambda t: rgrad.attach(5.0, t**2)
     truth = sum(c**2 * 5 * (4 * (2.0 * c) ** 2 + 2) for c in np.asarray(C))
     assert TWICE[twice](UNDER[under](f))(2.0) == pytest.approx(truth, rel=1e-12)
 
 
 def test_attach_to_third_order_and_keeps_the_derivative_of_values(x64):
-    f = lambda t: rgrad.attach(jnp.sin(t), jnp.log(t))  # with l = log t the ratio is t / t0: (sin t * t / t0) at t0
+    f = lambda t: rgrad.attach(jnp.sin(t), jnp.log(t))  # if l = log t, the ratio is t / t0: (sin t * t / t0) at t0
     derivatives = [f, jax.grad(f), jax.grad(jax.grad(f)), jax.grad(jax.grad(jax.grad(f)))]
     s, c, t = np.sin(2.0), np.cos(2.0), 2.0
     for derivative, truth in zip(derivatives, [s, c + s / t, -s + 2 * c / t, -c - 3 * s / t], strict=True):
@@ -52,7 +52,7 @@ def test_attach_to_third_order_and_keeps_the_derivative_of_values(x64):
 
 
 def test_attach_is_the_ratio_of_densities_and_computes_none():
-    """Derivatives to the fourth are those of v exp(l - stop_gradient(l)); in the value nothing is left of l."""
+    """Derivatives up to the fourth are those of v exp(l - stop_gradient(l)). The value does not use l."""
     ratio = lambda v, l: v * jnp.exp(l - jax.lax.stop_gradient(l))  # noqa: E741
     value, log_density = lambda t: jnp.cos(t), lambda t: jnp.sin(3 * t) - t**2
     mine, theirs = (lambda t, of=of: of(value(t), log_density(t)) for of in (rgrad.attach, ratio))
@@ -79,7 +79,7 @@ def test_attach_leaves_values_where_the_density_is_not_finite(density):
 
 
 def by_hand(t):
-    """Value 3; derivative by hand cos(t) in each of three terms, with a gradient that itself depends on t."""
+    """The value is 3. Each of three terms has the hand-written derivative cos(t), which itself depends on t."""
     return rgrad.attach_gradient(jnp.ones(3), {"loc": t}, {"loc": jnp.full(3, jnp.cos(t))}, "by_hand").sum()
 
 
@@ -127,7 +127,7 @@ def test_attach_gradient_of_vectors_and_its_errors():
 
 
 def two_parameters(loc, scale, phi):
-    """Both gradients by hand of a constant sample z: phi (loc + scale z)^3, as a measure-valued estimator would have."""
+    """Hand-written gradients for a constant sample z of phi (loc + scale z)^3, as in a measure-valued estimator."""
     z = jnp.array([-1.0, 0.5, 2.0])
     x = jax.lax.stop_gradient(loc + scale * z)
     slope = 3 * phi * x**2
@@ -139,7 +139,7 @@ def two_parameters(loc, scale, phi):
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])
 @pytest.mark.parametrize(("first", "then"), [(0, 1), (1, 0), (2, 0), (2, 1), (0, 0), (1, 1)])
 def test_mixed_second_derivatives_raise_too(first, then, wrap):
-    """The sample is a constant, so the derivative of d/d scale with respect to loc would be 0 for 6 scale."""
+    """The sample is a constant, so the derivative of d/d scale in loc would be 0, but it should be 6 scale."""
     for one, two in itertools.product((jax.grad, jax.jacfwd), repeat=2):
         with pytest.raises(NotImplementedError, match="first order only"):
             wrap(two(wrap(one(two_parameters, first)), then))(1.0, 2.0, 1.0)
@@ -149,7 +149,7 @@ def test_a_parameter_of_f_alone_is_differentiated_as_ever():
     z = np.array([-1.0, 0.5, 2.0])
     assert jax.grad(two_parameters, 2)(1.0, 2.0, 1.0) == pytest.approx(np.sum((1 + 2 * z) ** 3))
     assert jax.grad(jax.grad(two_parameters, 2), 2)(1.0, 2.0, 1.0) == 0.0
-    # The gradient by hand, as a function of phi: right in this order.
+    # The hand-written gradient as a function of phi is right to this order.
     assert jax.grad(jax.grad(two_parameters, 0), 2)(1.0, 2.0, 1.0) == pytest.approx(np.sum(3 * (1 + 2 * z) ** 2))
 
 
@@ -174,9 +174,9 @@ VARIOUS = {
 
 @pytest.mark.parametrize("name", VARIOUS)
 def test_a_gradient_is_summed_over_the_devices_of_a_shard_map(name):
-    """The keys vary over the devices and t does not, so that the transpose of the cast is a sum: seen from the types.
+    """The keys vary over the devices and t does not, so the transpose of the cast is a sum. The types show this.
 
-    A value that varied without its type saying so would be taken from the first device.
+    If a value varied and its type did not say so, the value of the first device would be used.
     """
     q, estimator = VARIOUS[name]
     mesh, along = jax.sharding.AbstractMesh((2,), ("d",)), jax.sharding.PartitionSpec("d")

@@ -1,4 +1,4 @@
-"""Programs with options: where JAX takes them, what XLA does not know, and how large is small."""
+"""Compiler options: when JAX accepts them, which ones XLA knows, and which programs count as small."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def test_a_compiled_function_is_that_function_under_everything(of):
 
 @pytest.mark.parametrize("of", [*AROUND, *GRADIENTS])
 def test_where_there_are_no_options(of, monkeypatch):
-    """As on an accelerator."""
+    """This is the case on an accelerator."""
     monkeypatch.setattr(compiling, "options", lambda one_core=False, short_sums=False: None)
     test_a_compiled_function_is_that_function_under_everything(of)
 
@@ -90,7 +90,7 @@ def test_how_many_a_vmap_goes_over():
 def test_small_programs_have_one_core(lanes, one_core, monkeypatch):
     asked = []
     monkeypatch.setattr(compiling, "options", lambda one_core=None, short_sums=None: asked.append(one_core) or {})
-    compiling._probe()  # has asked already
+    compiling._probe()  # now, so that its result is cached
     jax.vmap(compiled(lambda x: x + 1, ()))(jnp.zeros(lanes))
     assert asked == [None, one_core]
 
@@ -106,7 +106,7 @@ def test_options_that_this_compiler_does_not_know_are_left_out(monkeypatch):
 
 
 def test_the_size_of_a_program():
-    """What it produces, a scan as often as it goes round, and the largest of it."""
+    """Everything that the program produces, with each step of a scan, and its largest result."""
 
     def program(x):  # 5 for 2 x, three times 5 for x + 1, and 1 for the sum
         y, _ = jax.lax.scan(lambda c, _: (c + 1, None), 2 * x, None, 3)
@@ -114,4 +114,4 @@ def test_the_size_of_a_program():
 
     work, largest = size_of(jax.make_jaxpr(program)(jnp.zeros(5)).jaxpr)
     assert largest == 5
-    assert 5 + 15 + 1 <= work <= 5 + 15 + 1 + 5 + 4  # and what the scan returns, and its own counting
+    assert 5 + 15 + 1 <= work <= 5 + 15 + 1 + 5 + 4  # the scan also produces its result and its own counter

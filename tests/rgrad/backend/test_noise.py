@@ -1,4 +1,4 @@
-"""The noise: bit for bit the bits of `jax.random`; exact in law; independent; what it is drawn into is differentiable."""
+"""The noise has the bits of `jax.random`, the exact distribution and independence. Samples of it are differentiable."""
 
 import math
 import re
@@ -22,13 +22,13 @@ from rgrad.distributions.implicit import rsample, sample
 
 KEY = jax.random.key(3)
 KEYS = [KEY, jax.random.key(2**31 - 1), jax.random.PRNGKey(7), jax.random.split(KEY)[1]]
-LONG = 2**16, 64  # keys, and numbers of each: the loop is over a key's own blocks
-SHORT = 2**17, 29  # and over keys, with a word left over
+LONG = 2**16, 64  # keys, and numbers per key: the loop runs over the blocks of a key
+SHORT = 2**17, 29  # the loop runs over keys, and one word is left over
 
 
 @pytest.fixture(scope="module")
 def normals():
-    """The same number of them either way, 4 million: shape (keys, numbers)."""
+    """4 million numbers in either shape (keys, numbers)."""
     return {shape: many(KEY, *shape) for shape in (LONG, SHORT)}
 
 
@@ -59,7 +59,7 @@ def test_the_bits_are_those_of_jax_under_vmap_and_jit():
 
 
 def test_both_words_of_a_block_are_used():
-    """A key of 2 m numbers makes m blocks, and the numbers are Box and Muller's, in 64 bits, of their words."""
+    """A key with 2 m numbers uses m blocks. Its numbers are the Box-Muller transform, in 64 bits, of their words."""
     words = jax.random.key_data(KEY)
     first, second = noise.threefry2x32((words[0], words[1]), jnp.arange(500, dtype=jnp.uint32))
     assert_array_equal(first ^ second, jax.random.bits(KEY, (500,), "uint32"))
@@ -82,9 +82,9 @@ def test_the_extreme_words_give_finite_numbers():
     assert (u.min(), u.max()) == (2.0**-24, 1 - 2.0**-24)
 
 
-# The law. Every check takes (keys, numbers), and is seen to fail on a planted fault further down.
+# The distribution. Every check takes (keys, numbers). A test below shows that each one fails on a planted fault.
 def check_moments(e):
-    """Up to the eighth, each within 5.5 of its standard errors: false failures 3e-7 in all."""
+    """Moments up to the eighth, each within 5.5 standard errors: false failures 3e-7 in total."""
     double = lambda k: math.prod(range(k - 1, 0, -2)) if k % 2 == 0 else 0  # E e^k
     power = np.ones(e.size)
     for k in range(1, 9):
@@ -94,7 +94,7 @@ def check_moments(e):
 
 
 def check_tails(e):
-    """How many are beyond +-4, +-5, +-6: Poisson's law, false failures 6e-8 in all."""
+    """The numbers beyond +-4, +-5 and +-6 are Poisson distributed: false failures 6e-8 in total."""
     for edge in (4, 5, 6):
         for beyond in ((e > edge).sum(), (e < -edge).sum()):
             low, high = stats.poisson.interval(1 - 1e-8, e.size * erfc(edge / 2**0.5) / 2)
@@ -102,10 +102,11 @@ def check_tails(e):
 
 
 def check_distribution(e):
-    """Kolmogorov and Smirnov's largest distance, Anderson and Darling's weighted one: false failures 5e-7 in all.
+    """The largest distance of Kolmogorov and Smirnov, and the weighted one of Anderson and Darling: false failures
+    5e-7.
 
-    Beyond 13.5 is 2 * 3^(1/2) * (1 - Phi(27^(1/2))) of the latter's law: the first term of its tail, which is a sum of
-    chi-squares with the weights 1/(j (j + 1)).
+    The probability that the latter exceeds 13.5 is 2 * 3^(1/2) * (1 - Phi(27^(1/2))). This is the first term of its
+    tail: it is a sum of chi-squares with weights 1/(j (j + 1)).
     """
     e = np.sort(e.ravel())
     n, largest, weighted = e.size, 0.0, -float(e.size)
@@ -119,9 +120,9 @@ def check_distribution(e):
 
 
 def check_independence(e):
-    """Of e and of e^2: with the next number, with the other of the block, and with the same number of the next key.
+    """Correlations of e and of e^2: with the next number, the other of the block, and the same number of the next key.
 
-    Each correlation within 5.6 of 1/sqrt(pairs): false failures 2e-7 in all. Catches 9 of them: 0.005 in 4 million.
+    Each is within 5.6 of 1/sqrt(pairs): false failures 2e-7 in total. It catches a correlation of 9/sqrt(pairs): 0.005 in 4 million.
     """
     blocks = -(-e.shape[1] // 2)
     pairs = {
@@ -152,9 +153,9 @@ def test_the_checks_see_a_fault(check, normals):
         e = np.clip(e, -4.2, 4.2)
         e[:400, 0] = 4.1
     elif check is check_distribution:
-        e = ndtri((np.floor(ndtr(e) * 2**9) + 0.5) / 2**9)  # of 9 bits
+        e = ndtri((np.floor(ndtr(e) * 2**9) + 0.5) / 2**9)  # only 9 bits
     else:
-        e[:, 32:] = e[:, :32] * np.sign(e[:, 32:])  # two words alike: no correlation but of the squares
+        e[:, 32:] = e[:, :32] * np.sign(e[:, 32:])  # two equal words: only the squares are correlated
     with pytest.raises(AssertionError):
         check(e)
 
@@ -162,7 +163,7 @@ def test_the_checks_see_a_fault(check, normals):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_law_of_a_hundred_million():
-    """As above, with 1e8: correlations of 0.001, a cdf off by 3e-4, tails of 5e-2 at 4 and of 1 at 6 would be seen."""
+    """With 1e8 numbers they catch correlations of 0.001, cdfs off by 3e-4, tails off by 5e-2 at 4 and by 1 at 6."""
     e = np.concatenate([many(jax.random.fold_in(KEY, i), 2**15, 763) for i in range(4)])
     assert e.size > 1e8 - 1e5
     for check in CHECKS:
@@ -170,7 +171,7 @@ def test_the_law_of_a_hundred_million():
 
 
 def test_uniforms():
-    """Kolmogorov and Smirnov, and the correlations, of 2 million: false failures 3e-7."""
+    """The Kolmogorov-Smirnov distance and the correlations of 2 million uniforms: false failures 3e-7."""
     u = np.asarray(jax.jit(jax.vmap(partial(noise.uniform, shape=(64,))))(jax.random.split(KEY, 2**15)))
     assert u.dtype == np.float32
     assert 0 < u.min() < u.max() < 1
@@ -178,9 +179,9 @@ def test_uniforms():
     check_independence(u - 0.5)
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (30,), (31,), (9, 8)])  # few of each key up to 30, many from there on
+@pytest.mark.parametrize("shape", [(3, 3), (30,), (31,), (9, 8)])  # up to 30 numbers per key are few, more are many
 def test_the_same_numbers_however_they_are_asked_for(shape):
-    """Eagerly, under jit, vmap over any axis, scan and shard_map, up to the rounding of the last bit."""
+    """Eager, under jit, vmap over any axis, scan and shard_map: equal up to the last bit."""
     keys = jax.random.split(KEY, 4)
     make = lambda k: noise.normal(k, shape)
     want = np.stack([make(k) for k in keys])
@@ -202,7 +203,7 @@ def test_the_same_numbers_however_they_are_asked_for(shape):
 
 
 def test_other_keys_and_floats_are_those_of_jax(x64):
-    """For rbg, 64 bits, and the counters of old."""
+    """This holds for rbg keys, 64-bit floats, and the counters of older JAX."""
     assert_array_equal(noise.normal(KEY, (5,)), jax.random.normal(KEY, (5,)))
     assert noise.normal(KEY, (5,)).dtype == noise.uniform(KEY).dtype == np.float64
     other = jax.random.key(1, impl="rbg")
@@ -229,7 +230,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family):
-    """The law, by its own distribution function (false failures 1e-8 each), and `dx/dtheta = -(dF/dtheta) / p(x)`."""
+    """The distribution function of samples (false failures 1e-8 each), and `dx/dtheta = -(dF/dtheta) / p(x)`."""
     make, at = FAMILIES[family], (0.3, 0.7)
     q = make(*at)
 
@@ -261,7 +262,7 @@ def test_families(family):
     ids=["MultivariateNormal", "location_scale", "Independent", "Expanded"],
 )
 def test_vectors(q):
-    """Means and variances within 5.6 standard errors of those of NumPyro: false failures 1e-6 in all."""
+    """Means and variances are within 5.6 standard errors of those of NumPyro: false failures 1e-6 in total."""
     x = np.asarray(jax.jit(lambda: sample(q, KEY, (40_000,)))(), float)
     assert x.shape == (40_000, *q.event_shape)
     mean = np.broadcast_to(np.array([1.0, 2.0]).reshape(-1, *(1,) * (x.ndim - 2)), x.shape[1:])
@@ -314,9 +315,9 @@ def test_jax_random_stays_selectable():
         jax_random(dist.Normal(jnp.zeros(2), 1.0))
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
 def test_two_estimators_of_one_key_make_the_noise_once():
-    """In the compiled program: two conditionals (of words, and of the numbers apart), and the square root in one loop."""
+    """The program has two conditionals (one makes the words, one splits the numbers) and one loop of square roots."""
 
     def gradients(t, key):
         of = lambda e: jax.grad(lambda t: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 100, e))(t)
@@ -328,9 +329,9 @@ def test_two_estimators_of_one_key_make_the_noise_once():
     assert " while(" not in program
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
 def test_few_numbers_of_many_keys_have_the_keys_along_the_rows():
-    """So that sums over the numbers of each key are vectorised. Nothing is transposed on the way."""
+    """Sums over the numbers of each key are then vectorised. The program has no transpose."""
     gradient = lambda t, key: jax.grad(
         lambda t: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 10, rgrad.score_function)
     )(t)
@@ -341,13 +342,13 @@ def test_few_numbers_of_many_keys_have_the_keys_along_the_rows():
 
 @pytest.mark.parametrize("shape", [(), (3, 3), (30,), (31,)])
 def test_elsewhere_it_is_that_of_jax_in_the_same_arrangement(shape):
-    """What is lowered for other platforms."""
+    """The lowering for other platforms uses jax.random, with the same arrangement."""
     keys = jax.random.split(KEY, (2, 3))
     data = jax.random.key_data(keys)
     for kind, theirs in (("normal", jax.random.normal), ("uniform", jax.random.uniform)):
         got = noise._elsewhere(data[..., 0], data[..., 1], shape=shape, kind=kind)
         want = jax.vmap(jax.vmap(lambda key, theirs=theirs: theirs(key, shape)))(keys)
-        if shape != (31,):  # few of each key: the keys are the last axes
+        if shape != (31,):  # with few numbers per key, the keys are the last axes
             got = jnp.moveaxis(got, (-2, -1), (0, 1))
         assert_allclose(got, want, rtol=1e-6, atol=2**-23)
         assert kind == "normal" or np.all((got > 0) & (got < 1))
@@ -358,7 +359,7 @@ def test_elsewhere_it_is_that_of_jax_in_the_same_arrangement(shape):
 @pytest.mark.parametrize("shape", [(1,), (10,), (3, 11), (64,)])
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_on_cuda_it_is_the_same_numbers(shape, kind):
-    """The form for NVIDIA GPUs, run here; and what is lowered for them: no branch, no call of the host, no 64 bits."""
+    """The lowering for NVIDIA GPUs, run here. It contains no branch, no call of the host and no 64-bit numbers."""
     data = jax.random.key_data(jax.random.split(KEY, 5))
     args = data[:, 0], data[:, 1]
     there, here = (noise._of_blocks(*args, shape=shape, kind=kind, on_cpu=on_cpu) for on_cpu in (False, True))
@@ -370,7 +371,7 @@ def test_on_cuda_it_is_the_same_numbers(shape, kind):
 
 @pytest.mark.parametrize("keys", [jax.random.split(jax.random.key(0), 5), jax.random.split(jax.random.PRNGKey(0), 5)])
 def test_several_keys_raise(keys):
-    """As in jax.random: the words of several keys are not those of one."""
+    """As in jax.random, several keys raise: their words must not be taken for those of one key."""
     noise = rgrad.noise
     for call in (noise.normal, noise.uniform, noise.bits, lambda key, shape: noise.fold_in(key, 1)):
         with pytest.raises(ValueError, match=r"rgrad.noise: key is an array of keys, of shape \(5,\); give one"):

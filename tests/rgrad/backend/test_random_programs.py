@@ -1,6 +1,7 @@
 """Compiled programs against NumPy in 64 bits: random ones, and models as a user would write them.
 
-Never against plain `jax.jit`, whose products are wrong by default on some CPUs and versions (`rgrad.check_compiler`).
+The reference is never plain `jax.jit`, whose products are wrong by default on some CPUs and versions
+(`rgrad.check_compiler`).
 """
 
 import os
@@ -15,13 +16,13 @@ import rgrad
 from rgrad.backend.compiling import options
 from tests.random_programs import Jax, Numpy, Program, programs, tolerance, truth, wrong
 
-# What `measure`, `sweep` and `fit` are compiled with: programs of any size, and small ones.
+# The options of `measure`, `sweep` and `fit`, for programs of any size and for small ones.
 OPTIONS = {"any size": {}, "small": {"one_core": True, "short_sums": True}}
 
 
 @pytest.mark.parametrize(("kind", "count"), [("any size", 40), ("small", 20)])
 def test_options_change_no_number(kind, count):
-    """Every kind of program, ten in one compilation."""
+    """Ten programs of every kind, in one compilation."""
     compile = lambda f: jax.jit(f, compiler_options=options(**OPTIONS[kind]))
     assert wrong(programs(count, seed=count), compile, together=10) == []
 
@@ -29,7 +30,7 @@ def test_options_change_no_number(kind, count):
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [None, *OPTIONS])
 def test_300_programs_are_right(kind):
-    """By plain `jax.jit` with the flag that `import rgrad` sets, and with each set of our options."""
+    """With plain `jax.jit` and the flag that `import rgrad` sets, and with each set of our options."""
     chosen = options(**OPTIONS[kind]) if kind else None
     assert wrong(programs(300, seed=7), lambda f: jax.jit(f, compiler_options=chosen)) == []
 
@@ -41,7 +42,7 @@ def test_a_wrong_program_is_seen():
 
 
 def test_tolerances_are_those_of_rounding():
-    """None is wider than a thousandth of the largest number, beside which the known faults are as large as the numbers."""
+    """No tolerance exceeds a thousandth of the largest number. The known faults are as large as the numbers."""
     for program in programs(60):
         right = truth(program)
         assert tolerance(program, right) <= 1e-3 * np.abs(right).max() + 1e-4, program.name
@@ -50,7 +51,7 @@ def test_tolerances_are_those_of_rounding():
 
 
 def test_check_compiler_says_in_one_line_whether_the_compiler_is_right():
-    """It is in this process, which has the flag."""
+    """The compiler is right in this process, which has the flag."""
     found = rgrad.check_compiler()
     assert found.ok, found
     assert "12 of 12 programs are right" in str(found)
@@ -58,7 +59,7 @@ def test_check_compiler_says_in_one_line_whether_the_compiler_is_right():
 
 @pytest.mark.long
 def test_check_compiler_finds_the_known_fault():
-    """Without the flag, in a process of its own: if a known product is wrong there, and only then."""
+    """In a separate process without the flag, it reports a fault if and only if a known product is wrong."""
     code = """
 import jax, jax.numpy as jnp, numpy as np, rgrad
 x = np.random.default_rng(1).standard_normal((33_000, 5)).astype(np.float32)
@@ -75,7 +76,7 @@ assert bool(found.plain) == bool(known) and found.with_options == ()
 
 def test_check_compiler_sees_a_fault(monkeypatch):
     module = sys.modules["rgrad.backend.compiler_check"] if rgrad.check_compiler else None
-    off = lambda xp, x, w, t: x.sum() + (xp is not np)  # by 1, of about 100
+    off = lambda xp, x, w, t: x.sum() + (xp is not np)  # off by 1, of about 100
     monkeypatch.setattr(module, "PROGRAMS", {"a sum": off, "a mean": lambda xp, x, w, t: x.mean()})
     found = rgrad.check_compiler()
     assert (found.ok, found.plain, found.with_options) == (False, ("a sum",), ("a sum",))

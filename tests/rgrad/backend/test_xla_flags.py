@@ -1,4 +1,4 @@
-"""XLA's flag on CPU: when it is set, and that no wrong number comes without a warning in the user's own programs."""
+"""When the XLA flag is set on CPU. Without it, wrong numbers in the user's own programs come with a warning."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from rgrad.backend.xla_flags import FLAG, set_flag, warn_if_wrong
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """As in a process in which JAX has not started; returns `set(**what is different)` to what XLA_FLAGS is then."""
+    """Imitate a process before JAX starts. Return a function of what is different, which returns XLA_FLAGS."""
 
     def call(flags=None, switch=None, started=False, versions=((0, 10), (0, 12))):
         for name, value in (("XLA_FLAGS", flags), (xla_flags.SWITCH, switch)):
@@ -61,7 +61,8 @@ def test_versions_of_what_is_installed():
     assert all(version >= (0, 10) for version in xla_flags._versions())
 
 
-# 12 programs that jaxlib 0.10.2 to 0.12 compile wrongly by default on CPUs with AVX-512, and a gradient of `expect`.
+# Twelve programs that jaxlib 0.10.2 to 0.12 compile wrongly by default on CPUs with AVX-512, and a gradient of
+# `expect`.
 PROGRAMS = """
 import sys, warnings
 import numpy as np
@@ -131,7 +132,7 @@ def test_the_probe_finds_this_process_right_also_within_a_trace(monkeypatch):
     assert xla_flags._in_force
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the CPU's compiler")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it tests options of the CPU compiler")
 def test_all_that_is_compiled_has_the_empty_list():
     for one_core in (False, True):
         for short_sums in (False, True):
@@ -150,7 +151,7 @@ def in_64_bits(key, n):
 
 @pytest.mark.parametrize("n", [compiling.SHORT_SUMS, 10**6, pytest.param(10**9, marks=pytest.mark.long)])
 def test_sums_within_a_call_are_exact_to_1e_6(n):
-    """Both sides of the line from which sums are taken in pieces, in `measure` and in a program of the user's."""
+    """For both sizes of n, with and without sums in pieces: in `measure`, and in a program of the user's."""
     key = jax.random.key(n)
     first = noise.fold_in(noise.fold_in(key, 0), 0)  # the key of the first replicate
     truth = in_64_bits(first, n)
