@@ -19,7 +19,7 @@ from rgrad.backend.xla_flags import FLAG, set_flag, warn_if_wrong
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """Imitate a process before JAX starts. Return a function of what is different, which returns XLA_FLAGS."""
+    """Return a function that imitates a process before JAX starts and returns XLA_FLAGS and `set_flag()`."""
 
     def call(flags=None, switch=None, started=False, versions=((0, 10), (0, 12))):
         for name, value in (("XLA_FLAGS", flags), (xla_flags.SWITCH, switch)):

@@ -1,4 +1,4 @@
-"""What is not the normalised density of its own samples is refused, nan, or given one meaning."""
+"""A `q` that is not the normalised density of its own samples is refused, gives nan, or is given one meaning."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 
 
 class Ones(dist.Distribution):
-    """Integers, of a class that says nothing of its parameters, so that NumPyro's default has_rsample is True."""
+    """Integer samples, in a class without `arg_constraints`: NumPyro's default for has_rsample is then True."""
 
     support = dist.constraints.boolean
 
@@ -91,7 +91,7 @@ def test_a_mask_of_true_is_accepted():
 
 
 def test_every_kind_of_shape_is_accepted():
-    """The shapes that NumPyro broadcasts, and parameters that are declared as vectors and are matrices."""
+    """Shapes that NumPyro broadcasts, and parameters that are declared as vectors but are matrices."""
     two, eye = jnp.ones(2), jnp.eye(2)
     for q in (
         dist.Gamma(1.0, two).to_event(1), dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2), dist.MatrixNormal(eye, eye, eye),
@@ -112,7 +112,7 @@ def test_integers_have_no_path():
 
 
 class Shifted(Ones):
-    """Normals, of which half are outside of the support that the class states."""
+    """Normals. Half of them are outside the support that the class states."""
 
     support = dist.constraints.positive
 
@@ -121,7 +121,7 @@ class Shifted(Ones):
 
 
 class Outside(dist.LeftTruncatedDistribution):
-    """Samples that ignore the truncation, as in a tail where it rounds to nothing."""
+    """Samples that ignore the truncation. This happens in a tail, where the truncation rounds to nothing."""
 
     def sample(self, key, sample_shape=()):
         return self.base_dist.loc + jax.random.normal(key, sample_shape)
@@ -142,7 +142,7 @@ W = jnp.array([1.0, 2.0, 5.0])
 
 
 class RawProbs:
-    """E[W[x]] = W @ p / sum(p): d/dp = (W - E) / sum(p). Two to the sum, so that the sum is seen."""
+    """E[W[x]] = W @ p / sum(p): d/dp = (W - E) / sum(p). The probs sum to 2, so that the division matters."""
 
     params = {"p": jnp.array([0.5, 0.9, 0.6])}  # noqa: RUF012
     distribution = staticmethod(lambda params: dist.Categorical(probs=params["p"], validate_args=False))
@@ -151,7 +151,7 @@ class RawProbs:
 
 @pytest.mark.parametrize("estimator", [rgrad.enumerated, rgrad.score_function, leave_one_out])
 def test_probabilities_that_do_not_sum_to_one(estimator):
-    """Value and gradient are those of probs / sum(probs), exact to 1e-10 by enumeration; without, enumerated gives W."""
+    """Value and gradient are those of probs / sum(probs), to 1e-10 by enumeration. Without the division it gives W."""
     p = np.asarray(RawProbs.params["p"], float)
     mean = np.asarray(W, float) @ p / p.sum()
     exact = rgrad.exact_moments(RawProbs, estimator).mean["p"]
@@ -162,7 +162,7 @@ def test_probabilities_that_do_not_sum_to_one(estimator):
 
 
 def test_probabilities_within_a_mixture_and_a_multinomial(x64):
-    """The density is that of probs / sum(probs), and its score has the mean 0, to 1e-12."""
+    """The density is that of probs / sum(probs). Its score has mean 0, to 1e-12."""
     p = jnp.array([0.5, 0.9, 0.6])
     mixture = lambda p: dist.MixtureSameFamily(
         dist.Categorical(probs=p, validate_args=False), dist.Normal(jnp.arange(3.0), 1.0)
@@ -187,11 +187,11 @@ TAILS = [(-10.0, 1.0, 0.0, 50.0), (-14.0, 1.0, 0.0, np.inf), (-30.0, 1.0, 0.0, 5
     ],
 )
 def test_truncation_in_the_tail(family):
-    """Samples, density and both derivatives in 32 bits against SciPy in 64, at 9 quantiles of 8 intervals."""
+    """Samples, density and both derivatives in 32 bits agree with SciPy in 64 bits, at 9 quantiles of 8 intervals."""
     base = {norm: dist.Normal, laplace: dist.Laplace, logistic: dist.Logistic, cauchy: dist.Cauchy}[family]
     u = np.linspace(0.1, 0.9, 9)
     make = lambda loc, scale, low, high: sharpened(dist.TruncatedDistribution(base(loc, scale), low, high))
-    # One program for all intervals: a bound that is not there is infinite.
+    # One program for all intervals: a missing bound is infinite.
     quantiles = jax.jit(
         jax.vmap(jax.value_and_grad(lambda loc, u, *rest: make(loc, *rest).icdf(u)), (None, 0, None, None, None))
     )
@@ -201,7 +201,7 @@ def test_truncation_in_the_tail(family):
     for loc, scale, low, high in TAILS:
 
         def truth(loc):
-            """Quantiles and log densities, reflected to the left tail, where probabilities have all their digits."""
+            """Return quantiles and log densities, reflected to the left tail, where probabilities keep all digits."""
             side = -1 if low > loc else 1
             a, b = sorted((side * (low - loc) / scale, side * (high - loc) / scale))
             at = lambda u: loc + scale * side * inverse(a, b, u if side == 1 else 1 - u)
@@ -209,7 +209,7 @@ def test_truncation_in_the_tail(family):
             return at(u), lambda x: family.logpdf((x - loc) / scale) - np.log(scale) - total
 
         def inverse(a, b, u):
-            """By bisection of log F."""
+            """Invert log F by bisection."""
             target = np.logaddexp(np.log1p(-u) + family.logcdf(a), np.log(u) + family.logcdf(b))
             left, right = np.full(9, max(a, -1e4)), np.full(9, min(b, 1e4))
             for _ in range(80):
@@ -235,7 +235,7 @@ def test_truncation_in_the_tail(family):
 
 
 def test_truncated_normals_where_numpyro_is_right():
-    """The same samples as NumPyro's, to rounding, in an event of several and expanded."""
+    """The samples agree with NumPyro's up to rounding, in a vector and expanded."""
     for q in (
         dist.TruncatedNormal(0.5, jnp.ones(2), low=0.0).to_event(1),
         dist.TruncatedNormal(0.5, 2.0, low=-1.0, high=1.0).expand([3]).to_event(1),
@@ -245,7 +245,7 @@ def test_truncated_normals_where_numpyro_is_right():
 
 @pytest.mark.long
 def test_truncated_normal_in_the_tail_by_estimators():
-    """d/dloc E[x] at N(-14, 1) above 0, by quadrature in 64 bits 0.004953; catches a bias of 4e-4."""
+    """d/dloc E[x] of N(-14, 1) above 0 is 0.004953, by quadrature in 64 bits. Catches a bias of 4e-4."""
     mean = lambda loc: truncnorm.mean(-loc, np.inf, loc)
     truth = (mean(-14 + 1e-3) - mean(-14 - 1e-3)) / 2e-3
     draw = lambda key: jax.grad(
@@ -258,7 +258,7 @@ def test_truncated_normal_in_the_tail_by_estimators():
 
 
 def test_nan_is_explained_where_draws_are_collected():
-    """One warning by measure, a sentence in the text of a comparison and in a fit."""
+    """`measure` gives one warning. A comparison and a fit say it in one sentence."""
     loss = lambda params, key: rgrad.expect(lambda x: x, Outside(dist.StudentT(3.0, params["t"]), 0.0), key, 10)
     with pytest.warns(UserWarning, match=r"measure: \d+ of 10 draws are nan .* outside of the support"):
         rgrad.measure(lambda key: loss({"t": 0.0}, key), KEY, 10)

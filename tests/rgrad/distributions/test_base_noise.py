@@ -1,4 +1,4 @@
-"""The score at the noise of a sample: right if the sample is rounded, or nan if too little is left of it."""
+"""The score from the noise of a sample: it is right if the sample is rounded, or nan if too little is left of it."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ def matrix(t):
 
 
 POINT = jnp.array([0.3, -0.2, 0.5])
-FAMILIES = {  # of t, shape (3,)
+FAMILIES = {  # as functions of t, shape (3,)
     "Laplace": lambda t: dist.Laplace(t[0], jnp.exp(t[1])),
     "StudentT": lambda t: dist.StudentT(3 * jnp.exp(t[2]), t[0], jnp.exp(t[1])),
     "AsymmetricLaplace": lambda t: dist.AsymmetricLaplace(t[0], jnp.exp(t[1]), jnp.exp(t[2])),
@@ -79,7 +79,7 @@ FAST = ("MultivariateNormal", "Beta, expanded", "a chain")
 
 @pytest.mark.parametrize("names", [FAST, pytest.param(tuple(FAMILIES), marks=pytest.mark.long)])
 def test_at_ordinary_points_it_is_the_density(names, x64):
-    """First and second derivatives are those of NumPyro's own density at the sample, in 64 bits, and the samples its own."""
+    """In 64 bits, first and second derivatives are those of NumPyro's density at the sample. So are the samples."""
     t = jnp.array([0.2, -0.3, 0.4])
     for name in names:
         of = FAMILIES[name]
@@ -100,7 +100,7 @@ def test_at_ordinary_points_it_is_the_density(names, x64):
 
 
 def kumaraswamy(a, b):
-    """d/da and d/db of `E[x] = b B(1 + 1/a, b)`."""
+    """Return d/da and d/db of `E[x] = b B(1 + 1/a, b)`."""
     mean = b * np.exp(betaln(1 + 1 / a, b))
     late = digamma(1 + 1 / a + b)
     return mean * (digamma(1 + 1 / a) - late) * -1 / a**2, mean * (1 / b + digamma(b) - late)
@@ -112,14 +112,14 @@ def normal_mean(f, loc, scale):
 
 
 def relaxed(logits, temperature):
-    """d/d logits of the mean, by the midpoint rule in the uniform's logit."""
+    """Return d/d logits of the mean, by the midpoint rule in the logit of the uniform."""
     z = np.linspace(-60, 60, 1_200_001)
     slope = lambda z: expit(z) * expit(-z)
     return np.sum(slope(z) * slope((z + logits) / temperature)) * (z[1] - z[0]) / temperature
 
 
 A, B = kumaraswamy(0.1, 0.1)
-ROUNDED = {  # q of the parameter, where, d E[x], the estimator
+ROUNDED = {  # q as a function of the parameter, the parameter, d E[x], and the estimator
     "sigmoid of a normal": (
         lambda t: image(dist.Normal(t, 10.0), transforms.SigmoidTransform()),
         10.0,
@@ -147,8 +147,10 @@ ROUNDED = {  # q of the parameter, where, d E[x], the estimator
 
 
 def test_rounded_samples():
-    """In 32 bits, relative to the truth (closed forms, quadrature in 64 bits). Fails by accident once in 1e6; catches a bias of
-    6 % in any of them; with the score at the sample it is 8 to 80 %."""
+    """In 32 bits, relative to the truth (closed forms, or quadrature in 64 bits). False failure probability 1e-6.
+
+    Catches a bias of 6 % in any of them. With the score at the sample, the bias is 8 to 80 %.
+    """
 
     def draw(key):
         return {
@@ -160,8 +162,11 @@ def test_rounded_samples():
 
 
 def test_small_gradients_of_large_functions():
-    """At Gamma(1e4, 1) d/da E[x] is 1 of 1e4 and d/da E[log x] 1e-4 of 9: without the baseline of `generalized` and `rejection`
-    0.7 and 3 to 7 % off. Relative to the truth; fails by accident once in 1e6, catches 0.1 %."""
+    """At Gamma(1e4, 1), d/da E[x] is 1 and x is 1e4; d/da E[log x] is 1e-4 and log x is 9.
+
+    Without their baseline, `generalized` and `rejection` are off by 0.7 % and by 3 to 7 %. Relative to the truth;
+    false failure probability 1e-6; catches 0.1 %.
+    """
     truths = {"x": (identity, 1.0), "log x": (jnp.log, float(polygamma(1, 1e4)))}
 
     def draw(key):
@@ -182,7 +187,7 @@ def test_small_gradients_of_large_functions():
     ids=["Normal", "Affine", "MultivariateNormal", "mixture of Betas"],
 )
 def test_what_cannot_be_resolved_is_nan(q, at):
-    """Not 0, which is what samples that are all equal would give."""
+    """The result is nan, not 0. Samples that are all equal would give 0."""
     loss = lambda t: rgrad.expect(jnp.sum, q(t), KEY, 100, leave_one_out)
     value, gradient = jax.jit(jax.value_and_grad(loss))(at)
     assert np.isnan(gradient)
@@ -191,8 +196,8 @@ def test_what_cannot_be_resolved_is_nan(q, at):
 
 @pytest.mark.parametrize("estimator", ["reparameterized", "score_function", "generalized", "measure_valued"])
 def test_underflow_is_the_same_with_jit_and_without(estimator):
-    """Of LogNormal(-60, 25) a twentieth is 0 in 32 bits, so that log x is -inf: under jit too, where XLA would cancel the two.
-    A bounded f is right."""
+    """A twentieth of LogNormal(-60, 25) is 0 in 32 bits, so log x is -inf. It stays so under jit, although XLA would
+    cancel log and exp. A bounded f is right."""
     loss = lambda f, t: rgrad.expect(f, dist.LogNormal(t, 25.0), KEY, 50, getattr(rgrad, estimator))
     for f in (jnp.log, lambda x: x / (1 + x)):
         both = jax.value_and_grad(partial(loss, f))
@@ -201,7 +206,7 @@ def test_underflow_is_the_same_with_jit_and_without(estimator):
 
 
 def test_wrappers_have_the_same_score():
-    """`to_event`, `expand`, keyed, antithetic and K copies of a q give the score of the q inside: a sigmoid at 20."""
+    """`to_event`, `expand`, keys, antithetic draws and K copies give the score of the q inside: a sigmoid at 20."""
     inside = lambda t: image(dist.Normal(t, 1.0), transforms.SigmoidTransform())
     noise = 2 * jnp.ones(())
     assert base_noise(inside(18.0)).push(noise) >= 1 - 2e-7
@@ -218,14 +223,14 @@ def test_wrappers_have_the_same_score():
 
 
 class BernoulliWithoutZero(dist.BernoulliProbs):
-    """Its density of one of its own samples is 0: as NumPyro's validation has it if a support is too small."""
+    """The density of one of its own samples is 0. With NumPyro's validation, too small a support has this effect."""
 
     def log_prob(self, value):
         return jnp.where(value > 0, super().log_prob(value), -jnp.inf)
 
 
 def test_a_density_of_zero_at_an_own_sample_is_nan():
-    """In reverse mode too, where the derivative of the density itself is 0."""
+    """This includes reverse mode, where the derivative of the density itself is 0."""
     for estimator in (rgrad.score_function, leave_one_out):
         loss = lambda p, e=estimator: rgrad.expect(lambda x: x * 1.0, BernoulliWithoutZero(p), KEY, 8, e)
         assert np.isnan(jax.jit(jax.grad(loss))(0.5))
@@ -256,7 +261,7 @@ def mixture(t):
     ],
 )
 def test_the_score_at_a_logit_of_0_in_any_nesting(of, x64):
-    """Against central differences of the density: NumPyro's own derivative is off by 1/2 for each number of a sample."""
+    """Against central differences of the density. NumPyro's derivative is off by 1/2 for each number of a sample."""
     x = base_noise(of(0.2)).sample(KEY, (5,))
     score = jax.jacobian(lambda t: score_density(base_noise(of(t)), x))(0.0)
     density = lambda t: jax.vmap(rgrad.log_prob, (None, 0))(of(t), x)

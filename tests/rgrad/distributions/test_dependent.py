@@ -1,4 +1,4 @@
-"""Dependent draws: each sample has its law, what they gain, and the baselines that they bias are refused."""
+"""Dependent draws: the distribution of each sample, the gain in variance, and the baselines that they would bias."""
 
 from functools import partial
 
@@ -20,8 +20,8 @@ DRAWS = {"antithetic": rgrad.antithetic, "stratified": rgrad.stratified, "quasi"
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_every_sample_has_the_law_of_q(name):
-    """Mean, second and fourth moment and a tail of *each* of the samples of a call, in two dimensions; catches 0.03 in
-    the means, which are 0, 1, 3 and 0.0668."""
+    """Mean, second and fourth moment and a tail of *each* sample of a call, in two dimensions. Catches 0.03 in the
+    means, which are 0, 1, 3 and 0.0668."""
     q = DRAWS[name](dist.Normal(jnp.zeros(2), 1.0).to_event(1))
 
     def draw(key):
@@ -35,7 +35,7 @@ def test_every_sample_has_the_law_of_q(name):
 
 
 def test_what_they_are():
-    """Pairs add up to twice the mean; one sample lies in each stratum, for quasi draws in each box of both dimensions."""
+    """Pairs add up to twice the mean. One sample lies in each stratum, or, for quasi draws, in each box of both dimensions."""
     x = rgrad.antithetic(dist.Normal(3.0, 2.0)).sample(KEY, (8,))
     np.testing.assert_allclose(x[::2] + x[1::2], 6.0, rtol=1e-5)
     unit = dist.Uniform(jnp.zeros(2), 1.0).to_event(1)
@@ -47,7 +47,7 @@ def test_what_they_are():
 
 @pytest.mark.parametrize(("dtype", "eps"), [(jnp.float32, 2**-24), (jnp.float64, 2**-53)])
 def test_uniforms_stay_inside(dtype, eps):
-    """Off 0 and 1, where the quantile is infinite, and with an exact 1 - u."""
+    """They avoid 0 and 1, where the quantile is infinite, and 1 - u is exact."""
     from rgrad.distributions.dependent import _inside
 
     with jax.enable_x64(dtype == jnp.float64):
@@ -68,7 +68,7 @@ def test_uniforms_stay_inside(dtype, eps):
     ],
 )  # fmt: skip
 def test_quantiles_give_the_mean_of_q(q):
-    """The mean of 2^12 quasi-random samples of each is the mean of q, within 0.01 (they err by O(1/n) or so)."""
+    """The mean of 2^12 quasi-random samples is the mean of q, within 0.01. (The error is about O(1/n).)"""
     q = q()
     x = rgrad.quasi(q).sample(KEY, (4096,))
     assert x.shape == (4096, *q.event_shape)
@@ -76,14 +76,14 @@ def test_quantiles_give_the_mean_of_q(q):
 
 
 def test_quantiles_of_a_categorical():
-    """The shares of 2^12 samples are the probabilities, within 0.001."""
+    """The frequencies of 2^12 samples are the probabilities, within 0.001."""
     q = dist.Categorical(logits=jnp.array([0.3, -0.5, 0.1]))
     shares = np.bincount(rgrad.quasi(q).sample(KEY, (4096,))) / 4096
     np.testing.assert_allclose(shares, q.probs, atol=1e-3)
 
 
 def test_rows_of_an_event_are_not_mixed():
-    """E sum_rows x_0 x_1 = 2 * 0.9 of two normals with full covariance as one event, however it is written: within 0.02."""
+    """E sum_rows x_0 x_1 = 2 * 0.9 for two correlated normals as one event, in several notations, within 0.02."""
     low = jnp.array([[1.0, 0.0], [0.9, 0.3]])
     for q in (
         dist.MultivariateNormal(jnp.zeros(2), scale_tril=low).expand([2]).to_event(1),
@@ -102,9 +102,11 @@ def test_rows_of_an_event_are_not_mixed():
 
 
 def test_what_they_gain():
-    """The pathwise gradient of E[(x_1 + x_2 + x_3)^2 / 4 + sin(x_1 x_2)] from 256 samples: variances over 2,000 calls,
-    whose ratios to independent draws are about 0.36, 0.28 and 0.03; each is held to less than twice that, which is more
-    than 10 of its standard errors (5 %)."""
+    """The pathwise gradient of E[(x_1 + x_2 + x_3)^2 / 4 + sin(x_1 x_2)] from 256 samples.
+
+    The ratios of the variances over 2,000 calls to that of independent draws are about 0.36, 0.28 and 0.03. Each must
+    be less than twice that, which leaves more than 10 standard errors (5 %).
+    """
 
     def draw(key):
         def one(draws):
@@ -120,7 +122,7 @@ def test_what_they_gain():
 
 
 def test_leave_one_out_on_pairs_would_give_8_for_4_and_is_refused():
-    """E[x^2] at N(2, 1), n = 2 (DESIGN: 8 instead of 4); with the whole pair left out nothing is biased. Catches 0.2 of 4."""
+    """E[x^2] at N(2, 1), n = 2: unchecked, it gives 8, not 4. If the whole pair is left out, it is unbiased. Catches 0.2."""
     q = lambda t: rgrad.antithetic(dist.Normal(t, 1.0))
     loss = lambda t, key, n, estimator: rgrad.expect(lambda x: x**2, q(t), key, n, estimator)
 
@@ -163,7 +165,7 @@ WRAPPED = {
 
 
 class OfAnother:
-    """A distribution of a user's that is not a pytree, and draws by another."""
+    """A user's distribution that is not a pytree, and draws from another one."""
 
     has_rsample, batch_shape = True, ()
 
@@ -175,7 +177,7 @@ class OfAnother:
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("keyed", [False, True])
 def test_dependent_draws_are_found_inside_of_anything(name, keyed):
-    """So that a baseline of their values is refused, and a bound of several samples too."""
+    """A baseline of their values is then refused, and so is a bound of several samples."""
     q = WRAPPED[name](rgrad.antithetic(dist.Normal(0.0, 1.0)))
     f = (lambda x, key: x) if keyed else (lambda x: x)
     with pytest.raises(ValueError, match="leave_one_out uses the other half of the pair"):
@@ -228,8 +230,9 @@ def test_detached_draws_are_draws():
 
 
 def test_common_random_numbers_are_the_same_key():
-    """The difference of two expectations 0.1 apart, of 100 samples each: with one key its variance is 4 * 0.1^2 / 100,
-    with two keys a thousand times that and more. Bounds at twice and half: 100 standard errors of 20,000 calls."""
+    """The difference of two expectations 0.1 apart, from 100 samples each. With one key its variance is 4 * 0.1^2 /
+    100; with two keys it is over a thousand times that. The limits, half and twice, are 100 standard errors of 20,000
+    calls away."""
     at = lambda t, key: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 100)
 
     def draw(key):

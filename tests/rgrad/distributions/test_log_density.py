@@ -1,4 +1,4 @@
-"""`rgrad.log_prob`: the density of NumPyro, and its derivative also at the special points of NumPyro's formulas."""
+"""`rgrad.log_prob`: NumPyro's density, with a derivative that is right even at the special points of its formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from rgrad.distributions.kinks import beside_kinks
 
 
 class Own:
-    """A distribution of a user's, which is not a pytree, with a density that calls NumPyro's."""
+    """A user's distribution that is not a pytree. Its density calls NumPyro's."""
 
     has_rsample = False
 
@@ -31,7 +31,7 @@ laplace = lambda t: dist.Laplace(t, 1.0)
 evenly = lambda: dist.Categorical(logits=jnp.zeros(2))
 mixed = lambda parts: dist.MixtureSameFamily(evenly(), parts)
 SPECIAL = {
-    # name: what makes the distribution of t, the special t, and values
+    # name: a function from t to the distribution, the special t, and values
     "Bernoulli": (bit, 0.0, (0, 1)),
     "Binomial": (count, 0.0, (0, 1, 4)),
     "Geometric": (lambda t: dist.Geometric(logits=t), 0.0, (0, 3)),
@@ -80,8 +80,8 @@ for name in ("HurdleDistribution", "RightCensoredDistribution", "IntervalCensore
 
 
 def test_scores_at_special_points(x64):
-    """Against differences of NumPyro's values, to 1e-5: their error is 1e-6, because some have a second derivative that jumps
-    there. What was wrong was so by 0.07 and more."""
+    """Against differences of NumPyro's values, to 1e-5. The differences err by 1e-6, because some second derivatives
+    jump. The wrong derivatives were off by 0.07 or more."""
     h = 1e-6
 
     def errors(build, t, x):
@@ -113,7 +113,7 @@ def softplus(x, kind="max"):
 
 
 def test_every_way_to_write_a_softplus():
-    """At x = 0, made as a difference: the derivatives are 1/2 and 1/4, jitted and (the first) eager."""
+    """At x = 0, computed as a difference, the derivatives are 1/2 and 1/4, with jit and (the first) without."""
 
     def orders(t):
         def of(kind):
@@ -128,7 +128,7 @@ def test_every_way_to_write_a_softplus():
 
 
 def test_what_protects_a_branch_stays():
-    """A `where` with branches of different values is left as it is; so are loops, and functions with a derivative of their own."""
+    """A `where` with branches of different values is unchanged. So are loops and custom derivatives."""
     safe = lambda t: jnp.where(t > 0, jnp.log(jnp.where(t > 0, t, 1.0)), -3.0) + jnp.abs(t - 1)
     assert jax.jit(jax.grad(lambda t: beside_kinks(lambda c: c * safe(t), 1.0)))(0.0) == -1
 
@@ -147,14 +147,14 @@ def test_what_protects_a_branch_stays():
 
 
 def test_a_density_that_looks_at_its_numbers_is_called():
-    """One that cannot be traced; and one whose parameters are not differentiated is only evaluated."""
+    """A density that cannot be traced is only called. A density with constant parameters is only evaluated."""
     looks = lambda x: -(x**2) if np.asarray(x).size else x
     assert beside_kinks(looks, jnp.ones(())) == -1
     assert rgrad.log_prob(bit(0.3), 1) == bit(0.3).log_prob(1)
 
 
 def test_shapes_are_those_of_numpyro():
-    """Values with axes in front, parameters of mixed shapes, and the pairs of `keyed=True`."""
+    """Values with leading axes, parameters of mixed shapes, and the pairs of `keyed=True`."""
     q = dist.Binomial(jnp.array([2, 3]), logits=0.0).to_event(1)
     x = jnp.broadcast_to(jnp.array([1, 2]), (5, 4, 2))
     wide, key = bit(0.0).expand([3, 2]).to_event(1), jax.random.key(0)

@@ -1,4 +1,4 @@
-"""Probabilities of exactly 0 and 1, rates of 0, and counts that 32 bits do not hold: right, or refused."""
+"""Probabilities of exactly 0 and 1, rates of 0, and counts beyond 32 bits: the results are right, or refused."""
 
 from functools import partial
 
@@ -25,15 +25,16 @@ def mixture(w):
 
 
 def test_enumerated_at_the_edges():
-    """By hand: `d/dp E[f] = f(1) - f(0)`; of a product the others' probabilities; of n tosses n (f(1) - f(0)) at 0; of probs
-    and weights, which are normalised, `d/dp_k = f(k) - E[f]`. Second derivatives too."""
+    """By hand, `d/dp E[f] = f(1) - f(0)`. For a product, the probabilities of the others enter. For n tosses it is
+    n (f(1) - f(0)) at 0. For normalised probs and weights, `d/dp_k = f(k) - E[f]`. Second derivatives too."""
     line = lambda x: 3.0 * x + 1
     of_bits = lambda x: (x * jnp.array([1.0, 2.0, 4.0])).sum() ** 2
     cases = [
         (lambda p: exactly(line, dist.Bernoulli(p)), 0.0, 3.0),
         (lambda p: exactly(line, dist.Bernoulli(p)), 1.0, 3.0),
         (lambda p: exactly(lambda x: values[x], dist.Categorical(probs=p)), jnp.array([0.5, 0.5, 0.0]), values - 1.5),
-        # x = (., 1, y): f = (x0 + 2 + 4 y)^2, and d/dp0 = E[5 + 8 y] = 7.4; x1: f = (2 x1 + 4 y)^2: E[4 + 16 y] = 8.8; x2: 36 - 4
+        # x = (., 1, y): f = (x0 + 2 + 4 y)^2, and d/dp0 = E[5 + 8 y] = 7.4; x1: f = (2 x1 + 4 y)^2: E[4 + 16 y] = 8.8;
+        # x2: 36 - 4
         (lambda p: exactly(of_bits, dist.Bernoulli(p).to_event(1)), bits, [7.4, 8.8, 32.0]),
         (lambda p: exactly(lambda x: x * x, dist.Binomial(5, p)), 0.0, 5.0),
         (lambda p: exactly(lambda x: x * x, dist.Binomial(5, p)), 1.0, 45.0),
@@ -50,7 +51,7 @@ def test_enumerated_at_the_edges():
 
 
 def test_probabilities_of_a_long_binomial():
-    """In 32 bits to 1e-4 of the largest, where the logarithms of factorials leave 6 %."""
+    """In 32 bits it is right to 1e-4 of the largest one. The logarithms of factorials would leave an error of 6 %."""
     for n, p in ((60_000, 0.9), (300, 0.5), (12, 0.01)):
         x = np.arange(n + 1)
         got = jax.vmap(lambda k, n=n, p=p: probability(dist.Binomial(n, p), k))(x)
@@ -59,7 +60,7 @@ def test_probabilities_of_a_long_binomial():
 
 
 def test_a_mixture_weight_of_zero():
-    """`d/dw_2 E[x] = mu_2 - E[x]` at weights (.4, .6, 0), by samples of the others; fails once in 1e6, catches 0.1."""
+    """`d/dw_2 E[x] = mu_2 - E[x]` at weights (.4, .6, 0), from samples of the others. Catches 0.1, fails once in 1e6."""
     w, means = jnp.array([0.4, 0.6, 0.0]), jnp.array([0.0, 1.0, 0.5])
 
     def draw(key):
@@ -82,7 +83,7 @@ ESTIMATORS = {
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_what_is_never_drawn_is_refused(name):
-    """Raises where the parameter is known, nan where it is traced; the value is right, and so is a constant 0."""
+    """It raises if the parameter is known, and is nan if it is traced. The value is right; a constant 0 is accepted."""
     estimator, q = ESTIMATORS[name]
     loss = lambda p, scale=1.0: scale * rgrad.expect(lambda x: 3.0 * jnp.sum(x), q(p), KEY, 4, estimator)
     value, gradient = jax.jit(jax.value_and_grad(loss))(0.0)
@@ -100,7 +101,7 @@ def test_only_the_entry_that_is_never_drawn_is_refused():
 
 
 def test_classes_that_are_masked():
-    """A class whose probability is 0 is nan in that entry only, and right in what does not depend on it: p (1 - p) (2 - 1)."""
+    """A class with probability 0 gives nan only in its own entry. Other derivatives are right: p (1 - p) (2 - 1)."""
     f = lambda x: values[x]
     of = lambda p: rgrad.expect(f, dist.Categorical(probs=p), KEY, 4000, leave_one_out)
     np.testing.assert_array_equal(np.isnan(jax.grad(of)(jnp.array([0.5, 0.5, 0.0]))), [False, False, True])
@@ -109,7 +110,7 @@ def test_classes_that_are_masked():
 
 
 def test_measure_valued_at_a_rate_of_zero():
-    """x+ = x + 1 is drawn: exact."""
+    """It is exact, because x+ = x + 1 is drawn."""
     loss = lambda t: rgrad.expect(lambda x: 3.0 * x + 1, dist.Poisson(t), KEY, 4, rgrad.measure_valued)
     assert jax.grad(loss)(0.0) == 3.0
     loss = lambda t: rgrad.expect(lambda x: 3.0 * x + 1, dist.Bernoulli(t), KEY, 4, rgrad.measure_valued)
@@ -117,7 +118,7 @@ def test_measure_valued_at_a_rate_of_zero():
 
 
 table = jnp.arange(10.0)
-COUNTS = [  # f, q, estimator, E[f], relative error: of the mean of 1,000 at most six standard errors
+COUNTS = [  # f, q, estimator, E[f], and a relative error of at most six standard errors of the mean of 1,000
     (lambda x: x**2, dist.Poisson(1e5), rgrad.score_function, 1e10 + 1e5, 2e-3),
     (lambda x: 3 * x * x, dist.Binomial(100_000, 0.5), rgrad.score_function, 3 * 2.500025e9, 1e-3),
     (lambda x: x.sum() ** 2, dist.Poisson(jnp.full(3, 3e4)).to_event(1), rgrad.score_function, 8.1e9 + 9e4, 2e-3),
@@ -134,7 +135,7 @@ def test_counts_beyond_what_integers_can_square(case):
 
 
 def test_counts_are_integers_to_an_f_that_needs_them():
-    """As an index and squared: the same numbers as long as the counts are small, and nan where a square would overflow."""
+    """f indexes with x and squares it. Small counts give the same numbers; a square that would overflow gives nan."""
     f = lambda x: table[jnp.minimum(x, 9)] + x**2
     loss = lambda rate: rgrad.expect(f, dist.Poisson(rate), KEY, 100, rgrad.score_function)
     by_hand = jnp.mean(jax.vmap(f)(dist.Poisson(3.0).sample(KEY, (100,))))
@@ -146,7 +147,7 @@ def test_counts_are_integers_to_an_f_that_needs_them():
 
 
 def test_rates_beyond_the_integers_of_the_sampler():
-    """A Poisson of 1e10 is drawn as 2147483647: refused, and nan where it is traced."""
+    """A Poisson of 1e10 would be drawn as 2147483647. It is refused if the rate is known, and nan if it is traced."""
     loss = lambda rate: rgrad.expect(lambda x: x, dist.Poisson(rate), KEY, 10, rgrad.score_function)
     with pytest.raises(ValueError, match=r"Poisson has rate 1e\+10"):
         loss(1e10)

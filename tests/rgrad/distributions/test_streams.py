@@ -1,4 +1,4 @@
-"""No two streams of random numbers in one call share a word: no key is used twice, by whatever way it was made."""
+"""No two random streams in one call share a word. No key is used twice, however it was made."""
 
 from collections import Counter
 
@@ -17,12 +17,12 @@ CALLS = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 
 
 def words_used(draw, key):
-    """How often each of the words is drawn in one call: a Counter of (key, what of it).
+    """Count how often each word is drawn in one call: a Counter of (key, which of its words).
 
-    The words of threefry are those of a key and a counter, and `split` and `fold_in` take theirs from the same ones: child i of
-    `split(key, n)` is `fold_in(key, i)`. So a key may be split, in only one way; or folded with different numbers; or its bits
-    may be drawn, once. Of the program only what is done with keys is run. A sampler draws from each key it is given.
-    (`jax.random.poisson` has two loops with one key, and uses one of them.)
+    A word of threefry is determined by a key and a counter. `split` and `fold_in` use the same words: child i of
+    `split(key, n)` is `fold_in(key, i)`. So a key may be split in one way only, or folded with different numbers, or
+    its bits may be drawn once. Only the operations on keys are run. A sampler counts as drawing from every key it
+    receives. (`jax.random.poisson` has two loops with one key, and uses one of them.)
     """
     used = Counter()
     is_key = lambda x: x is not None and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -32,11 +32,11 @@ def words_used(draw, key):
         return [tuple(map(int, row)) for row in np.asarray(words).reshape(-1, 2)]
 
     def made(equation, ins):
-        """The results, None where they are not keys or their words."""
+        """Return the results; None for those that are neither keys nor words of keys."""
         name = equation.primitive.name
         if name == "random_split":
             for k in keys_of(ins[0]):
-                used[k, SPLIT, tuple(equation.params["shape"])] = 1  # the same children, wherever they are made
+                used[k, SPLIT, tuple(equation.params["shape"])] = 1  # the same children each time
         elif name == "random_fold_in":
             for k, d in zip(keys_of(ins[0]), np.broadcast_to(ins[1], ins[0].shape).ravel(), strict=True):
                 used[k, FOLD_IN, int(d)] = 1
@@ -60,7 +60,7 @@ def words_used(draw, key):
                 outs = run(inner.jaxpr, inner.consts, ins)
             elif equation.primitive.name == "scan" and not any(map(is_key, ins[equation.params["num_consts"] :])):
                 ins = [x if i < equation.params["num_consts"] else None for i, x in enumerate(ins)]
-                for _ in range(2):  # a key that does not change draws the same in each round
+                for _ in range(2):  # a key that does not change draws the same words in every iteration
                     outs = run(inner.jaxpr, inner.consts, ins)
             elif any(x is not None and not isinstance(a, Literal) for x, a in zip(ins, equation.invars, strict=True)):
                 outs = made(equation, ins)
@@ -76,7 +76,7 @@ def words_used(draw, key):
 
 def bind(equation, ins):
     params = equation.primitive.get_bind_params(equation.params)
-    functions, params = params if isinstance(params, tuple) else ((), params)  # depends on the release of JAX
+    functions, params = params if isinstance(params, tuple) else ((), params)  # depends on the version of JAX
     outs = equation.primitive.bind(*functions, *ins, **params)
     return outs if equation.primitive.multiple_results else [outs]
 
@@ -124,8 +124,8 @@ TAKES = {
 @pytest.mark.parametrize("estimator", TAKES)
 @pytest.mark.parametrize("keyed", [False, True])
 def test_no_word_is_drawn_twice(estimator, keyed):
-    """In a call of three samples and its gradient. The keys of f, if it takes any, are made and not used here: f may be evaluated
-    several times with one of them."""
+    """One call with three samples, and its gradient. If f takes keys, they are made but not used here, because f may be
+    evaluated several times with one of them."""
     e = getattr(rgrad, estimator)
     f = (lambda x, key: jnp.cos(x).sum()) if keyed else (lambda x: jnp.cos(x).sum())
     for name in TAKES[estimator]:
@@ -141,7 +141,7 @@ def test_no_word_is_drawn_twice_by_other_draws(draws):
 
 
 def test_a_word_that_is_drawn_twice_is_seen():
-    """Among others `fold_in(key, 1)` beside `split(key, n)`, whose child 1 it is."""
+    """One case is `fold_in(key, 1)` beside `split(key, n)`: both give the same key."""
     normal, split, fold_in = jax.random.normal, jax.random.split, jax.random.fold_in
     for draw in (
         lambda key: normal(key) + normal(key),

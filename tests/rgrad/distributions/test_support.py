@@ -1,4 +1,4 @@
-"""The score function refuses exactly those parameters that move the support, when they are differentiated."""
+"""The score function raises if a parameter that moves the support is differentiated, and only then."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ T = transforms
 
 
 class Stretched(transforms.Transform):
-    """A sigmoid times t, of a class that says nothing of its codomain."""
+    """A sigmoid times t. The class does not define a codomain."""
 
     def __init__(self, t):
         self.t = t
@@ -77,7 +77,7 @@ class Stretched(transforms.Transform):
 
 
 class Sheared(Stretched):
-    """Of the whole line onto itself, but not at infinity: there it is inf - inf."""
+    """A map of the real line onto itself. At infinity its formula gives inf - inf."""
 
     codomain = dist.constraints.real
 
@@ -165,7 +165,7 @@ def test_a_moving_support_raises(name, keyed):
         gradient(MOVING[name], keyed=keyed)
     with pytest.raises(NotImplementedError, match="depends on a parameter"):
         jax.jit(jax.vmap(lambda t: gradient(MOVING[name], t)))(jnp.array([2.0, 3.0]))
-    jax.jit(lambda t: rgrad.expect(jnp.sum, MOVING[name](t), KEY, 4, rgrad.score_function))(2.0)  # the value is fine
+    jax.jit(lambda t: rgrad.expect(jnp.sum, MOVING[name](t), KEY, 4, rgrad.score_function))(2.0)  # the value is right
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -174,6 +174,6 @@ def test_a_fixed_support_does_not(name):
 
 
 def test_a_folded_distribution_has_an_edge():
-    """NumPyro has no density for an image of it, so that only the edge can be seen: at t."""
+    """NumPyro has no density for an image of it. So only the edge, at t, is tested."""
     found = jax.jit(lambda t: edges(affine(dist.FoldedDistribution(dist.Normal(0.0, 1.0)), t, 1.0)))(2.0)
     assert {float(x) for x in found} == {2.0}
