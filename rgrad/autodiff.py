@@ -40,7 +40,7 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
     over a graph.
     """
     log_density = jnp.asarray(log_density)
-    # Both branches must be finite: `-inf - -inf` is nan, and a nan reaches the gradient even from the branch not taken.
+    # Both branches must be finite: `-inf - -inf` is nan, and a nan in the branch not taken still reaches the gradient.
     log_density = jnp.where(jnp.isfinite(log_density), log_density, 0.0)
     return jnp.asarray(values) * _ratio.bind(log_density)
 
@@ -95,10 +95,12 @@ def attach_gradient(
 def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[Array], caller: str) -> Array:
     """Return `values`, and add `sum_j gradients[j] * d parameters[j]` to their derivative, to first order only.
 
-    Each gradient has the shape of its parameter: that of `values`, possibly with further axes, which are summed over.
+    Each gradient and its parameter have the same shape: that of `values`, possibly followed by further axes, which are
+    summed over.
 
-    Any derivative of a first derivative with respect to any of the parameters raises. This includes the derivative that
-    `values` already have: the samples are constants here, and how *they* move is known to first order only.
+    Differentiating a first derivative again, with respect to any of the parameters, raises. This includes the
+    derivative that `values` already have: the samples are constants here, so how *they* move is known to first order
+    only.
     """
     message = (
         f"{caller}: its gradient is right to first order only, and a derivative of the gradient was asked for "

@@ -44,9 +44,9 @@ def those_that_apply(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return those of `gradients` that can be traced at `args`, and the reasons why the others cannot, by name.
 
-    An estimator that does not apply raises `rgrad.NotApplicable`. An estimator also does not apply if its value can be
-    traced and its gradient cannot: then f has no derivative, e.g. because it is a `jax.pure_callback`. Every other
-    error is a bug of the caller's and is raised.
+    An estimator that does not apply raises `rgrad.NotApplicable`. It does not apply either if its value can be
+    traced but its gradient cannot: then f has no derivative, e.g. because it is a `jax.pure_callback`. Every other
+    error is a bug in the caller's code, and is raised.
 
     Args:
         values: under the same names, the functions that `gradients` differentiate.

@@ -20,13 +20,14 @@ SHORT_SUMS = 2**17  # up to this many numbers, one float32 accumulator per vecto
 OPTIONS = {
     # An empty list: the default library gets broadcasts wrong for every kind of operation (see xla_flags.py).
     FLAG: "",
-    "xla_cpu_prefer_vector_width": 512,  # XLA does not choose this by itself. Ignored if the CPU lacks AVX-512
+    "xla_cpu_prefer_vector_width": 512,  # XLA does not choose this itself. It has no effect without AVX-512
 }
 PASSES = "xla_disable_hlo_passes"
-# Sums in pieces of 32 numbers are not vectorised. They keep a sum of 1e9 numbers accurate, so they stay if a call has
-# more than `SHORT_SUMS` numbers. Below that, the relative error of a sum without them is a few 1e-7.
+# This pass splits sums into pieces of 32 numbers, which are not vectorised. It keeps a sum of 1e9 numbers accurate. So
+# it is disabled only if a call has at most `SHORT_SUMS` numbers. The relative error is then a few 1e-7.
 IN_PIECES = "tree_reduction_rewriter"
-# Do not share a step between threads. That takes longer than a small step itself, and every step waits for the slowest.
+# This pass shares each step between threads. For a small step, sharing takes longer than the step itself, and every
+# step waits for the slowest thread.
 SHARED = "cpu-parallel-task-assigner"
 
 
@@ -111,7 +112,7 @@ _probe = cache(lambda: _empty_program(options()))
 
 
 def _takes_options() -> bool:
-    """Return whether there are options, and JAX would run a program now. If it is tracing one, JAX refuses options."""
+    """Return whether options exist and JAX accepts them now. It refuses them while it traces an outer program."""
     if options() is None:
         return False
     try:

@@ -208,8 +208,10 @@ def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
 
 
 def _keys_first(shape: Shape) -> bool:
-    """Return whether the noise of each key is one row. If it is short, the rows run over keys instead: XLA vectorises
-    the last axis, both here and in whatever uses the noise."""
+    """Return whether each row holds the noise of one key. If that is short, each row runs over the keys instead.
+
+    XLA vectorises the last axis, both here and in whatever uses the noise.
+    """
     return math.prod(shape) > 2 * FEW_BLOCKS
 
 

@@ -1,4 +1,4 @@
-"""Why a draw may be nan: the text that functions which collect draws show in their messages."""
+"""Why a draw may be nan, as text for the functions that collect draws."""
 
 import warnings
 from typing import Any

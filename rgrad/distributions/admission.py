@@ -1,4 +1,4 @@
-"""The requirement on `q` before anything is drawn from it: its density is the normalised density of its own samples.
+"""Check `q` before anything is drawn from it: its density must be the normalised density of its own samples.
 
 `check_density` makes the check, once, in `rgrad.distributions.draws.check_draw`. It refuses what is visible at trace
 time. Some faults show only in the values, e.g. a sample outside of the support. Such a sample becomes nan
@@ -23,9 +23,8 @@ def check_density(q: Any, name: str, caller: str) -> None:
     """Raise an error if `q` is not the normalised density of its own samples, as far as the trace shows.
 
     Raises:
-        ValueError: any part of `q` has a mask, a factor or an improper density; a `Delta` has a density; or the shape
-        of
-            a parameter does not fit the batch shape of `q`.
+        ValueError: any part of `q` has a mask, a factor or an improper density; a `Delta` has a density; or the
+            shape of a parameter does not fit the batch shape of `q`.
     """
     for part in parts(q):
         if isinstance(part, dist.MaskedDistribution) and not _is_known(part._mask, True):
@@ -159,9 +158,9 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 def normalised(q: Any) -> Any:
     """Return `q` with probabilities that sum to 1: those of any Categorical or Multinomial are divided by their sum.
 
-    NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the samples decide, for the
-    value and for every derivative. If the probs sum to 1, the derivative of `E[f(x)]` in `probs[k]` is `f(k) -
-    E[f(x)]`, and not `f(k)`. Both are the same in directions that keep the sum.
+    NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the value and all
+    derivatives follow the samples. If the probs sum to 1, the derivative of `E[f(x)]` with respect to `probs[k]` is
+    `f(k) - E[f(x)]`, and not `f(k)`. Both are the same in directions that keep the sum.
     """
     return rebuilt(q, _with_normalised_probs)
 

@@ -1,7 +1,7 @@
-"""The score, computed from the noise of a sample and not from the sample, which is rounded.
+"""The score, computed from the noise of a sample instead of the sample itself, which is rounded.
 
 A sample of Normal(1e4, 1e-3) keeps one digit of its noise, and sigmoid(20) is 1 in float32. From such samples,
-`q.log_prob` computes a different score, and the gradient is silently biased. So both are kept: the sample
+`q.log_prob` computes the wrong score, and the gradient is silently biased. So both are kept: the sample
 `x = push(eps)`, and the noise eps. If possible, the distribution of the noise has no parameters. With x held fixed, the
 noise follows the parameters,
 
@@ -44,9 +44,10 @@ def base_noise(q: Any) -> BaseNoise:
 
 
 def score_density(how: BaseNoise, eps: Sample) -> Array:
-    """Return `log q` of each sample with noise eps, shape `(n,)`, to be differentiated. The value is up to a constant.
+    """Return `log q` of each sample with noise eps, shape `(n,)`. Its derivative is right; its value is up to a
+    constant.
 
-    It is nan if it is not finite. For a sample of its own q, only rounding can cause this.
+    An entry that is not finite becomes nan. For a sample of its own q, only rounding can cause this.
     """
     log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
     if how.finite:
@@ -55,7 +56,7 @@ def score_density(how: BaseNoise, eps: Sample) -> Array:
 
 
 def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
-    """Return `terms`. Their derivative in every parameter of `q` is nan if a density of its own samples is not finite.
+    """Return `terms`. If the density of any sample is not finite, their derivative in every parameter of `q` is nan.
 
     The nan of `score_density` is not enough, because reverse mode may lose it: `where(inside, log_p, -inf)`, as in
     NumPyro's validation, passes nothing on to `log_p`. If `q` is not a pytree, its parameters cannot be found here.

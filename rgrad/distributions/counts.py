@@ -34,7 +34,7 @@ ONLY_INTEGERS |= {"shift_left", "shift_right_logical", "shift_right_arithmetic",
 def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -> Objective:
     """Return f for the samples of `q`, protected against overflow if its counts may be too large to be squared.
 
-    In int32, `x**2` of 50,000 is negative. So f receives a float if it multiplies or sums integers. Otherwise it
+    In int32, the square of 50,000 is negative. So f receives a float if it multiplies or sums integers. Otherwise it
     receives the integer itself, so an f that uses it as an index works. If f does both, values above 46,340 give nan. A
     count at either end of int32 also gives nan, because the sampler stops there.
 
@@ -42,7 +42,7 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
         largest: the largest value, if it is known more precisely than from `q.support`.
 
     Raises:
-        ValueError: the rate of a Poisson is known, and is larger than the int32 samples can be.
+        ValueError: the rate of a Poisson is known, and exceeds the largest int32.
     """
     base = base_of(q)
     one = elementary(base)

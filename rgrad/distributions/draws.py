@@ -39,7 +39,7 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
 
 
 def as_it_is(x: Sample) -> Sample:
-    """Return x, with no simplification across it: XLA would make `log(exp(y))` y, even if exp(y) rounds to 0."""
+    """Return x, and keep XLA from simplifying across it: it would make `log(exp(y))` y, even if exp(y) is 0."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda leaf: leaf if is_key(leaf) else lax.optimization_barrier(leaf), x)
 

@@ -50,8 +50,9 @@ def _implicit(q: Any, x: Sample) -> Sample:
 
 @_implicit.register
 def _(q: dist.VonMises, x: Array) -> Array:
-    """Use the angle t from loc: `dF/dkappa = int_0^t (cos u - A) p(u) du`, A = I_1/I_0, and `dt/dkappa =
-    -(dF/dkappa)/p(t)`.
+    """Differentiate the angle t from loc: `dt/dkappa = -(dF/dkappa) / p(t)`.
+
+    Here `dF/dkappa = int_0^t (cos u - A) p(u) du`, with A = I_1/I_0.
 
     It is correct to first order only; a second derivative raises. f must be periodic, like any function on the circle.
     The integral uses a Gauss-Legendre rule with 32 nodes. Its error is 1e-6 for concentrations up to 1e3 in 64 bits.

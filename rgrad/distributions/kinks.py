@@ -25,8 +25,8 @@ def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
     A `where` whose condition is a tie takes that branch only if its two branches have the same value. If they differ,
     it protects one of them from a point where it is not defined.
 
-    Derivatives are right to every order, because each branch is a smooth function. `scan`, `while` and `cond` are not
-    changed inside.
+    Derivatives are right to every order, because each branch is a smooth function. The bodies of `scan`,
+    `while` and `cond` are not changed.
     """
     try:
         closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX caches the program of a known one

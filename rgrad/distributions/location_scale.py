@@ -57,10 +57,9 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
             Normal(0, 1). Laplace and StudentT are other choices. Its parameters may be differentiated too.
 
     Raises:
-        ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is singular
-        to
-            the precision of its floats. If C is traced, this is not known. The densities are then not finite, and
-            `rgrad.fit` refuses the step.
+        ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is
+            singular to the precision of its floats. If C is traced, this is not known. The densities are then not
+            finite, and `rgrad.fit` refuses the step.
 
     Source: Aziz 2017, Notes on generalised reparameterisation gradient (equations 4 and 5); Rezende, Mohamed and
     Wierstra 2014, https://arxiv.org/abs/1401.4082.

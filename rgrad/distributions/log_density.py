@@ -37,8 +37,8 @@ def log_prob(q: Any, x: Sample) -> Array:
         rgrad.surrogate(values, rgrad.log_prob(q, x))
 
     For Bernoulli and Binomial, NumPyro writes `softplus(l)` as `max(l, 0) + log1p(exp(-|l|))`. At 0, JAX takes 1/2 and
-    -1/2 as the slopes of its parts. They add up to 0 and not to 1/2, so every score is off by 1/2 (for a Binomial, by
-    half the count), and the score function gives 0.5 and not 0.25 for `d/dl E[x]`. The same happens in mixtures,
+    -1/2 as the slopes of the two parts. They add up to 0 and not to 1/2, so every score is off by 1/2 (for a Binomial,
+    by half the count), and the score function gives 0.5 and not 0.25 for `d/dl E[x]`. The same happens in mixtures,
     zero-inflated and masked distributions of them, in a truncated Laplace with its kink at the bound, and in a
     `log_prob` of your own that calls theirs. Here all parts of a formula are continued to the same side of such a
     point; see `rgrad.distributions.kinks`. Every estimator uses this function. Use it for densities that you

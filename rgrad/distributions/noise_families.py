@@ -23,11 +23,11 @@ class BaseNoise(NamedTuple):
     push: Callable[[Sample], Sample]
     """Maps eps to x. Leading axes are those of samples."""
     log_prob: Callable[[Sample, Array | None], Array]
-    """Maps (eps, moved) to `log q(x; theta)` with x fixed, shape `q.batch_shape`, up to a constant that no parameter
-    moves.
+    """Maps (eps, moved) to `log q(x; theta)` with x fixed, shape `q.batch_shape`. A constant may be missing.
 
     `moved` is used if x is the output of a transform with parameters. Its value is 0, and its derivative is that of x.
-    None means that x is fixed."""
+    None means that x is fixed.
+    """
     own: bool = False
     """Whether `source.sample` draws the noise, instead of `rgrad.noise`."""
     finite: bool = False

@@ -21,7 +21,7 @@ HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if h
 
 
 class Density:
-    """An object with only a `log_prob`, through which `rgrad.distributions.log_density` accepts any formula."""
+    """An object with only a `log_prob`, so that `rgrad.distributions.log_density` accepts any formula."""
 
     def __init__(self, log_prob: Callable[[Any], Array]) -> None:
         self.log_prob = log_prob

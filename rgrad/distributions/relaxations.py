@@ -17,8 +17,8 @@ class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
     """A Categorical whose samples are one-hot vectors, floats of shape `(K,)`.
 
     The relaxations need one-hot vectors: an f of an index has no values between two indices, but an f of a vector may
-    have values between two corners of the simplex. The same f of a one-hot vector works with every estimator, e.g. `f =
-    lambda x: jnp.dot(values, x)`.
+    have values between two corners of the simplex. The same f of a one-hot vector works with every estimator, e.g.
+    `f = lambda x: jnp.dot(values, x)`.
 
     Args:
         logits: shape `(..., K)`, unnormalised. Use `jnp.log(p)` for probabilities.

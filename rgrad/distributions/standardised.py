@@ -50,10 +50,9 @@ class Logarithm(NamedTuple):
 
 @singledispatch
 def by_moments(q: Any) -> Standardised:
-    """Return the map of Ruiz, Titsias and Blei 2016 (section 3.3): its noise has mean 0 and variance 1 for all
-    parameters.
+    """Return the map to noise of mean 0 and variance 1, for all parameters.
 
-    Source: https://arxiv.org/abs/1610.02287.
+    Source: Ruiz, Titsias and Blei 2016 (section 3.3), https://arxiv.org/abs/1610.02287.
     """
     raise NoRule(
         f"generalized has no map for {name_of(q)} (supported: Gamma, InverseGamma, Beta, Dirichlet, LogNormal, "

@@ -26,8 +26,9 @@ INFINITE = (-np.inf, np.inf)
 def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
     """Return `terms`. Differentiating a parameter that moves the support of `q` raises at trace time.
 
-    For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference is the
-    density at the edge (Leibniz's rule). Only the derivative raises. So Uniform(0, 1) with constant bounds is allowed.
+    For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference comes
+    from the density at the edge (Leibniz's rule). Only the derivative raises. So Uniform(0, 1) with constant bounds is
+    allowed.
     """
     message = (
         f"{caller}: the support of {name_of(q)} depends on a parameter that is being differentiated, and the score "

@@ -46,7 +46,7 @@ def resolved(log_q: Array, loc: Array, scale: Array, over: int = 0) -> Array:
 
 
 def moved_back(transform: Any, x: Array, y: Array, moved: Array | None) -> tuple[Array, Array]:
-    """Return how x follows the parameters with `y + moved` fixed, and the log-determinant there.
+    """Return how x moves with the parameters if `y + moved` is fixed, and the log-determinant there.
 
     Args:
         x, y: constants, with `y = transform(x)`.

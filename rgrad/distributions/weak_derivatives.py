@@ -20,9 +20,9 @@ Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
 
 @singledispatch
 def weak_derivatives(q: Any) -> dict[str, Rule]:
-    """Return the rules for the parameters of `q`, by name (Mohamed et al. 2020, table 1).
+    """Return the rules for the parameters of `q`, by name.
 
-    Source: https://arxiv.org/abs/1906.10652.
+    Source: Mohamed et al. 2020 (table 1), https://arxiv.org/abs/1906.10652.
     """
     raise NoRule(
         f"measure_valued has no rule for {name_of(q)} (supported: Normal, LogNormal, Exponential, Gamma, "
@@ -53,8 +53,7 @@ def _normal_loc(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
 
 
 def _normal_scale(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
-    """The rule of scale: c = 1 / sigma, x+ = mu + sigma m with m double-sided Maxwell, x- = mu + sigma e, e
-    normal.
+    """The rule of scale: c = 1 / sigma, x+ = mu + sigma m, x- = mu + sigma e; m double-sided Maxwell, e normal.
 
     The coupling is e = m u with u uniform on (0, 1): one coordinate of a random point on a sphere is uniform
     (Archimedes).

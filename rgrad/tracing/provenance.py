@@ -143,7 +143,7 @@ def _known(x: Any) -> Any:
     try:
         with jax.ensure_compile_time_eval():
             return np.asarray(_evaluated(x))
-    except Exception:  # an argument of the program, or a JAX that keeps its traces in another way
+    except Exception:  # an argument of the program, or a version of JAX with other traces
         return None
 
 
@@ -189,7 +189,7 @@ def _copied_from(values: Any) -> Any:
             for axis in reversed(levels):
                 places = jnp.take(places, 0, axis) if isinstance(axis, int) else places
             return np.asarray(places).ravel().astype(int)
-    except Exception:  # this JAX keeps its traces in another way
+    except Exception:  # this version of JAX has other traces
         return None
 
 
