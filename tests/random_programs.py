@@ -120,7 +120,7 @@ def one_of(rng, choices):
 
 
 def sizes(rng, count, most=MOST):
-    """Return `count` sizes. One of them, at a random place, is a number of rows."""
+    """Return `count` small sizes, one of which, at a random place, is replaced by a number of rows."""
     while True:
         shape = [int(one_of(rng, SMALL)) for _ in range(count)]
         if count:
@@ -346,8 +346,7 @@ def truth(program):
 
 
 def tolerance(program, right):
-    """Return the tolerance: 300 times the effect of one rounding of every argument, plus 1e-5 of the largest number and
-    of 1.
+    """Return 300 times the effect of one rounding of every argument, plus 1e-5 of the largest number and of 1.
 
     A sum of n numbers of one sign is off by up to n roundings, but typically by their square root: 200 for 33,000. The
     known faults of compilers are as large as the numbers themselves.

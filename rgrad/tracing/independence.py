@@ -5,7 +5,8 @@ There are three checks, tried in this order:
 1. The trace contains no path from value i to output i (`rgrad.tracing.dependence`). This is a proof, without run time.
 2. At trace time, at known points and in 64 bits, value i is changed. If output i moves, the check raises.
 3. In the program, at the actual values and with whatever the function closes over, value i is changed. If
-   output i moves, the baseline is nan, so that no bias is silent. An example is `where(step < 10, 0, values.mean())`, from step 10 on.
+   output i moves, the baseline is nan, so no bias is silent. An example is `where(step < 10, 0, values.mean())` from
+   step 10 on.
 
 `independent(baseline)` says that the caller knows the answer. Nothing is checked then.
 """

@@ -106,7 +106,7 @@ def test_options_that_this_compiler_does_not_know_are_left_out(monkeypatch):
 
 
 def test_the_size_of_a_program():
-    """Everything that the program produces, with each step of a scan, and its largest result."""
+    """It counts all numbers that the program produces, in every step of a scan, and the largest result."""
 
     def program(x):  # 5 for 2 x, three times 5 for x + 1, and 1 for the sum
         y, _ = jax.lax.scan(lambda c, _: (c + 1, None), 2 * x, None, 3)

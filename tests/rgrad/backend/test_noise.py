@@ -94,7 +94,7 @@ def check_moments(e):
 
 
 def check_tails(e):
-    """The numbers beyond +-4, +-5 and +-6 are Poisson distributed: false failures 6e-8 in total."""
+    """The counts beyond +-4, +-5 and +-6 are Poisson distributed: false failures 6e-8 in total."""
     for edge in (4, 5, 6):
         for beyond in ((e > edge).sum(), (e < -edge).sum()):
             low, high = stats.poisson.interval(1 - 1e-8, e.size * erfc(edge / 2**0.5) / 2)
@@ -102,8 +102,7 @@ def check_tails(e):
 
 
 def check_distribution(e):
-    """The largest distance of Kolmogorov and Smirnov, and the weighted one of Anderson and Darling: false failures
-    5e-7.
+    """The statistics of Kolmogorov-Smirnov and of Anderson-Darling: false failures 5e-7 in total.
 
     The probability that the latter exceeds 13.5 is 2 * 3^(1/2) * (1 - Phi(27^(1/2))). This is the first term of its
     tail: it is a sum of chi-squares with weights 1/(j (j + 1)).
@@ -122,7 +121,8 @@ def check_distribution(e):
 def check_independence(e):
     """Correlations of e and of e^2: with the next number, the other of the block, and the same number of the next key.
 
-    Each is within 5.6 of 1/sqrt(pairs): false failures 2e-7 in total. It catches a correlation of 9/sqrt(pairs): 0.005 in 4 million.
+    Each is within 5.6 of 1/sqrt(pairs): false failures 2e-7 in total. It catches correlations
+    of 9/sqrt(pairs): 0.005 in 4 million.
     """
     blocks = -(-e.shape[1] // 2)
     pairs = {
@@ -181,7 +181,7 @@ def test_uniforms():
 
 @pytest.mark.parametrize("shape", [(3, 3), (30,), (31,), (9, 8)])  # up to 30 numbers per key are few, more are many
 def test_the_same_numbers_however_they_are_asked_for(shape):
-    """Eager, under jit, vmap over any axis, scan and shard_map: equal up to the last bit."""
+    """Eager, under jit, vmap over any axis, scan and shard_map: equal up to rounding in the last bit."""
     keys = jax.random.split(KEY, 4)
     make = lambda k: noise.normal(k, shape)
     want = np.stack([make(k) for k in keys])

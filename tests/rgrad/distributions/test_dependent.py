@@ -35,7 +35,7 @@ def test_every_sample_has_the_law_of_q(name):
 
 
 def test_what_they_are():
-    """Pairs add up to twice the mean. One sample lies in each stratum, or, for quasi draws, in each box of both dimensions."""
+    """Pairs add up to twice the mean. One sample lies in each stratum, and for quasi draws in each 2-d box."""
     x = rgrad.antithetic(dist.Normal(3.0, 2.0)).sample(KEY, (8,))
     np.testing.assert_allclose(x[::2] + x[1::2], 6.0, rtol=1e-5)
     unit = dist.Uniform(jnp.zeros(2), 1.0).to_event(1)
@@ -122,7 +122,7 @@ def test_what_they_gain():
 
 
 def test_leave_one_out_on_pairs_would_give_8_for_4_and_is_refused():
-    """E[x^2] at N(2, 1), n = 2: unchecked, it gives 8, not 4. If the whole pair is left out, it is unbiased. Catches 0.2."""
+    """E[x^2] at N(2, 1), n = 2: unchecked, it gives 8, not 4. Leaving out the whole pair is unbiased. Catches 0.2."""
     q = lambda t: rgrad.antithetic(dist.Normal(t, 1.0))
     loss = lambda t, key, n, estimator: rgrad.expect(lambda x: x**2, q(t), key, n, estimator)
 
@@ -230,9 +230,11 @@ def test_detached_draws_are_draws():
 
 
 def test_common_random_numbers_are_the_same_key():
-    """The difference of two expectations 0.1 apart, from 100 samples each. With one key its variance is 4 * 0.1^2 /
-    100; with two keys it is over a thousand times that. The limits, half and twice, are 100 standard errors of 20,000
-    calls away."""
+    """The difference of two expectations 0.1 apart, from 100 samples each.
+
+    With one key its variance is 4 * 0.1^2 / 100; with two keys it is over a thousand times that. The limits, half and
+    twice, are 100 standard errors of 20,000 calls away.
+    """
     at = lambda t, key: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 100)
 
     def draw(key):
