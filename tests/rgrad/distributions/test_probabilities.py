@@ -60,7 +60,10 @@ def test_probabilities_of_a_long_binomial():
 
 
 def test_a_mixture_weight_of_zero():
-    """`d/dw_2 E[x] = mu_2 - E[x]` at weights (.4, .6, 0), from samples of the others. Catches 0.1 (1e-6)."""
+    """`d/dw_2 E[x] = mu_2 - E[x]` at weights (.4, .6, 0), from samples of the others.
+
+    False failure probability 1e-6; catches 0.1.
+    """
     w, means = jnp.array([0.4, 0.6, 0.0]), jnp.array([0.0, 1.0, 0.5])
 
     def draw(key):
