@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """The READMEs are correct: their code blocks run, their commands and files exist, and their tables are as generated."""
-=======
-"""The README is correct: its code blocks run, and its commands, extras and files exist."""
->>>>>>> 0fad420 (Plain English in the tests of the backend and of the tricks)
 
 import os
 import re
@@ -44,11 +40,7 @@ def test_code_blocks_run(name, i, block, capsys):
     exec(compile(block, f"{name} block {i}", "exec"), namespace)
     if "loss(theta, average" in block:
         assert abs(float(namespace["theta"]) - 3) < 1
-<<<<<<< HEAD
     if "rgrad.fit" in block:  # medians of a hundred fits, whose spread is under 0.2 and 0.1
-=======
-    if "rgrad.fit" in BLOCKS[i]:  # medians of a hundred fits, whose spread is under 0.2 and 0.1
->>>>>>> 0fad420 (Plain English in the tests of the backend and of the tricks)
         assert abs(float(namespace["fits"].params["mu"].mean()) - 3) < 0.15
 
 
@@ -83,11 +75,7 @@ def test_each_line_of_the_optax_table_runs():
 
 def test_the_first_block_prints_the_figures_that_it_promises(capsys):
     """Variances of 10,000 replicates: 6 standard deviations are 9 % and 8.5 %; false failures under 1e-6."""
-<<<<<<< HEAD
     exec(BLOCKS[0][2], {})
-=======
-    exec(BLOCKS[0], {})
->>>>>>> 0fad420 (Plain English in the tests of the backend and of the tricks)
     (score_mean, score), (path_mean, path) = (
         map(float, line.split()[:2]) for line in capsys.readouterr().out.splitlines()
     )
