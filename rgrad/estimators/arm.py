@@ -1,4 +1,4 @@
-"""Antithetic pairs for Bernoullis: ARM, and DisARM, which integrates its noise out."""
+"""Antithetic pairs of samples for Bernoulli variables: ARM, and DisARM, which integrates out ARM's noise."""
 
 from typing import Any
 
@@ -13,30 +13,32 @@ from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.wrappers import elementary, name_of
 from rgrad.errors import NoRule
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def arm(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """Augment, REINFORCE, merge: two evaluations at opposite noise, for any number of bits.
+def arm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
+    """Augment-REINFORCE-merge (ARM): two evaluations of f at opposite noise, for any number of Bernoulli variables.
 
     With logits a, u uniform on (0, 1), `b = 1[1 - u < sigmoid(a)]` and its opposite `b' = 1[u < sigmoid(a)]`:
 
         terms_i = attach_gradient((f(b_i) + f(b'_i)) / 2, a, (f(b_i) - f(b'_i)) (u_i - 1/2))
 
-    Bernoulli, by probs or logits, and vectors of them by `to_event`; the gradient reaches any parameter through
-    `q.logits`. Asks nothing of f. Each term is a pair of its own noise: **2 n evaluations of f for each call.** (So it
-    takes `q` itself, and no `antithetic(q)`.) Under `keyed=True` both of a pair have the same key.
+    `q` is a Bernoulli, by probs or logits, or a vector of them (`to_event`). The gradient reaches any parameter through
+    `q.logits`. f may be any function. Each term is a pair of samples that share their noise, so
+    **one call costs 2 n evaluations of f**. Pass `q` itself, not `antithetic(q)`: the pairs are made here. With
+    `keyed=True` both samples of a pair get the same key.
 
     Unbiased, to first order only: a second derivative raises.
 
     Returns:
-        Shape `(n,)`, per pair; pairs are independent.
+        Shape `(n,)`, per pair. The pairs are independent.
 
     Raises:
-        NotImplementedError: `q` is no Bernoulli; or, at trace time, a second derivative.
-        ValueError: `n < 1`, `q` with a batch shape, or f returns a vector.
+        NotImplementedError: `q` is not a Bernoulli; or, at trace time, a second derivative is taken.
+        ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
 
-    Source: Yin and Zhou 2019, ARM: Augment-REINFORCE-merge gradient for stochastic binary networks (theorem 1).
+    Source: Yin and Zhou 2019, ARM: Augment-REINFORCE-merge gradient for stochastic binary networks (theorem 1),
+    https://arxiv.org/abs/1807.11143.
     """
     logits, u, b, opposite, values_at = _antithetic(f, q, key, n, "arm")
     plus, minus = values_at(b), values_at(opposite)
@@ -45,22 +47,23 @@ def arm(f: Objective, q: Any, key: Array, n: int) -> Array:
     return refuse_never_drawn(terms, q, "arm")
 
 
-def disarm(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """ARM given the pair of bits: what is left of its noise is integrated out, so the variance is never larger.
+def disarm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
+    """DisARM: the expectation of the ARM gradient given the pair of samples. Its variance is never larger than ARM's.
 
         terms_i = attach_gradient((f(b_i) + f(b'_i)) / 2, a, (f(b_i) - f(b'_i)) (b_i - b'_i) sigmoid(|a|) / 2)
 
-    In all else as `arm`, with the same cost: **2 n evaluations of f for each call.** Also known as U2G.
+    The notation, the requirements and the cost are those of `arm`: **one call costs 2 n evaluations of f**. Also known
+    as U2G. Unbiased, to first order only: a second derivative raises.
 
     Returns:
-        Shape `(n,)`, per pair; pairs are independent.
+        Shape `(n,)`, per pair. The pairs are independent.
 
     Raises:
-        NotImplementedError: `q` is no Bernoulli; or, at trace time, a second derivative.
-        ValueError: `n < 1`, `q` with a batch shape, or f returns a vector.
+        NotImplementedError: `q` is not a Bernoulli; or, at trace time, a second derivative is taken.
+        ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
 
-    Source: Dong, Mnih and Tucker 2020, DisARM: an antithetic gradient estimator for binary latent variables (section 3);
-    Yin et al. 2020 (U2G).
+    Source: Dong, Mnih and Tucker 2020, DisARM: an antithetic gradient estimator for binary latent variables (section
+    3), https://arxiv.org/abs/2006.10680; Yin et al. 2020 (U2G).
     """
     logits, _, b, opposite, values_at = _antithetic(f, q, key, n, "disarm")
     plus, minus = values_at(b), values_at(opposite)
@@ -70,15 +73,15 @@ def disarm(f: Objective, q: Any, key: Array, n: int) -> Array:
 
 
 def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[Array, Array, Array, Array, Any]:
-    """The logits, shape `event_shape`; u, b and its opposite, each `(n, *event_shape)`; and f of such samples."""
+    """The logits, shape `event_shape`; u, b and the opposite of b, each `(n, *event_shape)`; and f of such samples."""
     base = base_of(q)
     check_draw(base, n, caller)
     inner = elementary(base)
     if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
-        raise NoRule(f"{caller} is for Bernoulli and vectors of it, and this is {name_of(inner)}")
-    logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, also where it was given as 0
+        raise NoRule(f"{caller}: q must be a Bernoulli or a vector of them, got {name_of(inner)}")
+    logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, even if it was given as the integer 0
     for_u, for_f = jax.random.split(key)
-    # Moved by half a step, the numbers are symmetric about 1/2: 1 - u has the same law, and is exact.
+    # Shifted by half a step, u is symmetric about 1/2: 1 - u has the same distribution, and is exact.
     u = jax.random.uniform(for_u, (n, *logits.shape), logits.dtype) + jnp.finfo(logits.dtype).eps / 2
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     b, opposite = (1 - u < p).astype(int), (u < p).astype(int)
@@ -86,5 +89,5 @@ def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[
 
 
 def _column(values: Array, like: Array) -> Array:
-    """Shape `(n,)` to `(n, 1, ...)`."""
+    """Reshapes `(n,)` to `(n, 1, ...)`."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""The exact expectation: every value of a finite support, weighted by its probability."""
+"""The exact expectation over a finite support: every value, weighted by its probability."""
 
 import math
 from functools import partial
@@ -17,32 +17,35 @@ from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import probability
 from rgrad.distributions.wrappers import JaxRandom, name_of
 from rgrad.errors import NoRule, Unsuitable
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) -> Array:
-    """No sampling: `E_q[f(x)] = sum_x q(x) f(x)` over the whole support, and its derivative is the exact gradient.
+def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int = 2**16) -> Array:
+    """The exact expectation, without sampling: `E_q[f(x)] = sum_x q(x) f(x)` over the whole support.
 
         terms_i = sum_x q(x) f(x)
 
-    Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., vectors of them by `to_event` (the
-    product of the supports, K^D points for D coordinates), or a `q` with `enumerate_support()`, shape
-    `(K, *event_shape)`. Exact, so are derivatives of every order; the variance is 0. The sum is computed once, with one
-    evaluation of f for each point. Where f has randomness of its own (`keyed=True`) it is computed for each of the n
-    terms anew: n evaluations for each point.
+    Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., or a vector of them (`to_event`).
+    The support of a vector is the product of the supports: K^D points for D coordinates. Any other `q` needs
+    `enumerate_support()`, which returns shape `(K, *event_shape)`. f may be any function.
+
+    The value and the derivatives of every order are exact, and the variance is 0. The sum is computed once, with one
+    evaluation of f for each point. If f has randomness of its own (`keyed=True`), it is computed separately for each of
+    the n terms: n evaluations for each point.
 
     Args:
-        limit: the largest support that is enumerated. Memory grows with it.
+        limit: the largest support to enumerate. Memory grows with it.
 
     Returns:
-        Shape `(n,)`, all terms equal (keyed: independent).
+        Shape `(n,)`. All terms are equal (with `keyed=True`: independent).
 
     Raises:
-        ValueError: the support has more than `limit` points, or its size is being traced; `n < 1`, `q` with a batch
-            shape, or f returns a vector.
+        ValueError: the support has more than `limit` points, or its size is traced; `n < 1`, `q` has a batch shape, or
+            f returns a vector.
         NotImplementedError: the support is not finite (Poisson, Geometric, Normal), or cannot be listed.
 
-    Source: "local expectation" where it is one variable of several: Titsias and Lazaro-Gredilla 2015 (eq. 8).
+    Source: called "local expectation" if it is applied to one of several variables: Titsias and Lazaro-Gredilla 2015
+    (eq. 8).
     """
     base = base_of(q)
     check_draw(base, n, "enumerated")
@@ -54,7 +57,7 @@ def enumerated(f: Objective, q: Any, key: Array, n: int, *, limit: int = 2**16) 
 
     def total(points: Any) -> Array:
         values = evaluate(f, points, len(x), "enumerated")
-        # What cannot happen may be infinite (0 log 0). If it is finite it counts in the derivative.
+        # f may be infinite at a value of probability 0 (0 log 0). If it is finite, it contributes to the derivative.
         return (p * jnp.where((p > 0) | jnp.isfinite(values), values, 0.0)).sum()
 
     if base is q:
@@ -73,7 +76,8 @@ def support_of(q: Any, limit: int = 2**16) -> np.ndarray:
     if math.prod(sizes) > limit:
         raise Unsuitable(
             f"enumerated: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
-            "score_function with leave_one_out, enumerate a part of it (nested, with keyed=True), or raise the limit"
+            "score_function with leave_one_out, enumerate only some of the variables (nest expectations with "
+            "keyed=True), or raise the limit"
         )
     places = np.indices(sizes).reshape(len(sizes), -1)
     points = np.stack([v[i] for v, i in zip(values, places, strict=True)], axis=1)
@@ -86,18 +90,18 @@ def _product(sizes: list[int]) -> str:
 
 
 def _values(q: Any, coordinates: int) -> list[np.ndarray]:
-    """The values of each coordinate of a batch; of whole numbers, from the bounds, which may differ between them."""
+    """The values of each coordinate of a batch. Integers come from the bounds, which may differ between coordinates."""
     support: Any = getattr(q, "support", None)
     if getattr(support, "is_discrete", False) and hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         bounds = (support.lower_bound, support.upper_bound)
         if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
             raise Unsuitable(
-                f"enumerated: how many values {name_of(q)} has is being traced (a total_count that is an argument of "
-                "jit, vmap or grad); make it a Python int"
+                f"enumerated: the number of values of {name_of(q)} is traced (its total_count is an argument of jit, "
+                "vmap or grad); make it a Python int"
             )
         low, high = (np.broadcast_to(bound, q.batch_shape).ravel() for bound in bounds)
         return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
-    none = NoRule(f"enumerated needs a support of finitely many values that it can list, and {name_of(q)} has none")
+    none = NoRule(f"enumerated needs a finite support that it can list, and {name_of(q)} has none")
     if not hasattr(q, "enumerate_support"):
         raise none
     try:

@@ -1,8 +1,7 @@
-"""The generalised reparameterization: noise whose law depends on the parameters, if only weakly."""
+"""The generalised reparameterization gradient: noise whose distribution depends on the parameters, but only weakly."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,45 +15,51 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.standardised import Standardised, by_moments
 from rgrad.distributions.support import forbid_moving_support
 from rgrad.distributions.wrappers import elementary
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 from rgrad.tracing.jacobian import of_any_map
 
 Transform = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
-def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transform | None = None) -> Array:
-    """Both ways at once: through the sample, at constant noise, and through the density of that noise.
+def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform: Transform | None = None) -> Array:
+    """Generalised reparameterization: the gradient through the sample at fixed noise, plus the score of that noise.
 
     With `eps = h(z; theta)`, `z = h^-1(eps; theta)` and `pi(eps; theta) = q(z; theta) |dz/deps|`:
 
         terms_i = attach(f(h^-1(eps_i; theta)) - c, log pi(eps_i; theta)) + c
 
-    with c = f(h^-1(0; theta)), a constant, one evaluation for each call (c = 0 if `transform` is given).
-    `h = identity` is the score function; `pi` free of theta, the reparameterization trick; and between them the less `pi`
-    depends on theta, the less noise its score adds. Ready maps for Gamma, InverseGamma, Beta, Dirichlet, LogNormal and
-    Normal, and vectors of them, which standardise the noise to mean 0 and variance 1. Any event shape.
+    where c = f(h^-1(0; theta)) is a constant that costs one evaluation per call (c = 0 if `transform` is given).
 
-    Needs an `f` that is continuous, and differentiable almost everywhere, and a support that does not move with the
-    parameters. Unbiased then; so are derivatives of every order, where `f` has them. Small concentrations are drawn as
-    logarithms, and are right in 32 bits too.
+    There are two limits. If `h` is the identity, this is the score function. If `pi` does not depend on theta, it is
+    the reparameterization trick. In between, the less `pi` depends on theta, the less noise its score adds.
+
+    Gamma, InverseGamma, Beta, Dirichlet, LogNormal, Normal and vectors of them have a built-in map, which standardises
+    the noise to mean 0 and variance 1. Any event shape is allowed.
+
+    Needs an `f` that is continuous and differentiable almost everywhere, and a support that does not move with the
+    parameters. Under these conditions it is unbiased, and derivatives of every order that `f` has are unbiased too. At
+    small concentrations the logarithm of the sample is drawn, so the gradient is also right in 32 bits.
 
     Args:
-        transform: `(forward, inverse)` with the parameters in the closure: `z = forward(eps)`, `eps = inverse(z)`, both of
-            shape `(n, *event_shape)`. Best elementwise; another invertible map of each sample costs its full Jacobian, and is nan
-            for more than 64 coordinates, or if it mixes samples. None: that of `q`.
+        transform: `(forward, inverse)`, with the parameters in the closure: `z = forward(eps)` and `eps = inverse(z)`,
+            both of shape `(n, *event_shape)`. Elementwise maps are cheapest. Any other invertible map of each sample
+            costs its full Jacobian, and gives nan for more than 64 coordinates or if it mixes samples. None: the
+            built-in map of `q`.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
-        NotImplementedError: `q` has no map and `transform` is not given, or its support moves with the parameters.
+        NotImplementedError: `q` has no built-in map and `transform` is not given, or the support moves with the
+            parameters.
 
-    Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8).
+    Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8),
+    https://arxiv.org/abs/1610.02287.
     """
     base, keyed = base_of(q), base_of(q) is not q
     how = Standardised(base, *transform) if transform is not None else by_moments(base)
     if transform is None and isinstance(elementary(getattr(base, "base", base)), dist.Normal | dist.LogNormal):
-        # pi is free of theta. As the noise that is drawn: inverted from a sample it would be rounded.
+        # pi does not depend on theta. Use the noise that is drawn: noise recovered from a sample would be rounded.
         return evaluate(f, draw_pathwise(q, key, n, "generalized"), n, "generalized")
     if transform is not None:
         how = how._replace(forward=_checked(*transform), linearised=of_any_map)
@@ -63,7 +68,7 @@ def generalized(f: Objective, q: Any, key: Array, n: int, *, transform: Transfor
 
 
 def _checked(forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """`forward`, but nan where `inverse` does not undo it: a sample would be another one, and the gradient silently wrong."""
+    """`forward`, or nan where `inverse` does not undo it: there the gradient would be that of another sample."""
 
     def checked(eps: Array) -> Array:
         z = forward(eps)
@@ -78,11 +83,11 @@ def through_noise(
 ) -> Array:
     """`attach(f(z(eps)) - c, log pi(eps)) + c` for samples of `how.source`, with c = f(z(0)); eps and c are constants.
 
-    Without c the rounding of the score, whose mean is then not quite 0, would be multiplied by all of f: at Gamma(1e4, 1)
-    d/da E[x] would be 1.008 for 1. c does not depend on the samples, so that it adds no bias.
+    Because of rounding, the mean of the score is not exactly 0. Without c this error would be multiplied by all of f:
+    at Gamma(1e4, 1), d/da E[x] would be 1.008 instead of 1. c does not depend on the samples, so it adds no bias.
 
     Args:
-        centred: the noise is about 0 by the map's design; else c = 0.
+        centred: whether the map centres the noise at 0. If not, c = 0.
     """
     if keyed:
         key, for_f = jax.random.split(key)

@@ -1,7 +1,6 @@
-"""Measure-valued gradients: the derivative of a density as the difference of two densities."""
+"""Measure-valued gradients: the derivative of a density, written as the difference of two densities."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +12,36 @@ from rgrad.distributions.draws import draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.weak_derivatives import weak_derivatives
 from rgrad.distributions.wrappers import elementary
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = True) -> Array:
-    """The derivative of the density in a parameter is `c (q+ - q-)`, so that of the mean is `c (E_q+[f] - E_q-[f])`.
+def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled: bool = True) -> Array:
+    """Measure-valued (weak) derivative: `d q = c (q+ - q-)`, so the derivative of the mean is `c (E_q+[f] - E_q-[f])`.
 
         terms_i = attach_gradient(f(x_i), theta, c (f(x+_i) - f(x-_i)))
 
-    Asks nothing of `f` but a finite mean: it may be a step, or a `jax.pure_callback`, which JAX cannot differentiate. No
-    derivative passes through x, x+ and x-; that of a parameter which f uses itself is kept. Rules for Normal and LogNormal (loc and scale), Exponential
-    and Gamma (rate), Poisson (rate) and Bernoulli (probs, logits), and vectors of them by `to_event`: one coordinate is
-    replaced at a time, which costs **two evaluations of f for every coordinate of every parameter**.
+    `f` only needs a finite mean. It may be a step, or a `jax.pure_callback`, which JAX cannot differentiate. No
+    derivative passes through x, x+ or x-. If f uses a parameter itself, that derivative is kept.
 
-    Unbiased, to first order only: a second derivative raises, and so does the derivative in a parameter without a rule
-    (the concentration of a Gamma).
+    There are rules for Normal and LogNormal (loc and scale), Exponential and Gamma (rate), Poisson (rate), Bernoulli
+    (probs, logits), and vectors of them (`to_event`). In a vector one coordinate is replaced at a time, which costs
+    **two evaluations of f for every coordinate of every parameter**.
+
+    Unbiased, to first order only: a second derivative raises, and so does the derivative with respect to a parameter
+    without a rule (the concentration of a Gamma).
 
     Args:
-        coupled: x+ and x- share their noise, which makes the variance small for smooth f; False: they are independent.
+        coupled: True: x+ and x- share their noise, which makes the variance small for smooth f. False: they are
+            independent.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
-        NotImplementedError: `q` has no rule; or, when differentiated, one of the two above.
+        NotImplementedError: `q` has no rule; or, when differentiated, one of the two cases above.
 
-    Source: Pflug 1989; Heidergott and Vazquez-Abad 2000; Mohamed et al. 2020 (section 6, table 1).
+    Source: Pflug 1989; Heidergott and Vazquez-Abad 2000; Mohamed et al. 2020, Monte Carlo gradient estimation in
+    machine learning (section 6, table 1), https://arxiv.org/abs/1906.10652.
     """
     base = base_of(q)
     event = base.event_shape
@@ -53,14 +56,14 @@ def measure_valued(f: Objective, q: Any, key: Array, n: int, *, coupled: bool = 
         if name in vars(one) and name not in rules:
             parameters[name] = jnp.asarray(getattr(one, name))
     for (name, rule), rule_key in zip(rules.items(), for_rules, strict=True):
-        c, plus, minus = lax.stop_gradient(rule(x, rule_key, coupled))  # so that f need not be differentiable in x
+        c, plus, minus = lax.stop_gradient(rule(x, rule_key, coupled))  # f need not be differentiable in x
         parameters[name] = jnp.broadcast_to(getattr(one, name), event)
         gradients[name] = _one_coordinate_at_a_time(values_at, x, plus, minus) * c
     return attach_gradient(values_at(x), parameters, gradients, "measure_valued")
 
 
 def _one_coordinate_at_a_time(values_at: Callable[[Array], Array], x: Array, plus: Array, minus: Array) -> Array:
-    """`f(x with x+_d for x_d) - f(x with x-_d)` for every coordinate d, shape `(n, *event)`."""
+    """`f(x with x_d replaced by x+_d) - f(x with x_d replaced by x-_d)` for every coordinate d: shape `(n, *event)`."""
     if x.ndim == 1:
         return values_at(plus) - values_at(minus)
     flat = lambda a: a.reshape(len(a), -1)

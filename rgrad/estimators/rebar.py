@@ -1,4 +1,4 @@
-"""The score function with a relaxation as its control variate: REBAR and RELAX, unbiased."""
+"""The score function with a relaxation as its control variate: REBAR and RELAX. Both are unbiased."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,34 +15,37 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.relaxations import relaxation
 from rgrad.estimators.relaxed import check_temperature, of_relaxed
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def rebar(f: Objective, q: Any, key: Array, n: int, *, eta: ArrayLike = 1.0, temperature: ArrayLike = 0.5) -> Array:
-    """`relax` with f itself, at the relaxed sample, as the control variate: `c(z) = eta f(sigmoid(z / temperature))`.
+def rebar(
+    f: Objective, q: Distribution, key: Array, n: int, *, eta: ArrayLike = 1.0, temperature: ArrayLike = 0.5
+) -> Array:
+    """REBAR: `relax` with f at the relaxed sample as its control variate: `c(z) = eta f(sigmoid(z / temperature))`.
 
-    softmax for a OneHotCategorical. Needs an f that is defined between the values of `q` too, as floats, and
-    differentiable there. Unbiased for every eta and temperature, so are derivatives of every order; eta = 0 is the score
-    function. Three evaluations of f for each sample.
+    For a OneHotCategorical, softmax replaces sigmoid. Needs an f that is also defined and differentiable between the
+    values of `q`, as floats. Unbiased for every eta and temperature, and so are derivatives of every order. eta = 0
+    gives the score function. Costs three evaluations of f for each sample.
 
-    The mean gradient does not depend on eta and temperature, so their gradient of its variance is that of its square,
-    by plain `jax.grad`; the state is the caller's own:
+    eta and temperature can be trained. The mean gradient does not depend on them, so the derivative of the gradient's
+    variance equals the derivative of its mean square, which plain `jax.grad` computes. The caller keeps the state:
 
-        gradient = lambda theta, eta, key: jax.grad(loss)(theta, eta, key)   # loss: expect(..., partial(rebar, eta=eta))
+        gradient = lambda theta, eta, key: jax.grad(loss)(theta, eta, key)  # loss: expect(..., partial(rebar, eta=eta))
         eta_gradient = jax.grad(lambda eta: jnp.sum(gradient(theta, eta, key) ** 2))(eta)
 
     Args:
-        eta: a number; traced or not.
-        temperature: > 0; traced or not.
+        eta: a number, which may be traced.
+        temperature: a number > 0, which may be traced.
 
     Returns:
-        Shape `(n,)`, per sample; the values are those of f at the sample.
+        Shape `(n,)`, per sample. The values are those of f at the sample.
 
     Raises:
-        ValueError: `temperature <= 0`, `n < 1`, `q` with a batch shape, or f returns a vector.
-        NotImplementedError: `q` has no relaxation: it is no Bernoulli or OneHotCategorical, nor a vector of them.
+        ValueError: `temperature <= 0`, `n < 1`, `q` has a batch shape, or f returns a vector.
+        NotImplementedError: `q` has no relaxation: it is not a Bernoulli, a OneHotCategorical or a vector of them.
 
-    Source: Tucker et al. 2017, REBAR (section 3; the conditional noise: appendix).
+    Source: Tucker et al. 2017, REBAR: low-variance, unbiased gradient estimates for discrete latent variable models
+    (section 3; the conditional noise: appendix), https://arxiv.org/abs/1703.07370.
     """
     check_temperature(temperature, "rebar")
     soft, keyed = relaxation(base_of(q), "rebar").soft, base_of(q) is not q
@@ -52,32 +55,35 @@ def rebar(f: Objective, q: Any, key: Array, n: int, *, eta: ArrayLike = 1.0, tem
 
 
 def relax(
-    f: Objective, q: Any, key: Array, n: int, *, control_variate: Callable[[Array], ArrayLike] | None = None
+    f: Objective, q: Distribution, key: Array, n: int, *, control_variate: Callable[[Array], ArrayLike] | None = None
 ) -> Array:
-    """The score function, less a control variate of the noise whose mean is known through the reparameterization trick.
+    """RELAX: the score function minus a control variate whose mean gradient is known by reparameterization.
 
-    With z the noise of which the sample b is the sign (or largest entry), and z' drawn anew given b:
+    With z the noise whose sign (or largest entry) is the sample b, and z' drawn anew given b:
 
         terms_i = attach(f(b_i) - c(z'_i), log q(b_i)) + c(z_i)
 
-    less `c(z_i) - c(z'_i)` as a number. z and z' have the same law, and both follow the parameters, so c adds no bias.
-    Unbiased, and so are derivatives of every order, where c is differentiable as often. Bernoulli, OneHotCategorical, and
-    vectors of them. Asks nothing of f where `control_variate` is given: it is evaluated at samples only, once for each.
-    A parameter of f alone gets `d f(b_i)`, and with `rebar` the noise of `d (c(z_i) - c(z'_i))` beside it.
+    minus the value of `c(z_i) - c(z'_i)`, as a constant. z and z' have the same distribution, and both are
+    differentiable in the parameters, so c adds no bias.
+
+    `q` is a Bernoulli, a OneHotCategorical or a vector of them. If `control_variate` is given, f may be any function:
+    it is evaluated only at samples, once for each. Unbiased, and so are derivatives of every order that c has. The
+    gradient for a parameter that only f uses is `d f(b_i)`. With `rebar`, the noise of `d (c(z_i) - c(z'_i))` is added
+    to it.
 
     Args:
-        control_variate: `z -> scalar` for one z, of shape `event_shape`: any differentiable function, as a network whose
-            parameters are trained as in `rebar`. z are logits plus noise; for a OneHotCategorical the logits are
-            normalised. None: that of `rebar` with eta 1 and temperature 0.5.
+        control_variate: `z -> scalar` for one z, of shape `event_shape`. It may be any differentiable function, e.g. a
+            network whose parameters are trained as in `rebar`. z is logits plus noise. For a OneHotCategorical the
+            logits are normalised. None: that of `rebar` with eta = 1 and temperature = 0.5.
 
     Returns:
-        Shape `(n,)`, per sample; the values are those of f at the sample.
+        Shape `(n,)`, per sample. The values are those of f at the sample.
 
     Raises:
-        ValueError: `n < 1`, `q` with a batch shape, or f or the control variate returns a vector.
-        NotImplementedError: `q` has no relaxation: it is no Bernoulli or OneHotCategorical, nor a vector of them.
+        ValueError: `n < 1`, `q` has a batch shape, or f or the control variate returns a vector.
+        NotImplementedError: `q` has no relaxation: it is not a Bernoulli, a OneHotCategorical or a vector of them.
 
-    Source: Grathwohl et al. 2018, Backpropagation through the void (section 3).
+    Source: Grathwohl et al. 2018, Backpropagation through the void (section 3), https://arxiv.org/abs/1711.00123.
     """
     if control_variate is None:
         return rebar(f, q, key, n)
@@ -85,7 +91,7 @@ def relax(
 
 
 def _controlled(f: Objective, c: Objective, q: Any, key: Array, n: int, caller: str) -> Array:
-    """The equation of `relax`, where c takes a pair: z, and the key of its sample."""
+    """The equation of `relax`. Here c takes a pair: z, and the key of its sample."""
     base = base_of(q)
     check_draw(base, n, caller)
     how = relaxation(base, caller)

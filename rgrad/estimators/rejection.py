@@ -1,6 +1,4 @@
-"""Reparameterization through rejection sampling: Gamma, InverseGamma, Beta and Dirichlet by the Gamma sampler's own noise."""
-
-from typing import Any
+"""Reparameterization through the Gamma rejection sampler, for Gamma, InverseGamma, Beta and Dirichlet."""
 
 import jax
 import jax.numpy as jnp
@@ -11,40 +9,41 @@ from rgrad.distributions.gammas import as_gammas
 from rgrad.distributions.keyed import base_of
 from rgrad.distributions.standardised import Standardised
 from rgrad.estimators.generalized import through_noise
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1) -> Array:
-    """The proposal of a rejection sampler is a map of noise; what is accepted depends on the parameters only a little.
+def rejection(f: Objective, q: Distribution, key: Array, n: int, *, augmentation: int = 1) -> Array:
+    """Reparameterization of a rejection sampler: the gradient through the proposal plus the score of the noise.
 
-    Marsaglia and Tsang's sampler of Gamma(a, 1): `z = (a - 1/3) (1 + eps / sqrt(9 a - 3))^3`. With accepted noise
-    `eps = h^-1(z; a)`, whose law is `pi(eps; a) = q(z; a) |dz/deps|`:
+    The proposal is a function of noise, and the distribution of the accepted noise depends only weakly on the
+    parameters. Marsaglia and Tsang's sampler of Gamma(a, 1) is `z = (a - 1/3) (1 + eps / sqrt(9 a - 3))^3`. The
+    accepted noise `eps = h^-1(z; a)` has density `pi(eps; a) = q(z; a) |dz/deps|`:
 
         terms_i = attach(f(z(eps_i; a)) - c, log pi(eps_i; a)) + c,    c = f(z(0; a)), a constant
 
-    which needs no rejected draw: an accepted eps is the inverse of a sample. Shape augmentation draws z from
-    Gamma(a + B) and multiplies by `u_1^(1/a) ... u_B^(1/(a+B-1))`: the larger the shape, the less `pi` depends on it.
-    InverseGamma is the reciprocal of a Gamma, Beta and Dirichlet are ratios of Gammas. Vectors of them by `to_event`.
+    No rejected draw is needed: an accepted eps is the inverse of a sample. Shape augmentation draws z from Gamma(a + B)
+    and multiplies it by `u_1^(1/a) ... u_B^(1/(a+B-1))`. The larger the shape, the less `pi` depends on it.
 
-    Needs an `f` that is continuous, and differentiable almost everywhere. Unbiased then; derivatives of higher order too,
-    where `f` has them.
+    `q` is a Gamma, an InverseGamma (the reciprocal of a Gamma), a Beta or Dirichlet (ratios of Gammas), or a vector of
+    them (`to_event`). Needs an `f` that is continuous and differentiable almost everywhere. Then it is unbiased, and so
+    are derivatives of every order that `f` has.
 
     Args:
-        augmentation: B >= 0. The sampler is one for shapes of 1 or more: where a concentration is under 1, B >= 1, or
-            all is nan.
+        augmentation: B >= 0. The sampler needs a shape of at least 1. If a concentration is below 1, use B >= 1:
+            otherwise the result is nan.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
         NotImplementedError: `q` is not a Gamma, InverseGamma, Beta or Dirichlet, or a vector of them.
-        ValueError: `augmentation` is no whole number >= 0.
+        ValueError: `augmentation` is not a whole number >= 0.
 
     Source: Naesseth, Ruiz, Linderman and Blei 2017, Reparameterization gradients through acceptance-rejection sampling
-    algorithms (eqs. 7 to 9; augmentation: section 5).
+    algorithms (eqs. 7 to 9; augmentation: section 5), https://arxiv.org/abs/1610.05683.
     """
     if not isinstance(augmentation, int | float) or augmentation < 0 or augmentation % 1 != 0:
-        raise ValueError(f"rejection: augmentation = {augmentation}; it is how often the shape is raised: 0, 1, 2, ...")
+        raise ValueError(f"rejection: augmentation must be a whole number >= 0, got {augmentation!r}")
     key, for_u = jax.random.split(key)
     shape, rate, finish = as_gammas(base_of(q))
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
@@ -54,7 +53,7 @@ def rejection(f: Objective, q: Any, key: Array, n: int, *, augmentation: int = 1
     )  # its mean, at eps = 0
     log_u = sum((-minus_log_u[i] / (shape + i) for i in range(int(augmentation))), start=jnp.zeros(()))
     raised = shape + augmentation
-    raised = jnp.where(raised >= 1, raised, jnp.nan)  # there the sampler is none
+    raised = jnp.where(raised >= 1, raised, jnp.nan)  # the sampler needs a shape >= 1
     centre, width = raised - 1 / 3, 1 / jnp.sqrt(9 * raised - 3)
     how = Standardised(
         source,

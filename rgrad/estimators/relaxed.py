@@ -1,4 +1,4 @@
-"""Relaxations of discrete distributions, which are differentiable and **biased**: Gumbel-softmax, straight-through."""
+"""Differentiable relaxations of discrete distributions: Gumbel-softmax and straight-through. Both are **biased**."""
 
 from typing import Any
 
@@ -15,32 +15,35 @@ from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.relaxations import relaxation
 from rgrad.distributions.wrappers import name_of
 from rgrad.errors import NoDerivative, NotApplicable
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def gumbel_softmax(f: Objective, q: Any, key: Array, n: int, *, temperature: ArrayLike = 0.5) -> Array:
-    """**Biased**, in the value too: another expectation, of a continuous variable near the discrete one.
+def gumbel_softmax(f: Objective, q: Distribution, key: Array, n: int, *, temperature: ArrayLike = 0.5) -> Array:
+    """Gumbel-softmax (Concrete): the expectation over a continuous relaxation of `q`. **Biased**, in the value too.
 
-    With z = logits + noise, whose sign (or largest entry) has the law of `q`:
+    With z = logits + noise, whose sign (or largest entry) is distributed as `q`:
 
-        terms_i = f(sigmoid(z_i / temperature))     a Bernoulli, with logistic noise: a point in (0, 1)
-        terms_i = f(softmax(z_i / temperature))     a OneHotCategorical, with Gumbel noise: a point inside the simplex
+        terms_i = f(sigmoid(z_i / temperature))     Bernoulli, logistic noise: a point in (0, 1)
+        terms_i = f(softmax(z_i / temperature))     OneHotCategorical, Gumbel noise: a point inside the simplex
 
-    Needs an f that is defined, and differentiable almost everywhere, between the values of `q`, as floats. The bias is
-    that of `E[f(relaxed)]` for `E[f(x)]`: it vanishes as the temperature falls to 0, where the variance grows without
-    bound; a linear f is biased as well. Derivatives of every order are those of the relaxed expectation.
+    Needs an f that is also defined between the values of `q`, as floats, and differentiable there almost everywhere.
+    The bias is the difference between `E[f(relaxed)]` and `E[f(x)]`. It vanishes as the temperature goes to 0, but then
+    the variance grows without bound. A linear f is biased as well. Derivatives of every order are those of the relaxed
+    expectation.
 
     Args:
-        temperature: > 0; traced or not, and differentiable.
+        temperature: a number > 0, which may be traced and differentiated.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
-        ValueError: `temperature <= 0`, `n < 1`, `q` with a batch shape, or f returns a vector.
-        NotImplementedError: `q` has no relaxation: it is no Bernoulli or OneHotCategorical, nor a vector of them.
+        ValueError: `temperature <= 0`, `n < 1`, `q` has a batch shape, or f returns a vector.
+        NotImplementedError: `q` has no relaxation: it is not a Bernoulli, a OneHotCategorical or a vector of them.
 
-    Source: Jang, Gu and Poole 2017 (eq. 2); Maddison, Mnih and Teh 2017.
+    Source: Jang, Gu and Poole 2017, Categorical reparameterization with Gumbel-softmax (eq. 2),
+    https://arxiv.org/abs/1611.01144; Maddison, Mnih and Teh 2017, The Concrete distribution,
+    https://arxiv.org/abs/1611.00712.
     """
     base = base_of(q)
     check_draw(base, n, "gumbel_softmax")
@@ -53,28 +56,35 @@ def gumbel_softmax(f: Objective, q: Any, key: Array, n: int, *, temperature: Arr
     return refuse_never_drawn(terms, q, "gumbel_softmax")
 
 
-def straight_through(f: Objective, q: Any, key: Array, n: int, *, temperature: ArrayLike | None = None) -> Array:
-    """**Biased** gradient of an unbiased value: forward the sample, backward as if it were its relaxation.
+def straight_through(
+    f: Objective, q: Distribution, key: Array, n: int, *, temperature: ArrayLike | None = None
+) -> Array:
+    """Straight-through: f of the sample, differentiated as if the sample were its relaxation. **Biased** gradient.
 
         terms_i = f(x_i)   with   d x_i = d p                                     temperature=None
                                   d x_i = d softmax(z_i / temperature)            straight-through Gumbel-softmax
 
-    where p are the probabilities, and z the noise that x is the sign (or largest entry) of. Needs an f that is
-    differentiable at the values of `q`, which it gets as floats. For one bit the expected gradient with None is
-    `(p f'(1) + (1 - p) f'(0)) dp` for `(f(1) - f(0)) dp`: right for linear f, and off by `(2 p - 1) f''/2` for quadratic
-    ones, whatever the number of samples. It is the derivative of no expectation, so a second derivative raises.
+    Here p are the probabilities, and x is the sign (or largest entry) of the noise z. Needs an f that is differentiable
+    at the values of `q`, which it receives as floats.
+
+    The value is unbiased. For one bit and temperature=None, the expected gradient is `(p f'(1) + (1 - p) f'(0)) dp`,
+    while the right one is `(f(1) - f(0)) dp`. The two agree for linear f and differ by `(2 p - 1) f''/2` for quadratic
+    f, whatever the number of samples. The gradient is not the derivative of any expectation, so a second derivative
+    raises.
 
     Args:
-        temperature: > 0, or None.
+        temperature: a number > 0, or None.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
-        ValueError: `temperature <= 0`, `n < 1`, `q` with a batch shape, or f returns a vector.
-        NotImplementedError: `q` has no relaxation; or, at trace time, a second derivative.
+        ValueError: `temperature <= 0`, `n < 1`, `q` has a batch shape, or f returns a vector.
+        NotImplementedError: `q` has no relaxation; or, at trace time, a second derivative is taken.
 
-    Source: Bengio, Leonard and Courville 2013; with a temperature, Jang, Gu and Poole 2017 (section 2.2).
+    Source: Bengio, Leonard and Courville 2013, Estimating or propagating gradients through stochastic neurons for
+    conditional computation, https://arxiv.org/abs/1308.3432; with a temperature: Jang, Gu and Poole 2017 (section 2.2),
+    https://arxiv.org/abs/1611.01144.
     """
     base = base_of(q)
     check_draw(base, n, "straight_through")
@@ -90,30 +100,31 @@ def straight_through(f: Objective, q: Any, key: Array, n: int, *, temperature: A
 
 
 def check_temperature(temperature: ArrayLike | None, caller: str) -> None:
-    """Raises where a temperature is known not to be positive."""
+    """Raises ValueError if the temperature is known (not traced) and is not one positive, finite number."""
     if temperature is None or isinstance(temperature, jax.core.Tracer):
         return
     if jnp.shape(temperature) != () or not 0 < np.asarray(temperature) < np.inf:
-        raise ValueError(f"{caller}: temperature = {temperature}; it must be one number > 0, as 0.5")
+        raise ValueError(f"{caller}: temperature must be one number > 0 (e.g. 0.5), got {temperature}")
 
 
 def of_relaxed(f: Objective, q: Any, caller: str) -> Objective:
-    """`f`, which raises `NoDerivative` if it takes the samples of `q`, and not what lies between them.
+    """`f`, which raises `NoDerivative` if it accepts the samples of `q` but not the points between them.
 
-    An f that uses its sample as an index is one. What f raises for samples themselves is its own error.
+    An f that uses its sample as an index is an example. An error that f also raises for samples is left as it is.
     """
 
     def relaxed(x: Any) -> Any:
         try:
             return f(x)
-        except NotApplicable:  # an expectation within f
+        except NotApplicable:  # from an expectation inside f
             raise
         except Exception as error:
             jax.eval_shape(
                 f, jax.eval_shape(lambda key: jax.tree.map(lambda a: a[0], q.sample(key, (1,))), jax.random.key(0))
             )
             raise NoDerivative(
-                f"{caller}: f takes the samples of {name_of(q)}, and raised {type(error).__name__} for a point between them: {error}"
+                f"{caller}: f must accept points between the samples of {name_of(q)}, and it raised "
+                f"{type(error).__name__} for one: {error}"
             ) from error
 
     return relaxed

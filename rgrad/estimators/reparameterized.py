@@ -1,34 +1,35 @@
-"""The reparameterization trick, or pathwise gradient."""
-
-from typing import Any
+"""The reparameterization trick, also known as the pathwise gradient."""
 
 from jax import Array
 
 from rgrad.distributions.draws import draw_pathwise, evaluate
-from rgrad.protocols import Objective
+from rgrad.protocols import Distribution, Objective
 
 
-def reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The gradient moves inside, through the sample: `x = r(eps; theta)`, `d E_q[f(x)] = E[d f(r(eps; theta))]`.
+def reparameterized(f: Objective, q: Distribution, key: Array, n: int) -> Array:
+    """The reparameterization trick: with `x = r(eps; theta)`, `d E_q[f(x)] = E[d f(r(eps; theta))]`.
 
         terms_i = f(r(eps_i; theta))
 
-    Needs `q.rsample`, and an `f` that is continuous, and differentiable almost everywhere: through a step or an integer
-    it is silently biased. Unbiased then. A Hessian needs an `f` that is twice differentiable in the same sense.
+    Needs `q.rsample`, and an `f` that is continuous and differentiable almost everywhere. Under these conditions it is
+    unbiased. If f contains a step or rounds to an integer, the gradient is silently biased. A Hessian
+    needs an `f` that is twice differentiable in the same sense, and so on for higher orders.
 
-    Takes location-scale families, MultivariateNormal however it is given, and by implicit differentiation Gamma, Beta,
-    Dirichlet, InverseGamma, StudentT and VonMises (that one to first order, and for a periodic f). In 32-bit floats the
-    library's derivatives of Beta and Dirichlet are wrong at concentrations under about 0.03 (at 0.01 they are a fifth too
-    small): use 64 bits, or `generalized`.
+    Works for location-scale families, for MultivariateNormal in every parameterization, and by implicit differentiation
+    for Gamma, Beta, Dirichlet, InverseGamma, StudentT and VonMises (the last to first order only, and for a periodic
+    f). In 32-bit floats JAX's derivatives of Beta and Dirichlet samples are wrong at concentrations below about 0.03
+    (at 0.01 they are a fifth too small). In that case use 64 bits, or `generalized`.
 
     Returns:
         Shape `(n,)`, per sample.
 
     Raises:
-        TypeError: `q` has no `rsample` (discrete distributions), `n` is not an int, or f returns no number.
+        TypeError: `q` has no `rsample` (discrete distributions), `n` is not an int, or f does not return a number.
         ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
 
-    Source: Kingma and Welling 2014 (section 2.4); Rezende, Mohamed and Wierstra 2014.
+    Source: Kingma and Welling 2014, Auto-encoding variational Bayes (section 2.4), https://arxiv.org/abs/1312.6114;
+    Rezende, Mohamed and Wierstra 2014, Stochastic backpropagation and approximate inference in deep generative models,
+    https://arxiv.org/abs/1401.4082.
     """
     x = draw_pathwise(q, key, n, "reparameterized")
     return evaluate(f, x, n, "reparameterized")

@@ -1,6 +1,6 @@
 """The list of estimators. `compare`, `sweep`, the experiments, the tests, the documentation and error messages read it.
 
-A new estimator is a file in this package, a row here and a line in `rgrad/__init__.pyi`.
+To add an estimator: write a file in this package, a row here, and a line in `rgrad/__init__.pyi`.
 """
 
 import math
@@ -38,25 +38,25 @@ Applies = Callable[[Any], bool]
 
 
 class EstimatorRow(NamedTuple):
-    """An estimator, and what is known of it."""
+    """One estimator and its properties."""
 
     name: str
     estimator: Estimator
     kind: str
-    """How it gets at the gradient. What is of one kind may be wrong in the same way, so one does not confirm the other."""
+    """How it computes the gradient. Two of one kind may be wrong in the same way, so they do not confirm each other."""
     applies: Applies
-    """Whether it has a rule for a distribution without keys, as far as its type tells."""
+    """Whether it has a rule for a distribution (without keys), judged by the type of the distribution."""
     evaluations: Callable[[Any, int], int]
-    """Of f, for one estimate of n samples of `q`: (q, n) to a count."""
+    """The number of evaluations of f in one estimate: `(q, n) -> count`."""
     order: int | None = None
-    """The highest order of derivatives that are right; None: every order."""
+    """The highest order of derivatives that is right. None: every order."""
     biased: bool = False
     compared: bool = True
-    """Whether `compare` has it by default."""
+    """Whether `compare` includes it by default."""
 
 
 def drawn(draws: Callable[[Any], Any], estimator: Estimator) -> Estimator:
-    """The estimator on other draws of q."""
+    """The same estimator with samples from `draws(q)`."""
     return lambda f, q, key, n: estimator(f, draws(q), key, n)
 
 
@@ -77,7 +77,7 @@ def _is_finite(q: Any) -> bool:
 
 
 def _numbers(q: Any) -> int:
-    """How many coordinates the parameters with a weak derivative have."""
+    """The number of coordinates of all parameters that have a weak derivative."""
     return len(weak_derivatives(elementary(q))) * math.prod(q.event_shape)
 
 
@@ -119,7 +119,7 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
 
 
 def row_of(estimator: Any) -> EstimatorRow | None:
-    """The row of an estimator, or of the function of which it is a configuration; None for one that is not in the table."""
+    """The row of an estimator, or of the function that it configures (`partial`). None if it is not in the table."""
     exact = next((row for row in ESTIMATORS.values() if row.estimator is estimator), None)
     while exact is None and isinstance(estimator, partial):
         estimator = estimator.func
@@ -139,7 +139,7 @@ def those_for(q: Distribution) -> str:
 
 @contextmanager
 def naming_others(q: Distribution) -> Iterator[None]:
-    """What an estimator raises because it has no rule for `q` names those that have one."""
+    """If an estimator raises because it has no rule for `q`, adds the names of the estimators that do."""
     try:
         yield
     except NotApplicable as error:

@@ -52,7 +52,7 @@ def test_a_users_file(run_main, tmp_path):
         (["--cost", "money"], "--cost"),
         (["--num-samples", 0], "--num-samples: input should be greater than or equal to 1"),
         (["--estimators", "arn"], "--estimators arn: unknown name; did you mean 'arm'?"),
-        (["--estimators", "arm"], "no estimator applies; arm is for Bernoulli"),
+        (["--estimators", "arm"], "no estimator applies; arm: q must be a Bernoulli"),
         (["--wrt", "lok"], "unknown parameter 'lok'"),
         (["--params", "scale=-1"], "not allowed"),
         (["--problem", "sin"], "did you mean 'sine'?"),

@@ -136,7 +136,7 @@ def test_what_does_not_apply_is_left_out_and_a_gradient_that_is_nan_is_told():
     problem = of_normal(lambda x: jnp.sqrt(jnp.maximum(x, 0.0)), wrt=("loc",))
     c = by_operations(problem, {**TWO, "arm": rgrad.arm}, budget=0.05)
     assert list(c.left_out) == ["arm"]
-    assert "arm is for Bernoulli" in str(c)
+    assert "arm: q must be a Bernoulli" in str(c)
     assert c.rows[0]["warning"] == "nan or infinite in some calls"
     assert c.recommended == "leave_one_out"
 
@@ -312,7 +312,7 @@ def test_it_says_when_it_cannot_tell():
         ({"references": ("score",)}, "references are for losses"),
         ({"wrt": ("lok",)}, "unknown parameter 'lok'"),
         ({"n": 0}, "n = 0 samples"),
-        ({"estimators": {"arm": rgrad.arm}}, "no estimator applies; arm is for Bernoulli"),
+        ({"estimators": {"arm": rgrad.arm}}, "no estimator applies; arm: q must be a Bernoulli"),
     ],
 )
 def test_bad_input(change, message):

@@ -744,13 +744,13 @@ def test_enumerated_refuses():
     for q in (*countable, dist.Multinomial(3, jnp.ones(2) / 2)):
         refused(
             NotImplementedError,
-            r"enumerated needs a support of finitely many .* has none; use score_function",
+            r"enumerated needs a finite support .* has none; use score_function",
             q,
             enumerated,
         )
     for q in (dist.Normal(0.0, 1.0), dist.Uniform(), dist.Dirichlet(jnp.ones(3))):
         refused(NotImplementedError, r"has none; use reparameterized, .*score_function", q, enumerated)
-    with pytest.raises(ValueError, match=r"total_count that is an argument of jit.*Python int"):
+    with pytest.raises(ValueError, match=r"total_count is an argument of jit.*Python int"):
         jax.jit(lambda m: rgrad.expect(jnp.sum, dist.Binomial(m, 0.3), KEY, 1, enumerated))(5)
 
 
@@ -773,7 +773,7 @@ def test_the_others_refuse(name):
 @pytest.mark.parametrize("estimator", [gumbel_softmax, straight_through, rebar])
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), jnp.ones(2)], ids=str)
 def test_temperatures_are_positive(estimator, temperature):
-    with pytest.raises(ValueError, match=rf"{estimator.__name__}: temperature = .* > 0"):
+    with pytest.raises(ValueError, match=rf"{estimator.__name__}: temperature must be one number > 0"):
         rgrad.expect(lambda x: x, dist.Bernoulli(0.5), KEY, 2, partial(estimator, temperature=temperature))
 
 

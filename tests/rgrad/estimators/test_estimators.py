@@ -408,7 +408,7 @@ def test_nested_under_the_estimators_with_points_of_their_own():
         (rgrad.rejection, lambda t: dist.Normal(t, 1.0), NotImplementedError, "no sampler for Normal .* use reparameterized, generalized, measure_valued, or score_function"),
         (rgrad.measure_valued, lambda t: dist.Laplace(t, 1.0), NotImplementedError, "no rule for Laplace .* use reparameterized, or score_function"),
         (rgrad.measure_valued, lambda t: dist.Gamma(t, 1.0), NotImplementedError, "no rule for the parameter 'concentration'"),
-        (partial(rgrad.rejection, augmentation=-1), lambda t: dist.Gamma(t, 1.0), ValueError, "augmentation = -1"),
+        (partial(rgrad.rejection, augmentation=-1), lambda t: dist.Gamma(t, 1.0), ValueError, "augmentation must be a whole number >= 0, got -1"),
     ],
 )  # fmt: skip
 def test_what_has_no_rule_says_so(estimator, q, error, match):
