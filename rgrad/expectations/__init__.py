@@ -1,4 +1,4 @@
-"""Expectations to differentiate: `expect`, the ELBO, bounds from several samples, and credit assignment."""
+"""Expectations that can be differentiated: `expect`, the ELBO, multi-sample bounds, and credit assignment."""
 
 from rgrad.expectations.elbo import Entropy
 

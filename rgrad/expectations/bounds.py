@@ -1,7 +1,7 @@
-"""Multi-sample bounds on a log evidence: importance-weighted ELBOs, and the gradient rules that are theirs alone.
+"""Multi-sample bounds on a log evidence (importance-weighted ELBOs), and gradient estimators specific to them.
 
-A bound from K samples is an expectation over *K samples at once*, so that any estimator differentiates it. Three know
-more than that, because a `Bound` tells them the weight of each sample: `vimco`, `sticking_the_landing`,
+A bound from K samples is an expectation over *K samples at once*, so any estimator can differentiate it. Three
+estimators also use the weight of each sample, which a `Bound` provides: `vimco`, `sticking_the_landing` and
 `doubly_reparameterized`.
 """
 
@@ -30,82 +30,86 @@ from rgrad.distributions.wrappers import JaxRandom
 from rgrad.errors import Unsuitable
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectations.expectation import expect
-from rgrad.protocols import Estimator, Objective, Sample
+from rgrad.protocols import Distribution, Estimator, Objective, Sample
 
 
-def iwae(log_p: Objective, q: Any, key: Array, k: int, n: int = 1, gradient: Estimator = reparameterized) -> Array:
+def iwae(
+    log_p: Objective, q: Distribution, key: Array, k: int, n: int = 1, gradient: Estimator = reparameterized
+) -> Array:
     """The importance-weighted bound from K samples, a lower bound on `log integral exp(log_p(x)) dx`:
 
         L_K = E[log 1/K sum_k w_k],   log w_k = log p(x_k) - log q(x_k),   x_k ~ q
 
-    L_1 is the ELBO, and L_K rises to the log evidence with K. To be maximised: its negative is the loss.
+    L_1 is the ELBO, and L_K increases to the log evidence with K. Maximise it: the loss is its negative.
 
         def loss(params, key):
             q = dist.Normal(params["loc"], params["scale"])
             return -rgrad.iwae(log_p, q, key, k=10, gradient=rgrad.doubly_reparameterized)
 
-    The rules for its gradient (with `u_k = w_k / sum_j w_j`), all of them right for the parameters of `log_p`:
+    These are the choices for `gradient`, with `u_k = w_k / sum_j w_j`. All of them are right for the parameters of
+    `log_p`.
 
     - `reparameterized` (IWAE): unbiased, every order. For the parameters of q its signal-to-noise ratio falls as
-      `1/sqrt(K)`: the larger K, the tighter the bound and the noisier what is learnt of q.
-    - `doubly_reparameterized` (DReG): unbiased, first order. That ratio rises as `sqrt(K)` near the optimum. Far from
-      it DReG may be the noisier one: for q = N(-3, 1), p = N(2, 3^2) and K = 10 over six times so, in d/d loc.
+      `1/sqrt(K)`: as K grows, the bound gets tighter, but the gradient for q gets noisier.
+    - `doubly_reparameterized` (DReG): unbiased, first order. Its signal-to-noise ratio rises as `sqrt(K)` near the
+      optimum. Far from it DReG may be noisier than IWAE: for q = N(-3, 1), p = N(2, 3^2) and K = 10 it is more than six
+      times noisier, in d/d loc.
     - `sticking_the_landing`: biased for K > 1, first order.
-    - `score_function`: unbiased, every order, discrete samples too; takes a baseline, of whole bounds.
-    - `vimco`: the same with a baseline for each sample, made of the K - 1 others.
+    - `score_function`: unbiased, every order, also for discrete samples. It takes a baseline for whole bounds.
+    - `vimco`: the score function with a baseline for each sample, computed from the K - 1 other samples.
 
     Args:
-        log_p: one sample to its log density, which need not be normalised: a scalar. With an observation and parameters
-            of the model in the closure, which may share parameters with q.
+        log_p: maps one sample to its log density, a scalar, which need not be normalised. Observations and model
+            parameters enter through the closure. The model may share parameters with q.
         q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated.
         key: one PRNG key.
-        k: K, how many samples a bound is made of, a Python int.
-        n: how many independent bounds are averaged, a Python int. They cost n K evaluations of `log_p`.
-        gradient: one of the rules above, or any estimator `(f, q, key, n) -> terms`: its f is a `Bound`, a function of
-            K samples, of shape `(K, *event_shape)`, and its q `Copies`, K independent ones.
+        k: K, the number of samples in a bound, a Python int.
+        n: the number of independent bounds to average, a Python int. The cost is n K evaluations of `log_p`.
+        gradient: one of the estimators above, or any estimator `(f, q, key, n) -> terms`. Its f is a `Bound`, a
+            function of K samples of shape `(K, *event_shape)`. Its q is a `Copies`, the distribution of K independent
+            samples.
 
     Returns:
-        A scalar, the mean of n bounds: per call.
+        A scalar, per call: the mean of n bounds.
 
     Raises:
-        TypeError: `k` is not an int, `gradient` is no function, or has need of a `q.rsample` that is not there.
-        ValueError: `k < 1` (`vimco`: 2), `log_p` returns a vector, or the draws of `q` depend on one another.
+        TypeError: `k` is not an int, `gradient` is not callable, or it needs `q.rsample` and `q` has none.
+        ValueError: `k < 1` (`vimco`: `k < 2`), `log_p` returns a vector, or the draws of `q` depend on one another.
 
-    Source: Burda, Grosse and Salakhutdinov 2016, Importance weighted autoencoders; the signal-to-noise ratios:
-    Rainforth et al. 2018, Tighter variational bounds are not necessarily better.
+    Source: Burda, Grosse and Salakhutdinov 2016, Importance weighted autoencoders, https://arxiv.org/abs/1509.00519;
+    the signal-to-noise ratios: Rainforth et al. 2018, Tighter variational bounds are not necessarily better,
+    https://arxiv.org/abs/1802.04537.
     """
     check_draw(q, n, "iwae")
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"iwae: k = {k!r} is not an int; it is a shape, so it must be a Python int, not traced")
+        raise TypeError(f"iwae: k must be a Python int (it is a shape and cannot be traced), got {k!r}")
     if k < 1:
-        raise ValueError(f"iwae: k = {k} samples in a bound; ask for at least 1")
+        raise ValueError(f"iwae: k must be at least 1, got {k}")
     if not callable(gradient):
         raise TypeError(
-            f"iwae: gradient = {gradient!r} is no function; give one of rgrad.reparameterized, "
-            "rgrad.doubly_reparameterized, rgrad.sticking_the_landing, rgrad.score_function, rgrad.vimco, or an "
-            "estimator of your own"
+            f"iwae: gradient must be callable, got {gradient!r}; use rgrad.reparameterized, "
+            "rgrad.doubly_reparameterized, rgrad.sticking_the_landing, rgrad.score_function, rgrad.vimco, or your "
+            "own estimator"
         )
     if (together := dependent_draws(q)) is not None:
-        raise ValueError(
-            "iwae: the K samples of a bound must be independent, or it is another bound; give q itself, not "
-            f"{together.prefix}(q)"
-        )
-    return expect(Bound(log_p, q), Copies(q, k), key, n, gradient)
+        raise ValueError(f"iwae: the K samples of a bound must be independent; pass q itself, not {together.prefix}(q)")
+    copies: Any = Copies(q, k)  # `has_rsample` is read-only
+    return expect(Bound(log_p, q), copies, key, n, gradient)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """`log 1/K sum_k p(x_k)/q(x_k)`, an objective of K samples at once."""
+    """`log 1/K sum_k p(x_k)/q(x_k)`, a function of K samples at once."""
 
     log_p: Objective
     q: Any
 
     def log_weight(self, x: Sample) -> Array:
-        """Of one sample."""
+        """The log weight of one sample."""
         return jnp.asarray(self.log_p(x)) - log_prob(self.q, x)
 
     def log_weights(self, x: Sample) -> Array:
-        """Of K samples, shape `(K,)`."""
+        """The log weights of K samples, shape `(K,)`."""
         return evaluate(self.log_weight, x, len(jax.tree.leaves(x)[0]), "iwae, with f = log_p - log q")
 
     def __call__(self, x: Sample) -> Array:
@@ -113,7 +117,7 @@ class Bound:
 
 
 def bound_of(log_weights: Array) -> Array:
-    """The bound from log-weights along the last axis, `log 1/K sum_k w_k`."""
+    """The bound `log 1/K sum_k w_k`, from log weights along the last axis."""
     return logsumexp(log_weights, -1) - log(log_weights.shape[-1])
 
 
@@ -123,7 +127,7 @@ class _BaseAndNumber(NamedTuple):
 
 
 class Copies(_BaseAndNumber, Wrapper):
-    """k independent samples of `base` as one sample, with an axis of k in front."""
+    """The distribution of k independent samples of `base`, stacked along a leading axis into one sample."""
 
     @property
     def has_rsample(self) -> bool:
@@ -136,7 +140,7 @@ class Copies(_BaseAndNumber, Wrapper):
         return rsample(self.base, key, (*shape, self.k))
 
     def log_probs(self, value: Sample) -> Array:
-        """Of each, shape `(k,)`."""
+        """The log density of each of the k samples, shape `(k,)`."""
         return jax.vmap(partial(log_prob, self.base))(value)
 
     def log_prob(self, value: Sample) -> Array:
@@ -155,30 +159,30 @@ RULES[Copies] = _noise_of_copies
 
 
 def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The score function for `iwae`, with a baseline for each of its samples: the bound that the others would give.
+    """VIMCO: the score function for `iwae`. The baseline of each sample is the bound estimated from the others.
 
         terms = attach(L, sum_k log q(x_k)) - sum_k (attach(L_-k, log q(x_k)) - L_-k)
 
-    L_-k is L with log w_k replaced by the mean of the other log-weights (the geometric mean of the weights). It does
-    not depend on x_k, so that nothing is added to the mean; and a sample is paid for what *it* brought to the bound.
+    L_-k is L with log w_k replaced by the mean of the other log weights (the geometric mean of the weights). It does
+    not depend on x_k, so it adds no bias. Each sample is credited only for what *it* contributes to the bound.
 
     Needs `q.log_prob`, a support that does not move with the parameters, finite weights, and K >= 2. Unbiased, and so
-    are derivatives of every order. K^2 numbers for each bound.
+    are derivatives of every order. Uses K^2 numbers for each bound.
 
     Returns:
-        Shape `(n,)`, per bound; they are independent.
+        Shape `(n,)`, per bound. The bounds are independent.
 
     Raises:
         TypeError: `f` is not the bound of `iwae`.
         ValueError: K = 1.
-        NotImplementedError: the derivative is taken of a parameter on which the support of `q` depends.
+        NotImplementedError: the derivative is taken with respect to a parameter on which the support of `q` depends.
 
-    Source: Mnih and Rezende 2016, Variational inference for Monte Carlo objectives (VIMCO).
+    Source: Mnih and Rezende 2016, Variational inference for Monte Carlo objectives, https://arxiv.org/abs/1602.06725.
     """
     bound = _bound(f, "vimco")
     if q.k < 2:
         raise Unsuitable(
-            "vimco: k = 1 leaves no other sample to make a baseline of; ask for k >= 2, or use score_function"
+            "vimco: k must be at least 2, got 1; its baseline needs another sample, so raise k or use score_function"
         )
     check_draw(q, n, "vimco")
     how, one = base_noise(q), base_noise(q.base)
@@ -195,58 +199,63 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
 
 
 def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The reparameterization trick for `iwae`, without the score of q: through the samples alone, as for the ELBO.
+    """Sticking the landing for `iwae`: the reparameterization trick without the score of q.
 
         terms = L,   d terms = sum_k u_k (d log p(x_k) + d/dx (log p(x_k) - log q(x_k)) dx_k)
 
-    with the first d that of log_p's own parameters. Needs `q.rsample`, and a `log_p` that is differentiable.
+    The first d is the derivative for log_p's own parameters. Needs `q.rsample`, and a `log_p` that is differentiable.
 
-    Unbiased for K = 1. **For K > 1 biased**: what is left out, `-sum_k u_k d log q(x_k)`, has a mean then, because the
-    weights depend on the samples. For q = N(1/2, 1) and p = N(0, 1) d/d loc is -1/2 for every K and all samples, where
-    that of the bound is -0.275 at K = 2 and -0.076 at K = 8.
-    Where q = p it is exactly 0, as it should be. Right for the parameters of `log_p`, whatever K.
-    To first order: a second derivative raises.
+    Unbiased for K = 1. **Biased for K > 1**: the dropped term, `-sum_k u_k d log q(x_k)`, no longer has mean 0, because
+    the weights depend on the samples. For q = N(1/2, 1) and p = N(0, 1), this estimate of d/d loc is -1/2 for every K
+    and every sample, while the gradient of the bound is -0.275 at K = 2 and -0.076 at K = 8. If q = p the gradient is
+    exactly 0, as it should be. The gradient for the parameters of `log_p` is right for every K. To first order only: a
+    second derivative raises.
+
+    For the ELBO, use `rgrad.elbo(..., entropy="detached")`.
 
     Returns:
-        Shape `(n,)`, per bound; they are independent.
+        Shape `(n,)`, per bound. The bounds are independent.
 
     Raises:
         TypeError: `f` is not the bound of `iwae`, or `q` has no `rsample`.
-        NotImplementedError: at trace time, a second derivative.
+        NotImplementedError: at trace time, a second derivative is taken.
 
-    Source: Roeder, Wu and Duvenaud 2017, Sticking the landing; the bias: Tucker et al. 2018.
+    Source: Roeder, Wu and Duvenaud 2017, Sticking the landing, https://arxiv.org/abs/1703.09194; the bias: Tucker et
+    al. 2018, https://arxiv.org/abs/1810.04152.
     """
     return _through_samples(f, q, key, n, "sticking_the_landing", power=1)
 
 
 def doubly_reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The reparameterization trick for `iwae`, and once more for the score that it leaves (DReG).
+    """DReG for `iwae`: the reparameterization trick, applied a second time to the score that the first one leaves.
 
         terms = L,   d terms = sum_k u_k d log p(x_k) + sum_k u_k^2 d/dx (log p(x_k) - log q(x_k)) dx_k
 
-    with the first d that of log_p's own parameters, which have the gradient that they have in `reparameterized`; those
-    of q come through the samples alone, by the squares of the weights. A parameter that both share gets both parts.
+    The first d is the derivative for log_p's own parameters, whose gradient is the same as with `reparameterized`. The
+    gradient for the parameters of q comes only through the samples, weighted by the squares of the weights. A parameter
+    that both share gets both parts.
 
-    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased, whatever K. Exactly 0 for q where q = p. For
-    K = 1 this is `sticking_the_landing`. To first order: a second derivative raises.
+    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased for every K. The gradient for q is exactly 0 if q
+    = p. For K = 1 this is `sticking_the_landing`. To first order only: a second derivative raises.
 
     Returns:
-        Shape `(n,)`, per bound; they are independent.
+        Shape `(n,)`, per bound. The bounds are independent.
 
     Raises:
         TypeError: `f` is not the bound of `iwae`, or `q` has no `rsample`.
-        NotImplementedError: at trace time, a second derivative.
+        NotImplementedError: at trace time, a second derivative is taken.
 
-    Source: Tucker, Lawson, Gu and Maddison 2018, Doubly reparameterized gradient estimators for Monte Carlo
-    objectives.
+    Source: Tucker, Lawson, Gu and Maddison 2018, Doubly reparameterized gradient estimators for Monte Carlo objectives,
+    https://arxiv.org/abs/1810.04152.
     """
     return _through_samples(f, q, key, n, "doubly_reparameterized", power=2)
 
 
 def _through_samples(f: Objective, q: Any, key: Array, n: int, caller: str, power: int) -> Array:
-    """L, with its own derivative for log_p's parameters; and with `u_k^power d/dx log w_k` for the samples, by hand.
+    """L. Its derivative is its own for log_p's parameters, and `u_k^power d/dx log w_k` for the samples.
 
-    By hand, because the same log_p is differentiated in both, and only its samples can be told from its parameters.
+    The second part is written by hand. Both parts differentiate the same log_p, and this is the way to tell the samples
+    from the parameters.
     """
     bound = _bound(f, caller)
     x = draw_pathwise(q, key, n, caller)
@@ -263,7 +272,7 @@ def _through_samples(f: Objective, q: Any, key: Array, n: int, caller: str, powe
 def _bound(f: Objective, caller: str) -> Bound:
     if not isinstance(f, Bound):
         raise TypeError(
-            f"{caller} needs the weight of each sample, and f = {f!r} gives none; it is a gradient of bounds: "
-            f"rgrad.iwae(log_p, q, key, k, gradient={caller})"
+            f"{caller}: f must be the bound of rgrad.iwae, got {f!r}; call rgrad.iwae(log_p, q, key, k, "
+            f"gradient={caller})"
         )
     return f

@@ -1,4 +1,4 @@
-"""The evidence lower bound, by sampling or with the exact entropy, and by any estimator."""
+"""The evidence lower bound (ELBO), with a sampled or an exact entropy, differentiated by any estimator."""
 
 from typing import Any, Literal, get_args
 
@@ -17,67 +17,70 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.wrappers import unwrapped
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.expectations.expectation import expect
-from rgrad.protocols import Estimator, Objective
+from rgrad.protocols import Distribution, Estimator, Objective
 
 Entropy = Literal["sampled", "exact", "detached"]
 
 
 def elbo(
     log_g: Objective,
-    q: Any,
+    q: Distribution,
     key: Array,
     n: int = 1,
     estimator: Estimator = reparameterized,
     entropy: Entropy = "sampled",
 ) -> Array:
-    """The ELBO, a lower bound on `log integral g(z) dz` with equality where q is g normalised:
+    """The ELBO, a lower bound on `log integral g(z) dz`, with equality if q is g normalised:
 
         E_q[log g(z) - log q(z)]                                  entropy="sampled"
         E_q[log g(z)] + H[q]                                      entropy="exact"
 
-    To be maximised: its negative is the loss.
+    Maximise it: the loss is its negative.
 
         def loss(params, key):
             q = dist.MultivariateNormal(params["mu"], scale_tril=factor(params))
             return -rgrad.elbo(log_g, q, key, n=10, entropy="exact")
 
-    For a location-scale family, z = mu + C eps and eps ~ phi, the second line by the reparameterization trick is
-    `E_phi[log g(mu + C eps)] + log |det C| + H[phi]`, with the gradients `E_phi[s]` for mu and `E_phi[s eps'] + C^-T` for C,
-    where s is the derivative of log g at z. There the first line has the very same gradient, sample by sample, because
-    `log q(z) = log phi(eps) - log |det C|`: the exact entropy takes noise from the value alone. By other estimators, and for
-    other families (Gamma, by implicit differentiation), the gradients differ too.
+    For a location-scale family, `z = mu + C eps` with `eps ~ phi`, the exact form with the reparameterization trick is
+    `E_phi[log g(mu + C eps)] + log |det C| + H[phi]`. Its gradients are `E_phi[s]` for mu and `E_phi[s eps'] + C^-T`
+    for C, where s is the derivative of log g at z. The sampled form has the same gradient, sample by sample, because
+    `log q(z) = log phi(eps) - log |det C|`: there the exact entropy only makes the value less noisy. With other
+    estimators, and for other families (Gamma, by implicit differentiation), the gradients differ too.
 
-    `entropy="detached"` is the sampled one with the parameters of `log q` held constant. What that leaves out of the
-    gradient, `-d log q(z)`, has the mean 0, so that nothing is biased. By the reparameterization trick it is sticking the
-    landing, exactly 0 where q is g normalised; by the score function it is the textbook's REINFORCE for the ELBO,
-    `(log g - log q) d log q`. To first order: a second derivative raises.
+    `entropy="detached"` is the sampled form with the parameters of `log q` held constant. It drops `-d log q(z)` from
+    the gradient, which has mean 0, so the gradient stays unbiased. With the reparameterization trick this is sticking
+    the landing, whose gradient is exactly 0 if q is g normalised. With the score function it is REINFORCE for the ELBO
+    as in textbooks, `(log g - log q) d log q`. It is right to first order only: a second derivative raises.
 
     Args:
-        log_g: one sample to its log density, which need not be normalised: a scalar. It may use the parameters that are
-            differentiated, as a model's.
+        log_g: maps one sample to its log density, a scalar, which need not be normalised. It may use the parameters
+            that are differentiated, e.g. those of a model.
         q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated:
             `rgrad.location_scale(mu, C, phi)`, or any other.
         key: one PRNG key.
-        n: samples, a Python int.
-        estimator: any estimator that takes `q`.
-        entropy: one of the three.
+        n: the number of samples, a Python int.
+        estimator: any estimator that applies to `q`.
+        entropy: "sampled", "exact" or "detached".
 
     Returns:
-        A scalar, the mean over n samples: per call. nan where log_g is: there `rgrad.fit` takes no step, and
-        says at which it stopped.
+        A scalar, per call: the mean over n samples. It is nan if log_g is nan. In that case `rgrad.fit` takes no step
+            and
+        reports where it stopped.
 
     Raises:
-        ValueError: an unknown `entropy`, a Cholesky factor with a diagonal that is not positive (where it is not traced),
-            or as `rgrad.expect`.
-        TypeError: as `rgrad.expect`; or `estimator` is no function.
-        NotImplementedError: "exact", and no formula is known for the entropy of `q`; "detached", and a second derivative.
+        ValueError: an unknown `entropy`, a Cholesky factor with a diagonal that is not positive (if it is not traced),
+            or any ValueError of `rgrad.expect`.
+        TypeError: `estimator` is not callable, or any TypeError of `rgrad.expect`.
+        NotImplementedError: "exact", if no formula is known for the entropy of `q`; "detached", if a second derivative
+            is taken.
 
-    Source: the notes' equations (6a), (6h) and (7c); Kingma and Welling 2014; "detached": Roeder, Wu and Duvenaud 2017.
+    Source: the notes' equations (6a), (6h) and (7c); Kingma and Welling 2014, https://arxiv.org/abs/1312.6114;
+    "detached": Roeder, Wu and Duvenaud 2017, Sticking the landing, https://arxiv.org/abs/1703.09194.
     """
     if entropy not in get_args(Entropy):
-        raise ValueError(f"elbo: entropy = {entropy!r}; it is one of {', '.join(map(repr, get_args(Entropy)))}")
+        raise ValueError(f"elbo: entropy must be one of {', '.join(map(repr, get_args(Entropy)))}, got {entropy!r}")
     if not callable(estimator):
-        raise TypeError(f"elbo: estimator = {estimator!r} is no function; give one as rgrad.reparameterized")
+        raise TypeError(f"elbo: estimator must be callable (e.g. rgrad.reparameterized), got {estimator!r}")
     check_draw(q, n, "elbo")
     _check_factor(q)
     if entropy == "exact":
@@ -86,7 +89,7 @@ def elbo(
         return expect(lambda z: jnp.asarray(log_g(z)) - log_prob(q, z), q, key, n, estimator)
     constant = detach(q)
     value = expect(lambda z: jnp.asarray(log_g(z)) - log_prob(constant, z), q, key, n, estimator)
-    # The second derivative of what is left out has a mean that is not 0.
+    # The dropped term has mean 0, but its derivative does not: a second derivative would be biased.
     leaves = [x for x in jax.tree.leaves(q) if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.floating)]
     return first_order(value, leaves, [jnp.zeros_like(x) for x in leaves], 'elbo(entropy="detached")')
 

@@ -1,7 +1,5 @@
 """`expect`: an expectation that `jax.grad` can differentiate."""
 
-from typing import Any
-
 from jax import Array
 
 from rgrad.backend.keys import check_key
@@ -10,44 +8,50 @@ from rgrad.distributions.draws import check_draw
 from rgrad.distributions.keyed import WithKey
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import naming_others
-from rgrad.protocols import Estimator, Objective
+from rgrad.protocols import Distribution, Estimator, Objective
 
 
 def expect(
-    f: Objective, q: Any, key: Array, n: int = 1, estimator: Estimator = reparameterized, *, keyed: bool = False
+    f: Objective,
+    q: Distribution,
+    key: Array,
+    n: int = 1,
+    estimator: Estimator = reparameterized,
+    *,
+    keyed: bool = False,
 ) -> Array:
-    """An estimate of `E_q[f(x)]` from `n` samples, whose `jax.grad` is an estimate of the expectation's gradient.
+    """Estimates `E_q[f(x)]` from `n` samples. The `jax.grad` of the result estimates the gradient of the expectation.
 
         def loss(theta, key):
             return rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, n=100, estimator=rgrad.score_function)
 
         jax.grad(loss)(2.0, key)
 
-    The parameters reach it through the closure, so `f` may use them too, and its own derivative is part of the estimate.
-    Expectations may be added, nested (`keyed=True`) and vmapped.
+    The parameters enter through the closure. `f` may use them too: its own derivative is part of the estimate.
+    Expectations can be added, nested (`keyed=True`) and vmapped.
 
     Args:
-        f: one sample, of shape `q.event_shape`, to a scalar. Batching is done here.
+        f: maps one sample, of shape `q.event_shape`, to a scalar. `expect` does the batching.
         q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated.
         key: one PRNG key.
-        n: how many samples, a Python int.
+        n: the number of samples, a Python int.
         estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`.
-        keyed: `f` needs randomness of its own and is called as `f(x, key_i)`, with one key for each sample. (A key that
-            all samples share leaves a variance that does not fall with n; a key used twice, a bias.)
+        keyed: set it if `f` needs randomness of its own. Then f is called as `f(x, key_i)`, with a different key for
+            each sample. (If all samples shared one key, the variance would not fall with n. If a key were used twice,
+            the estimate would be biased.)
 
     Returns:
-        A scalar, the mean of the estimator's terms: per call.
+        A scalar, per call: the mean of the estimator's terms.
 
     Raises:
-        TypeError, ValueError: what the estimator raises, and for terms that are not of shape `(n,)`.
+        TypeError: `f` or `estimator` is not callable, `key` is not a key, or what the estimator raises.
+        ValueError: the terms do not have shape `(n,)`, or what the estimator raises.
     """
     warn_if_wrong()
     check_draw(q, n, "expect")
     for name, given in (("f", f), ("estimator", estimator)):
         if not callable(given):
-            raise TypeError(
-                f"expect: {name} = {given!r} is no function; give one, as rgrad.score_function for the estimator"
-            )
+            raise TypeError(f"expect: {name} must be callable, got {type(given).__name__} {given!r}")
     check_key(key, "expect")
     with naming_others(q):
         terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)

@@ -182,7 +182,7 @@ def test_dependent_draws_are_found_inside_of_anything(name, keyed):
     f = (lambda x, key: x) if keyed else (lambda x: x)
     with pytest.raises(ValueError, match="leave_one_out uses the other half of the pair"):
         rgrad.expect(f, q, KEY, 8, partial(rgrad.score_function, baseline=rgrad.leave_one_out), keyed=keyed)
-    with pytest.raises(ValueError, match=r"give q itself, not antithetic\(q\)"):
+    with pytest.raises(ValueError, match=r"pass q itself, not antithetic\(q\)"):
         rgrad.iwae(lambda x: 0.0, q, KEY, 2)
     assert (
         dependent_draws(dist.MixtureSameFamily(dist.Categorical(jnp.ones(2) / 2), dist.Normal(jnp.zeros(2), 1.0)))

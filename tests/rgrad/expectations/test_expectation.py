@@ -146,6 +146,7 @@ def expect_normal(f=lambda x: x, q=None, key=KEY, n=8, estimator=rgrad.reparamet
         ({"q": dist.Normal(jnp.zeros(3), 1.0).to_event(1)}, ValueError, r"scalar .* got shape \(3,\)"),
         ({"f": lambda x: (x, x)}, TypeError, "got tuple"),
         ({"f": lambda x: x + 1j}, TypeError, "real number"),
+        ({"f": 3}, TypeError, "expect: f must be callable, got int 3"),
         ({"key": 0}, TypeError, "not a PRNG key; make one with jax.random.key"),
         ({"key": jax.random.split(KEY, 3)}, ValueError, r"key has shape \(3,\); give one key"),
         ({"estimator": lambda f, q, key, n: 1.0}, ValueError, "estimator returned float"),
