@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on an objective that takes a key."""
+"""Stochastic gradient descent on a loss that takes a PRNG key."""
 
 from rgrad.fitting.fit import NOTHING
 

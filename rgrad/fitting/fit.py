@@ -22,40 +22,40 @@ State = Any
 
 
 class Trace(NamedTuple):
-    """What happened at each step, with a leading axis of that length."""
+    """The record of a fit. Every array has a leading axis over the steps."""
 
     loss: Array
-    """The loss before the step: one random estimate of it."""
+    """The loss before the step, as one random estimate."""
     params: Params
-    """The parameters before the step (of a long fit of many, what `record` keeps of them)."""
+    """The parameters before the step, or what `record` keeps of them."""
     gradient_norm: Array
     """The Euclidean norm of the gradient estimate, over all parameters together."""
 
 
 class Fit(NamedTuple):
-    """Where a fit stands. Pass it to `fit` in place of the parameters to go on from there."""
+    """The state of a fit. To continue it, pass it to `fit` in place of the parameters."""
 
     params: Params
     state: State
     optimizer_state: Any
-    """Of a fit that has stopped: its floats are those of then, and its counters have gone on."""
+    """In a fit that has stopped, its floats keep the values from that step, while its counters continue."""
     step: Array
-    """How many steps have been taken, those after a stop included."""
+    """The number of steps so far, including those after a stop."""
     stopped_at: Array
-    """The number of the step that was refused, after which nothing moved; -1 where none was."""
+    """The number of the step that was refused. Nothing moves after it. -1 if no step was refused."""
     diverged: Array
     """Whether it was refused because the loss, its gradient, the new parameters or their record were not finite."""
     trace: Trace
-    """Of the steps of the latest call."""
+    """The record of the latest call's steps."""
 
     @property
     def remark(self) -> str:
-        """Why the fit diverged, if it did (of one fit, and not of many under `jax.vmap`)."""
+        """Why the fit diverged; empty if it did not. For a single fit, not for several under `jax.vmap`."""
         return f"stopped at step {int(self.stopped_at)}: not finite; {WHY_NAN}" if self.diverged else ""
 
 
 def everything(params: Params) -> Params:
-    """What `fit` records where nothing else is asked for."""
+    """The default of `record` in `fit`: keeps all parameters."""
     return params
 
 
@@ -73,50 +73,53 @@ def fit(
     feasible: Callable[[Params], Array] | None = None,
     record: Callable[[Params], Any] | None = everything,
 ) -> Fit:
-    """Minimise `E[loss]` by `steps` steps of `optimizer` along `jax.grad` of the loss.
+    """Minimises `E[loss]` by `steps` steps of `optimizer` along `jax.grad` of the loss.
 
         fitted = rgrad.fit(loss, {"loc": 2.0}, optax.sgd(0.1), jax.random.key(0), 500)
         fitted.params, fitted.trace.loss
 
-    One `lax.scan`, pure: `jax.vmap` over keys makes many fits in one program. Step t has a key derived from `key` and t
-    alone, so that a long run may be cut into pieces and ends the same:
+    It is pure, and one `lax.scan`: `jax.vmap` over keys runs many fits in one program. The key of step t depends only
+    on `key` and t. A long run can therefore be split into pieces, with the same result:
 
         half = rgrad.fit(loss, params, optimizer, key, 250)
         whole = rgrad.fit(loss, half, optimizer, key, 250)
 
-    A step that would leave the feasible set, or finite numbers, is refused, and that fit stays where it was from then on:
-    its trace repeats the last values, `stopped_at` says when that was, and `remark` what it may come of. Nothing in a trace
-    is nan, unless the very first loss or gradient is not finite: then there is no value to repeat.
+    A step is refused if it would leave the feasible set or make a number infinite or nan. From then on the fit stays
+    where it was. Its trace repeats the last values, `stopped_at` is the number of that step, and `remark` names
+    possible causes. The trace contains no nan, unless the very first loss or gradient is not finite: then there is no
+    value to repeat.
 
-    Called outside of `jax.jit`, also under `jax.vmap`, it is compiled with options of its own and up to twice as fast.
-    Programs that are called from two threads use two cores.
+    Outside `jax.jit`, also under `jax.vmap`, the call is compiled with its own compiler options and is up to twice as
+    fast. Calls from two threads use two cores.
 
     Args:
-        loss: `loss(params, key) -> scalar`; with a state (a moving-average baseline, a trained control variate)
+        loss: `loss(params, key) -> scalar`. With a state (a moving-average baseline, a trained control variate):
             `loss(params, state, key) -> (scalar, state)`. One program is compiled for each function.
-        params: a pytree of floats, or an earlier `Fit` to go on from, whose state is then taken too.
-        optimizer: any of optax's.
-        key: one PRNG key; the same one again for the later pieces of a run.
+        params: a pytree of floats; or an earlier `Fit` to continue, including its state.
+        optimizer: any optax optimizer.
+        key: one PRNG key. Pass the same key for the later pieces of a run.
         steps: a Python int, at least 1.
-        state: a pytree of arrays; None for a loss without.
-        feasible: parameters to a boolean; None for everywhere.
-        record: what to keep of the parameters at each step; everything by default. None for no trace at all, which saves
-            time and memory where only the end of many fits is wanted.
+        state: a pytree of arrays. None if the loss has no state.
+        feasible: maps the parameters to a boolean. None: every point is feasible.
+        record: maps the parameters to what the trace keeps at each step. By default everything. None: no trace at all,
+            which saves time and memory if only the end of many fits is needed.
 
     Returns:
-        A `Fit`: `params`, `state` and `optimizer_state` at the end; `step`, `stopped_at` and `diverged`; and `trace`, of the
-        `loss`, `params` and `gradient_norm` before each step.
+        A `Fit`: `params`, `state` and `optimizer_state` at the end; `step`, `stopped_at` and `diverged`; and `trace`,
+        with the `loss`, `params` and `gradient_norm` before each step.
 
     Raises:
-        TypeError: `steps` is not an int, `key` is none, a parameter is not a float, or the loss returns no scalar.
-        ValueError: `steps < 1`, several keys, a key of the kind rbg, or the loss returns a state of another structure or shape.
+        TypeError: `steps` is not an int, `key` is not a key, a parameter is not a float, or the loss does not return a
+            scalar.
+        ValueError: `steps < 1`, several keys, a key of the kind rbg, or the loss returns a state of another structure
+            or shape.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
-        raise TypeError(f"fit: steps = {steps!r} is not an int; it is the length of a loop, so give a Python int")
+        raise TypeError(f"fit: steps must be a Python int (it is the length of a loop), got {steps!r}")
     if steps < 1:
-        raise ValueError(f"fit: steps = {steps}; ask for at least 1")
+        raise ValueError(f"fit: steps must be at least 1, got {steps}")
     if not hasattr(optimizer, "init"):
-        raise TypeError(f"fit: optimizer = {optimizer!r} is no optax transformation; call it, as optax.adam(0.01)")
+        raise TypeError(f"fit: optimizer must be an optax transformation (e.g. optax.adam(0.01)), got {optimizer!r}")
     check_counted_key(key, "fit")
     start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
     last = _last_of(start.trace, _check_loss(loss, start, key))
@@ -124,7 +127,7 @@ def fit(
 
 
 def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
-    """A `Fit` of no steps yet: where `fit` begins. For runs cut into pieces that share one compiled program.
+    """A `Fit` with no steps taken, from which `fit` starts. For runs split into pieces that share one compiled program.
 
     Raises:
         TypeError: a parameter is not a float.
@@ -132,7 +135,7 @@ def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             name = jax.tree_util.keystr(path) or "params"
-            raise TypeError(f"fit: the parameter {name} = {leaf} is not a float and cannot move; write it as {leaf}.0")
+            raise TypeError(f"fit: parameter {name} = {leaf} is not a float, so it cannot be fitted; write {leaf}.0")
     params = jax.tree.map(jnp.asarray, params)
     return Fit(
         params, state, optimizer.init(params), jnp.asarray(0), jnp.asarray(-1), jnp.asarray(False), trace=NOTHING
@@ -140,13 +143,13 @@ def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state
 
 
 def _last_of(trace: Trace, dtype: Any) -> Trace:
-    """The last loss and gradient norm of an earlier piece; nan if there are none."""
+    """The last loss and gradient norm of an earlier piece, or nan if there are none."""
     last = lambda values: jnp.full((), jnp.nan, dtype) if values is None else jnp.asarray(values)[-1]
     return Trace(last(trace.loss), None, last(trace.gradient_norm))
 
 
 def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
-    """Raises if the loss does not return what it must; the dtype of its value."""
+    """The dtype of the loss. Raises if the loss does not return what it must."""
     if start.state is None:
         value = jax.eval_shape(loss, start.params, key)
     else:
@@ -156,10 +159,12 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
         value, state = returned
         kind = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
         if kind(state) != kind(start.state):
-            raise ValueError(f"fit: the loss returned a state like {kind(state)}; it must be like {kind(start.state)}")
+            raise ValueError(
+                f"fit: the loss must return a state of the structure and shapes {kind(start.state)}, got {kind(state)}"
+            )
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
-            f"fit: the loss must return a float scalar, and it returned shape {getattr(value, 'shape', value)}; take a mean or a sum"
+            f"fit: the loss must return a float scalar, got shape {getattr(value, 'shape', value)}; take a mean or a sum"
         )
     return value.dtype
 
@@ -173,7 +178,7 @@ def _fit(
     feasible: Callable[[Params], Array] | None,
     record: Callable[[Params], Any] | None,
 ) -> Fit:
-    import optax  # here, because it takes long to import
+    import optax  # imported here because the import is slow
 
     def value_and_gradient(params: Params, state: State, key: Array) -> Any:
         if state is None:
@@ -189,7 +194,7 @@ def _fit(
         params = optax.apply_updates(at.params, updates)
         norm = optax.tree.norm(gradient)
         allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(params))
-        # What is recorded is judged within the feasible set alone: beyond it a square root may be nan.
+        # The record must be finite only inside the feasible set: outside, e.g. a square root may be nan.
         finite = _all_finite((value, norm, params, state))
         if record is not None:
             finite &= ~allowed | _all_finite(record(params))
@@ -221,15 +226,15 @@ _program = compiled(_fit, ("loss", "optimizer", "steps", "feasible", "record"))
 
 
 def _like(tree: Any, model: Any) -> Any:
-    """The same numbers with the dtypes of `model`, as a loop must carry them."""
+    """The same numbers with the dtypes of `model`, as a loop requires."""
     return jax.tree.map(lambda x, m: jnp.asarray(x, jnp.result_type(m)), tree, model)
 
 
 def _keep_floats(good: Array, new: Any, old: Any) -> Any:
-    """The new state of an optimizer where the step was good.
+    """The new state of an optimizer if the step was good, else the old one.
 
-    Its counters go on in any case, which nothing depends on in a fit that has stopped: so they are the same number in all
-    fits of a `vmap`, and not one for each to be raised to powers.
+    Its counters advance in any case. Nothing depends on them in a fit that has stopped, and so they are the same number
+    in all fits of a `vmap`: Adam raises its decay rates to one power, instead of to a different power for each fit.
     """
     moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)

@@ -1,4 +1,4 @@
-"""Moments over a grid of settings. `rgrad.sweep` is one call; the parts are for sweeps that are saved as they go."""
+"""Moments over a grid of settings. `rgrad.sweep` is one call. The parts are for sweeps that are saved as they run."""
 
 from rgrad.sweeps.cells import Cells, Extent, devices_for, extent_for, merged
 from rgrad.sweeps.grid import Grid, each, grid_of

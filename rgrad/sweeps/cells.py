@@ -1,4 +1,4 @@
-"""The compiled program of a sweep: many cells at once, sharded over devices, and how much of it fits."""
+"""The compiled program of a sweep: many cells at once, sharded over devices, and as many as fit into memory."""
 
 import logging
 import math
@@ -20,46 +20,47 @@ from rgrad.protocols import Estimator
 from rgrad.sweeps.grid import Grid, Shape
 
 log = logging.getLogger("rgrad")
-CALL = {"cpu": 2**26}  # how many numbers one call of the program should make: about half a second of work
+CALL = {"cpu": 2**26}  # the numbers that one call of the program should compute: about half a second of work
 CALL_ELSEWHERE = 2**34
-SHARED_LANES = 8  # replicates made at once, at least, where cells share their noise
+SHARED_LANES = 8  # the fewest replicates made at once if cells share their noise
 
 
 class Extent(NamedTuple):
-    """How the cells of a shape are cut up. It decides the last bits of the moments, so a resumed run must use the same."""
+    """How the cells of a shape are divided. It affects the last bits of the moments: a resumed run must use the same."""
 
     cells: int
-    """Of one call, over all devices."""
+    """Cells in one call, over all devices."""
     replicates: int
-    """Of one call, at most."""
+    """The most replicates in one call."""
     batch: int
-    """Cells that a device works on at once."""
+    """Cells that each device works on at once."""
     lanes: int
-    """Replicates of each that are made at once."""
+    """Replicates of each cell that are made at once."""
 
     def halved(self) -> "Extent":
-        """Half as much in flight.
+        """The same with half as much work in flight.
 
         Raises:
-            MemoryError: it is one replicate of one cell already.
+            MemoryError: it is already down to one replicate of one cell.
         """
         if self.batch > 1:
             return self._replace(batch=self.batch // 2)
         if self.lanes > 1:
             return self._replace(lanes=self.lanes // 2)
-        raise MemoryError("sweep: a single gradient estimate does not fit into memory; ask for a smaller n, or fewer "
-                          "estimators at once")  # fmt: skip
+        raise MemoryError(
+            "sweep: a single gradient estimate does not fit into memory; use a smaller n, or fewer estimators at once"
+        )
 
 
 def devices_for(count: int | None = None, devices: Sequence[Any] | None = None) -> list[Any]:
-    """The devices of this process to use: the first `count` of them, all where None.
+    """The first `count` devices of this process, or all of them if `count` is None.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are fewer devices.
     """
     local = list(jax.local_devices() if devices is None else devices)
     if count is not None and not 1 <= count <= len(local):
-        raise ValueError(f"sweep: {count} devices of {len(local)}; ask for 1 to {len(local)}")
+        raise ValueError(f"sweep: the number of devices must be 1 to {len(local)}, got {count}")
     return local[:count]
 
 
@@ -72,13 +73,14 @@ def extent_for(
     common: bool,
     chunk: int | None = None,
 ) -> Extent:
-    """What keeps the devices busy and fits into their memory.
+    """The division that keeps the devices busy and fits into their memory.
 
-    On CPU modest batches of cells beat one huge one, since what is in flight should fit into the cache (`IN_FLIGHT`).
-    Noise that is common to the cells of a batch is made once for all of them, so they are then as many as can be.
+    On a CPU, moderate batches of cells are faster than one huge batch, because what is in flight should fit into the
+    cache (`IN_FLIGHT`). Common noise is made once for all cells of a batch, so with common noise the batch is as large
+    as possible.
 
     Args:
-        chunk: the cells of one call; found where None.
+        chunk: the number of cells in one call. None: chosen automatically.
     """
     work, largest = _size_of_call(grid, shape, estimators)
     on_cpu = devices[0].platform == "cpu"
@@ -89,7 +91,7 @@ def extent_for(
     batch = min(most_cells, _power_of_two(flight / (lanes * largest)))
     call = CALL["cpu"] if on_cpu else CALL_ELSEWHERE
     at_once = batch * len(devices)
-    # A whole number of batches in each call, with as few cells beyond the last as may be.
+    # A whole number of batches in each call, with as few padding cells as possible.
     most = _power_of_two(call / (largest * replicates * at_once))
     needed = math.ceil(grid.cells / at_once)
     batches = math.ceil(needed / math.ceil(needed / most))
@@ -100,10 +102,11 @@ def extent_for(
 
 
 class Cells:
-    """The program for the cells of one shape: compiled once, whatever the cells and the replicates.
+    """The program for the cells of one shape. It is compiled once, for all cells and any number of replicates.
 
     Args:
-        common: all cells share the noise (common random numbers), which is then made once for all that are in flight.
+        common: whether all cells share their noise (common random numbers). Then it is made once for all cells in
+            flight.
     """
 
     def __init__(
@@ -133,10 +136,10 @@ class Cells:
         )
 
     def measure(self, key: Array, first: int, start: int, stop: int) -> Moments:
-        """The moments of `extent.cells` cells from `first` on, over the replicates `start` to before `stop`.
+        """The moments of `extent.cells` cells from `first` on, over the replicates `start`, ..., `stop - 1`.
 
-        Every array has the cells in front; past the last cell of the shape it is repeated. Where memory runs out half as
-        much is tried, and `extent` says so.
+        Every array has a leading axis over the cells. The last cell of the shape is repeated past the end. If memory
+        runs out, half as much is tried, and `extent` is updated.
 
         Raises:
             MemoryError: not even one gradient estimate fits.
@@ -154,7 +157,7 @@ class Cells:
                     raise
                 self.extent = self.extent.halved()
                 log.warning(
-                    "sweep: out of memory; going on with %d cells of %d replicates at once",
+                    "sweep: out of memory; continuing with %d cells of %d replicates at once",
                     self.extent.batch,
                     self.extent.lanes,
                 )
@@ -164,13 +167,13 @@ class Cells:
 def _gradients(
     grid: Grid, shape: Shape, estimators: Mapping[str, Estimator], point: Mapping[str, Array], key: Array
 ) -> Any:
-    """One estimate of every estimator, with the same key, at a point: `point` in place of the shape's own parameters."""
+    """One estimate by every estimator, all with the same key. `point` overrides the parameters of the shape."""
     problem, base = grid.by_shape[shape]
     return {name: gradient(problem, {**base, **point}, grid.wrt, key, shape.n, e) for name, e in estimators.items()}
 
 
 def _size_of_call(grid: Grid, shape: Shape, estimators: Mapping[str, Estimator]) -> tuple[int, int]:
-    """`size_of` one estimate of every estimator."""
+    """`size_of` for one estimate by every estimator."""
     draw = lambda key: _gradients(grid, shape, estimators, {}, key)
     return size_of(jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr)
 
@@ -188,7 +191,7 @@ def _many(
     start: Any,
     stop: Any,
 ) -> Any:
-    """The power sums of each cell, one batch of them after another."""
+    """The power sums of each cell, batch by batch."""
     estimate = partial(_gradients, grid, shape, estimators)
 
     def one(cell: Any) -> Any:
@@ -211,7 +214,7 @@ def _power_of_two(x: float) -> int:
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
-    """Those of the same cells over several ranges of replicates."""
+    """The moments of the same cells, merged over several ranges of replicates."""
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.merge(part)

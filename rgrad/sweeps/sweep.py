@@ -20,26 +20,28 @@ DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
 
 
 class Sweep(NamedTuple):
-    """What `sweep` measured."""
+    """The result of `sweep`."""
 
     grid: Grid
     by_shape: Mapping[Shape, Moments]
 
     @property
     def axes(self) -> dict[str, np.ndarray]:
-        """The parameters that vary, in alphabetical order, each to its values in ascending order."""
+        """The parameters that vary, in alphabetical order, each with its values in ascending order."""
         return dict(self.grid.axes)
 
     def moments(self, n: int | None = None, dimension: int | None = None) -> Moments:
-        """The moments of one shape: estimator, then parameter, to arrays of shape `(*points of axes, *its shape)`.
+        """The moments for one shape of the grid, by estimator and then by parameter.
+
+        Each array has the shape `(*points of axes, *shape of the parameter)`.
 
         Raises:
-            ValueError: there are several n or dimensions and none was chosen, or there is no such.
+            ValueError: the arguments select no shape, or more than one.
         """
         chosen = [s for s in self.by_shape if n in (None, s.n) and dimension in (None, s.dimension)]
         if len(chosen) != 1:
             there = ", ".join(f"n={s.n}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape)
-            raise ValueError(f"Sweep.moments: {len(chosen)} of the shapes are meant; choose one of: {there}")
+            raise ValueError(f"Sweep.moments: the arguments select {len(chosen)} shapes; choose one of: {there}")
         of = self.by_shape[chosen[0]]
         points = tuple(len(values) for values in self.grid.axes.values())
         front = lambda a: a.reshape(points + a.shape[1:])
@@ -74,41 +76,43 @@ def sweep(
         grid.moments(n=10).variance["score_function"]["loc"]  # shape (61, 2)
         pandas.DataFrame(grid.rows())
 
-    Cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does not grow
-    with them. A cell's draws depend on its own coordinates (all parameters, N and the dimension) and the key alone, so they
-    are the same in any other sweep that has the cell. In a cell all estimators share their draws.
+    The cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does
+    not grow with their number. The draws of a cell depend only on the key and on the cell's own coordinates (all
+    parameters, n and the dimension). They are therefore the same in every sweep that has the cell. Within a cell, all
+    estimators share their draws.
 
     Args:
-        problem: has `distribution(params)`, `objective(params, x)` and `params`; and `of_dimension(d)`, which returns the
-            problem in d dimensions, where `dimension` is an axis.
-        axes: names to their values, lists or arrays. `n` is the number of samples of one gradient estimate (10 where absent), `dimension` that of the
-            problem; all others are parameters. A number fills a parameter that is an array.
-        estimators: by name; by default `reparameterized`, `score_function` and `score_function+leave_one_out`.
+        problem: has `distribution(params)`, `objective(params, x)` and `params`. If `dimension` is an axis, it also has
+            `of_dimension(d)`, which returns the problem in d dimensions.
+        axes: names to values, as lists or arrays. `n` is the number of samples of one gradient estimate (10 if absent),
+            `dimension` is that of the problem, and all others are parameters. A number for an array parameter fills the
+            array.
+        estimators: by name. By default `reparameterized`, `score_function` and `score_function+leave_one_out`.
         params: fixed parameters that differ from the problem's own.
-        wrt: the names of the parameters to differentiate; by default the problem's own `wrt`, or every one.
+        wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
         key: one PRNG key.
-        replicates: independent estimates of each cell.
-        common_noise: all cells of a shape share one stream of noise, which is made once for many cells: faster, and
-            differences between cells are less noisy; errors of neighbouring cells then go together.
-        devices: over which the cells are sharded; all of this process where None.
-        chunk: how many cells one call of the program has; found by itself where None.
-        progress: called with the number of cells done since.
+        replicates: the number of independent estimates in each cell.
+        common_noise: True: all cells of a shape share one stream of noise, which is drawn once for many cells. This is
+            faster, and differences between cells are less noisy, but the errors of neighbouring cells are correlated.
+        devices: the devices to shard the cells over. None: all devices of this process.
+        chunk: the number of cells in one call of the program. None: chosen automatically.
+        progress: called with the number of cells finished since the last call.
 
     Raises:
         TypeError: `key` is not a PRNG key.
-        ValueError: what `rgrad.sweeps.grid.grid_of` refuses of the axes; replicates or chunk < 1; what an estimator refuses; several
-            keys, or one of the kind rbg, whose draws depend on the batch.
-        MemoryError: not even one estimate fits into memory. (Where several do not, half as many are made at once.)
+        ValueError: what `rgrad.sweeps.grid.grid_of` raises for the axes; replicates or chunk < 1; what an estimator
+            raises; several keys, or a key of the kind rbg, whose draws depend on the batch.
+        MemoryError: not even one estimate fits into memory. (If several do not fit, half as many are made at once.)
     """
     if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
-        raise ValueError(f"sweep: replicates = {replicates!r}; give an int of at least 1")
+        raise ValueError(f"sweep: replicates must be an int of at least 1, got {replicates!r}")
     if chunk is not None and chunk < 1:
-        raise ValueError(f"sweep: chunk = {chunk}; a call has at least 1 cell")
+        raise ValueError(f"sweep: chunk must be at least 1 cell, got {chunk}")
     check_counted_key(key, "sweep")
     grid = grid_of(problem, axes, params, wrt)
     chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name].estimator for name in DEFAULT}
     if not chosen:
-        raise ValueError("sweep: no estimators; give at least one, or leave them out for the usual three")
+        raise ValueError("sweep: estimators is empty; pass at least one, or omit it for the default three")
     found: dict[Shape, list[Moments]] = {}
     use = devices_for(None, devices)
     for shape in grid.shapes:
@@ -124,7 +128,7 @@ def sweep(
 
 
 def take(moments: Moments, count: int) -> Moments:
-    """The first `count` cells."""
+    """The moments of the first `count` cells."""
     return Moments(moments.count, *(jax.tree.map(lambda a: a[:count], tree) for tree in moments[1:]))
 
 
@@ -134,8 +138,8 @@ def _joined(parts: Sequence[Moments]) -> Moments:
 
 
 def rows_of(grid: Grid, shape: Shape, first: int, moments: Moments, count: int) -> Iterator[Row]:
-    """The rows of the cells `first`, ..., `first + count - 1`, whose moments these are."""
-    # In as few digits as their floats need: 0.1, and not 0.10000000149.
+    """The rows of the cells `first`, ..., `first + count - 1`, from their moments."""
+    # With as few digits as the floats need: 0.1 instead of 0.10000000149.
     coordinates = {name: v.astype(str).astype(float).tolist() for name, v in grid.coordinates(first, count).items()}
     low, high = moments.variance_interval()
     columns = {

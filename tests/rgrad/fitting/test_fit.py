@@ -155,14 +155,14 @@ def test_record_and_64_bit(x64):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda o: rgrad.fit(loss, {"loc": 2, "scale": 1.0}, o, KEY, 5), TypeError, r"\['loc'\] = 2 is not a float .* write it as 2.0"),
-        (lambda o: rgrad.fit(loss, START, o, KEY, 0), ValueError, "steps = 0"),
-        (lambda o: rgrad.fit(loss, START, o, KEY, 1e3), TypeError, "steps = 1000.0 is not an int"),
+        (lambda o: rgrad.fit(loss, {"loc": 2, "scale": 1.0}, o, KEY, 5), TypeError, r"\['loc'\] = 2 is not a float, .* write 2.0"),
+        (lambda o: rgrad.fit(loss, START, o, KEY, 0), ValueError, "fit: steps must be at least 1, got 0"),
+        (lambda o: rgrad.fit(loss, START, o, KEY, 1e3), TypeError, "steps must be a Python int .* got 1000.0"),
         (lambda o: rgrad.fit(loss, START, o, 3, 5), TypeError, "fit: key = 3 is not a PRNG key"),
         (lambda o: rgrad.fit(lambda p, k: jnp.ones(2), START, o, KEY, 5), TypeError, "must return a float scalar"),
         (lambda o: rgrad.fit(with_average, START, o, KEY, 5), TypeError, "key"),
         (lambda o: rgrad.fit(lambda p, s, k: p["loc"], START, o, KEY, 5, 1.0), TypeError, r"must return \(value, state\)"),
-        (lambda o: rgrad.fit(lambda p, s, k: (p["loc"], (s, s)), START, o, KEY, 5, 1.0), ValueError, "returned a state like"),
+        (lambda o: rgrad.fit(lambda p, s, k: (p["loc"], (s, s)), START, o, KEY, 5, 1.0), ValueError, "must return a state of the structure"),
     ],
 )  # fmt: skip
 def test_bad_input(call, error, match):

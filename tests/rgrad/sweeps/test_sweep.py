@@ -208,17 +208,17 @@ def test_two_devices():
         ({"loc": [1.0, 2.0, 1.0]}, {}, "duplicate cells: axis loc has 1.0 more than once"),
         ({"loc": [1.0, 1.0 + 1e-9]}, {}, "in 32-bit floats"),
         ({"loc": [0.0, -0.0]}, {}, "duplicate cells"),
-        ({"loc": [np.nan]}, {}, "not finite"),
-        ({"loc": [[1.0, 2.0]]}, {}, r"values of shape \(2,\), and the parameter has \(\)"),
-        ({"loc": [1.0, [2.0]]}, {}, "not all numbers"),
+        ({"loc": [np.nan]}, {}, "must be finite"),
+        ({"loc": [[1.0, 2.0]]}, {}, r"values of shape \(2,\), but the parameter has shape \(\)"),
+        ({"loc": [1.0, [2.0]]}, {}, "must be numbers or arrays of one shape"),
         ({"power": [1.5]}, {}, "the parameter is an integer"),
-        ({"n": [0]}, {}, "0 is not a whole number of at least 1"),
+        ({"n": [0]}, {}, "must be whole numbers of at least 1, got 0"),
         ({"n": [5, 5]}, {}, "axis n has a value more than once"),
         ({"dimension": [2]}, {}, "has no of_dimension"),
-        ({"loc": [1.0]}, {"params": {"loc": 2.0}}, "an axis and a fixed parameter"),
-        ({"loc": [1.0]}, {"replicates": 0}, "replicates = 0"),
-        ({"loc": [1.0]}, {"chunk": 0}, "chunk = 0"),
-        ({"loc": [1.0]}, {"estimators": {}}, "no estimators"),
+        ({"loc": [1.0]}, {"params": {"loc": 2.0}}, "both an axis and a fixed parameter"),
+        ({"loc": [1.0]}, {"replicates": 0}, "replicates must be an int of at least 1, got 0"),
+        ({"loc": [1.0]}, {"chunk": 0}, "chunk must be at least 1 cell, got 0"),
+        ({"loc": [1.0]}, {"estimators": {}}, "estimators is empty"),
     ],
 )
 def test_bad_input(axes, options, message):
@@ -228,7 +228,7 @@ def test_bad_input(axes, options, message):
 
 def test_devices_for():
     assert devices_for(1) == jax.local_devices()[:1]
-    with pytest.raises(ValueError, match="ask for 1 to"):
+    with pytest.raises(ValueError, match=r"must be 1 to .* got 99"):
         devices_for(99)
 
 
