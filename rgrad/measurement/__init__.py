@@ -1,4 +1,4 @@
-"""Moments of many independent calls, in constant memory, and the exact values beside them."""
+"""Moments of many independent calls in constant memory, and exact values to compare them with."""
 
 from rgrad.backend.compiling import options
 from rgrad.measurement.moments import moments_of

@@ -1,4 +1,4 @@
-"""Exact references: the mean and the variance of a gradient estimate, by quadrature or enumeration, in 64 bits."""
+"""Exact references: the mean and variance of a gradient estimate, by quadrature or enumeration, in 64 bits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,21 +17,21 @@ from rgrad.errors import NotApplicable, Unsuitable
 from rgrad.problems import check_objective, gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 
-TOLERANCE = 1e-6  # how far two rules may differ, relative to the variance
+TOLERANCE = 1e-6  # the largest difference allowed between two rules, relative to the variance
 
 
 class ExactMoments(NamedTuple):
-    """The exact moments of a gradient estimate; each a mapping from the parameter's name to an array of its shape."""
+    """The exact moments of a gradient estimate. Each field maps a parameter's name to an array of its shape."""
 
     mean: dict[str, np.ndarray]
-    """Of the estimate: the gradient itself, where the estimator is unbiased."""
+    """The mean of the estimate. If the estimator is unbiased, this is the gradient itself."""
     per_sample: dict[str, np.ndarray]
-    """What the variance is to 1/n, per sample: 87 and 4 for the post's problem."""
+    """The coefficient of 1/n in the variance. For the post's problem it is 87 (score function) and 4 (reparameterized)."""
     per_pair: dict[str, np.ndarray]
-    """What the variance is, beyond that, to 1/(n (n-1)): zero where samples are independent, not for leave-one-out."""
+    """The coefficient of 1/(n (n-1)) in the variance. It is zero if the terms are independent, but not for leave-one-out."""
 
     def variance(self, n: int) -> dict[str, np.ndarray]:
-        """The variance of one call of n samples: `per_sample / n + per_pair / (n (n - 1))`; inf where n = 1 has none."""
+        """The variance of one call: `per_sample / n + per_pair / (n (n - 1))`. For n = 1, inf if `per_pair` is not 0."""
         pair = lambda x: x / (n * (n - 1)) if n > 1 else np.where(x == 0, 0.0, np.inf)
         return {name: self.per_sample[name] / n + pair(self.per_pair[name]) for name in self.mean}
 
@@ -42,29 +42,30 @@ def exact_moments(
     params: Mapping[str, ArrayLike] | None = None,
     wrt: Sequence[str] | None = None,
 ) -> ExactMoments | None:
-    """The exact mean and variance of an estimator's gradient, for every n; None where they cannot be had.
+    """The exact mean and variance of an estimator's gradient, for every n. None if they cannot be computed.
 
-    The estimate is computed for every pair of nodes of a quadrature rule, by the estimator itself: what is exact is the
-    very code that runs. It must be a U-statistic of order 2 (independent terms are; leave-one-out is), and a function of
-    the samples alone; both are checked. Then, with h the estimate from two samples (Hoeffding 1948),
+    The estimator itself is evaluated at every pair of nodes of a quadrature rule, so the result describes the code that
+    runs. The estimate must be a U-statistic of order 2 (independent terms are; leave-one-out is) and a function of only
+    the samples. Both conditions are checked. Then, with h the estimate from two samples (Hoeffding 1948),
 
         Var = 4 zeta_1 / n + 2 (zeta_2 - 2 zeta_1) / (n (n-1)),   zeta_1 = Var E[h | x_1],   zeta_2 = Var h
 
-    Covers normal `q` (Normal, its `to_event`, MultivariateNormal) in one or two dimensions, by the trapezoidal rule,
-    which converges exponentially for analytic functions (Trefethen and Weideman 2014); and scalar discrete `q` of
-    finite support, by enumeration. None is returned for another `q`; where two rules disagree (a step function, tails
-    that are too heavy); and where the estimator is none of the above. What is narrower than the nodes are apart (0.075
-    standard deviations, in two dimensions 0.6) both rules may miss.
+    Two kinds of `q` are covered. Normal `q` (Normal, its `to_event`, MultivariateNormal) in one or two dimensions uses
+    the trapezoidal rule, which converges exponentially for analytic functions (Trefethen and Weideman 2014). Scalar
+    discrete `q` with a finite support uses enumeration. The result is None for any other `q`, if two rules disagree (a
+    step function, tails that are too heavy), and if the estimate does not satisfy the conditions above. Both rules may
+    miss features that are narrower than the distance between nodes (0.075 standard deviations, or 0.6 in two
+    dimensions).
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`.
-        params: the point; by default the problem's own, and so for each name that is absent.
-        wrt: the names of the parameters to differentiate; by default the problem's own `wrt`, or every one.
+        params: the point. Missing names take the problem's own values.
+        wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
 
     Raises:
         ValueError: an unknown name, an integer to differentiate, or a value that is not finite.
     """
-    # Everything here is in 64 bits, whatever the caller's own width is.
+    # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
         point = point_of(problem, params)
         names = names_to_differentiate(problem, point, wrt)
@@ -94,7 +95,7 @@ class OfProblem(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Nodes of shape `(K, ...)` in standard noise, their weights, and how to place them."""
+    """Nodes of shape `(K, ...)` in standard noise, their weights, and the function that maps a node to a sample."""
 
     nodes: np.ndarray
     weights: np.ndarray
@@ -102,7 +103,7 @@ class Rule(NamedTuple):
 
 
 class AtNodes(Wrapper):
-    """`q`, whose samples are what the nodes say: the other source of noise that makes an expectation exact."""
+    """`q` with the given nodes as its samples. Replacing random samples by nodes makes an expectation exact."""
 
     batch_shape = ()
 
@@ -115,7 +116,7 @@ class AtNodes(Wrapper):
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         if shape != (len(self._nodes),) or self._used:
-            raise Unsuitable("exact_moments: the estimator draws other samples than the n of its call")
+            raise Unsuitable("exact_moments: the estimator must draw exactly n samples, once")
         self._used = True
         return jax.vmap(partial(self._place, self.base))(self._nodes)
 
@@ -123,13 +124,13 @@ class AtNodes(Wrapper):
 
 
 def rules_for(q: Any) -> list[Rule]:
-    """Two rules that must agree, or the one that is exact, or none."""
-    import numpyro.distributions as dist  # here, because it takes as long to import as the rest of rgrad
+    """Two rules that must agree, one rule that is exact, or none."""
+    import numpyro.distributions as dist  # imported here because the import is as slow as the rest of rgrad
 
     if q.event_shape == () and getattr(q, "has_enumerate_support", False):
         try:
             support = q.enumerate_support()
-        except NotImplementedError:  # countable, as a Poisson's
+        except NotImplementedError:  # countably infinite, e.g. a Poisson
             return []
         return [Rule(np.asarray(support), np.exp(jax.vmap(partial(log_prob, q))(support)), lambda q, node: node)]
     inner = q.base_dist if type(q) is dist.Independent else q
@@ -139,8 +140,8 @@ def rules_for(q: Any) -> list[Rule]:
         place = lambda q, eps: getattr(q, "base_dist", q).loc + getattr(q, "base_dist", q).scale * eps
     else:
         return []
-    # With step h the error falls as exp(-(2 pi / h)^2 / 2): the coarser rule still does cos(30 x) in one dimension, and
-    # degree 12 in two. The steps have no common multiple, so that nothing repeats in step with both.
+    # With step h the error falls as exp(-(2 pi / h)^2 / 2). The coarser rule still integrates cos(30 x) in one dimension,
+    # and degree 12 in two. The steps have no common multiple, so no function is periodic in both.
     settings = {1: ((12.0, 0.075), (12.0, 0.1236)), 2: ((7.6, 0.6), (7.6, 0.7416))}
     return [_trapezoid(q.event_shape, place, *how) for how in settings.get(int(np.prod(q.event_shape)), ())]
 
@@ -152,7 +153,7 @@ def _trapezoid(event_shape: tuple[int, ...], place: Callable[[Any, Array], Array
     places = np.indices((len(axis),) * int(np.prod(event_shape)))
     places = places.reshape(len(places), -1)
     nodes, weights = axis[places].T, weight[places].prod(0)
-    inside = np.sum(nodes**2, 1) <= (end + step) ** 2  # the corners weigh nothing
+    inside = np.sum(nodes**2, 1) <= (end + step) ** 2  # the corners have negligible weight
     return Rule(nodes[inside].reshape(-1, *event_shape), weights[inside], place)
 
 
@@ -172,12 +173,12 @@ def _moments(estimate: Callable[[Any, Array], dict[str, Array]], rules: list[Rul
 
 
 def _by_rule(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> ExactMoments:
-    """Hoeffding's decomposition of the estimate h from two samples, its expectations by the rule."""
+    """Hoeffding's decomposition of the estimate h from two samples, with expectations computed by the rule."""
     nodes, w, key = jnp.asarray(rule.nodes), jnp.asarray(rule.weights), jax.random.key(0)
 
     @partial(jax.jit, compiler_options=right())
     def moments() -> tuple[Any, Any, Any, Any]:
-        # Less its value in the middle: a small variance beside a large mean would drown in rounding.
+        # Subtract the value in the middle: otherwise rounding would swamp a small variance next to a large mean.
         middle = estimate(jnp.stack([nodes[jnp.argmax(w)]] * 2), key)
 
         def given_first(first: Array) -> tuple[Any, Any]:
@@ -205,9 +206,9 @@ def _by_rule(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> 
 
 
 def _is_pairwise(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> bool:
-    """Whether the estimate from five samples is the mean of those from each two, and a function of the samples alone.
+    """Whether the estimate from five samples is the mean of those from all pairs, and a function of only the samples.
 
-    Five, because among three the median of the others is their mean.
+    Three samples would not be enough: there a median of the other two equals their mean.
     """
     nodes = jnp.asarray(rule.nodes)
     fives = nodes[np.random.default_rng(0).choice(len(nodes), (8, 5), p=rule.weights)]

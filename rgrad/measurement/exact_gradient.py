@@ -1,4 +1,4 @@
-"""The exact gradient of an expectation, where it is a finite sum or an integral that converges: a reference for others."""
+"""The exact gradient of an expectation that is a finite sum or a convergent integral: a reference for estimators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +20,13 @@ from rgrad.protocols import Objective, Problem
 
 
 def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    """`d E_q[f(x)]` in the parameters `names`, raveled, in 64 bits: a sum over the support, or quadrature; or None.
+    """`d E_q[f(x)]` with respect to the parameters `names`, raveled, in 64 bits, by a sum or quadrature; or None.
 
         d E_q[f] = sum_k w_k (f(x_k) d log q(x_k) + d f(x_k))
 
-    at the nodes x_k of a rule with weights w_k. Asks nothing of how f depends on x, but its dependence on the parameters must
-    be continuous. Quadrature is for normals in one or two dimensions, as `rgrad.exact_moments`, by two rules that must agree:
-    they do not for a step.
+    at the nodes x_k of a rule with weights w_k. f may depend on x in any way, but its dependence on the parameters must
+    be continuous. A finite support is summed. Normals in one or two dimensions use quadrature, as in
+    `rgrad.exact_moments`, with two rules that must agree. They do not agree if f is a step function.
     """
     with jax.enable_x64(True):
         wide = {name: jnp.asarray(np.asarray(value), None if value.dtype.kind == "i" else float)
@@ -48,11 +48,11 @@ def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.n
                 ]
         except NotApplicable:
             return None
-        except (TypeError, ValueError, NotImplementedError):  # an objective for 32 bits: at those it has been traced
+        except (TypeError, ValueError, NotImplementedError):  # it only works in 32 bits, in which it was traced
             return None
         size = np.abs(by_rule[0]).max(initial=0.0)
         agree = np.all(np.abs(by_rule[0] - by_rule[-1]) <= TOLERANCE * np.abs(by_rule[0]) + TOLERANCE**2 * (1 + size))
-        # What two rules do not have in common is rounding: a 0 is 0.
+        # The two rules differ by rounding error. A gradient no larger than that is 0.
         zero = (len(rules) > 1) & (np.abs(by_rule[0]) <= 10 * np.abs(by_rule[0] - by_rule[-1]))
         return np.where(zero, 0.0, by_rule[0]) if agree and np.all(np.isfinite(by_rule[0])) else None
 

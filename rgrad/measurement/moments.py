@@ -1,4 +1,4 @@
-"""`measure`: replicate a random call, and keep its moments. `Moments`: what came of it, and how sure that is."""
+"""`measure`: repeats a random call and keeps its moments. `Moments`: the result, with its precision."""
 
 from collections.abc import Callable, Hashable
 from functools import partial, reduce
@@ -18,29 +18,30 @@ Tree = Any
 
 
 class Moments(NamedTuple):
-    """The moments of a random call over its independent replicates: a pytree, merged by `merge`.
+    """The moments of a random call over independent replicates: a pytree, which `merge` combines with others.
 
-    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure of what the call returns, one number for each of its
-    numbers. Everything is **per call**: of a gradient estimate from n samples, the variance is that of the estimate.
+    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure of what the call returns, with one number for each of
+    its numbers. Everything is **per call**: for a gradient estimate from n samples, the variance is that of the
+    estimate.
     """
 
     count: Any
-    """How many replicates."""
+    """The number of replicates."""
     mean: Tree
     m2: Tree
     """Central moments `E (x - mean)^k`, k = 2, 3, 4."""
     m3: Tree
     m4: Tree
     nonfinite: Tree
-    """How many replicates were nan or infinite; the moments of that number are then nan."""
+    """The number of replicates that were nan or infinite. If there are any, the moments of that number are nan."""
     constant: Tree = None
-    """Whether the number does not depend on the key, as the traced call shows: then its intervals have no width."""
+    """Whether the traced call shows that the number does not depend on the key. Then its intervals have width 0."""
     binary: Tree = None
-    """Whether the number can only be 0 or 1, as the traced call shows (a boolean, or a selection between 0.0 and 1.0)."""
+    """Whether the traced call shows that the number can only be 0 or 1 (a boolean, or a choice between 0.0 and 1.0)."""
 
     @property
     def variance(self) -> Tree:
-        """The unbiased variance, per call; nan for a single replicate."""
+        """The unbiased variance, per call. nan for a single replicate."""
         return _map(lambda n, m2: m2 * n / _positive(n - 1), self.count, self.m2)
 
     @property
@@ -54,19 +55,20 @@ class Moments(NamedTuple):
 
     @property
     def kurtosis(self) -> Tree:
-        """`m4 / m2^2`: 3 for a normal, never under 1; nan where the variance is zero, or where 32 bits underflowed."""
+        """`m4 / m2^2`: 3 for a normal, never below 1. nan if the variance is zero, or if 32-bit floats underflowed."""
         return _map(
             lambda n, m2, m4: _nan_unless(m4 >= 0.999 * m2**2, m4 / _positive(m2) ** 2), self.count, self.m2, self.m4
         )
 
     @property
     def variance_freedom(self) -> Tree:
-        """The degrees of freedom of the variance: it is as sure as that of so many + 1 draws of a normal.
+        """The degrees of freedom of the variance: it is as precise as from that many + 1 normal draws.
 
         `2 / (relative variance of the sample variance)`, with `Var(s^2)/sigma^4 = (kurtosis - (n-3)/(n-1)) / n` and the
-        kurtosis corrected for its bias. Heavy tails make it small. Under about 200 the kurtosis itself is poorly known,
-        and a 95 % `variance_interval` covers less: the score function of x^2, 10 samples a call, 90 % at 100 replicates
-        (63 degrees of freedom), 94 % at 1,000 and 95 % at 10,000. nan for fewer than 4 replicates.
+        kurtosis corrected for its bias. Heavy tails make it small. Below about 200 the kurtosis itself is poorly known,
+        and a 95 % `variance_interval` covers less than 95 %. For the score function of x^2 with 10 samples per call it
+        covers 90 % at 100 replicates (63 degrees of freedom), 94 % at 1,000 and 95 % at 10,000. nan for fewer than 4
+        replicates.
         """
 
         def freedom(n: Any, k: Any) -> Any:
@@ -77,11 +79,14 @@ class Moments(NamedTuple):
         return _map(freedom, self.count, self.kurtosis)
 
     def interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
-        """A confidence interval of the mean, low and high: Student's t with n - 1 degrees of freedom.
+        """A confidence interval of the mean, (low, high): Student's t with n - 1 degrees of freedom.
 
-        If all draws agree, the interval has no width only for a number that does not depend on the key (`constant`). For one
-        that can only be 0 or 1 (`binary`) it is the rule of three: of an event that was not seen in n draws, 0 to
-        `1 - (1 - level)^(1/n)`, about 3/n. For any other it is nan: agreement of n draws does not bound what a rarer one adds.
+        If all draws agree, the interval depends on what is known about the number:
+
+        - If it does not depend on the key (`constant`), the interval has width 0.
+        - If it can only be 0 or 1 (`binary`), the rule of three applies. For an event that did not occur in n draws,
+          the interval is 0 to `1 - (1 - level)^(1/n)`, about 3/n.
+        - Otherwise the interval is nan, because n equal draws do not bound the contribution of a rarer one.
         """
 
         _two_sided(level)
@@ -95,10 +100,11 @@ class Moments(NamedTuple):
         return _map(partial(bound, -1), *of), _map(partial(bound, 1), *of)
 
     def variance_interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
-        """A confidence interval of the variance, low and high: chi-squared with `variance_freedom` degrees of freedom.
+        """A confidence interval of the variance, (low, high): chi-squared with `variance_freedom` degrees of freedom.
 
-        For a normal this is the textbook interval. If all draws agree it is (0, 0) for a number that does not depend on the
-        key, what the rule of three gives for one that can only be 0 or 1, and nan for any other, as in `interval`.
+        For normal draws this is the textbook interval. If all draws agree, it is (0, 0) for a number that does not
+        depend on the key, given by the rule of three for a number that can only be 0 or 1, and nan otherwise, as in
+        `interval`.
 
         Source: Satterthwaite's matching of two moments; quantiles by Wilson and Hilferty 1931.
         """
@@ -117,22 +123,22 @@ class Moments(NamedTuple):
             return _map(partial(bound, z), *of), _map(partial(bound, -z), *of)
 
     def _agreement(self) -> tuple[Tree, Tree, Tree]:
-        """Whether all of two draws or more agree; whether the number is constant; whether it is 0 or 1."""
+        """Whether all draws agree (two or more), whether the number is constant, and whether it is binary."""
         known = lambda marks: jax.tree.map(lambda m2: m2 < 0, self.m2) if marks is None else marks
         return _map(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2), known(self.constant), known(self.binary)
 
     def merge(self, other: "Moments") -> "Moments":
-        """The moments of both sets of replicates together. In 64 bits where both are known (not traced).
+        """The moments of both sets of replicates together. Computed in 64 bits if both are known (not traced).
 
         Raises:
-            ValueError: they are of calls that return other structures or shapes.
+            ValueError: they come from calls that return different structures or shapes.
 
         Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1).
         """
         mine, others = (jax.tree.map(np.shape, of.mean) for of in (self, other))
         if mine != others:
             raise ValueError(
-                f"Moments.merge: one call returned shapes {mine}, the other {others}; merge those of the same call"
+                f"Moments.merge: one call returned shapes {mine}, the other {others}; merge moments of the same call"
             )
         a, b = host(self), host(other)
         na, nb = a.count, b.count
@@ -167,41 +173,42 @@ def measure(
         moments = rgrad.measure(lambda key: jax.grad(loss)(2.0, key), jax.random.key(0), 10_000)
         moments.variance, moments.variance_interval()
 
-    What is replicated is a whole call, because the samples within one may depend on one another (leave-one-out,
-    antithetic draws). `key_r` derives from `key` and `r` alone, so that the draws are the same whatever the batch, and
-    a run may be cut into pieces: `measure(..., a).merge(measure(..., b, start=a))` is `measure(..., a + b)`.
+    A replicate is a whole call, because the samples within a call may depend on one another (leave-one-out, antithetic
+    draws). `key_r` depends only on `key` and `r`, so the draws are the same for every batch size. A run can also be
+    split into pieces: `measure(..., a).merge(measure(..., b, start=a))` is `measure(..., a + b)`.
 
-    Constant memory, up to one thread for each core, and one compiled program for each `draw` whatever the replicates: pass
-    the same function again to use it again. As with `jax.jit`, what `draw` closes over is read when it is first traced; to
-    change that, pass a new function. Pure: it may be jitted and vmapped, and `draw` may close over what is traced. Called
-    with nothing traced, it finishes in 64 bits on the host; the streamed mean and variance are within 1e-6 of 64-bit ones,
-    for 1e10 replicates and more.
+    `measure` uses constant memory, up to one thread per core, and one compiled program for each `draw`, whatever the
+    number of replicates. Pass the same function object again to reuse its program. As with `jax.jit`, the values that
+    `draw` closes over are read when it is first traced. To change them, pass a new function.
+
+    It is pure: it can be jitted and vmapped, and `draw` may close over traced values. If nothing is traced, it finishes
+    in 64 bits on the host. The streamed mean and variance are within 1e-6 of 64-bit ones, for 1e10 replicates and more.
 
     Args:
-        draw: one key to a pytree of arrays, a gradient estimate for example.
+        draw: maps one key to a pytree of arrays, e.g. a gradient estimate.
         key: one PRNG key.
-        replicates: at least 1, a Python int; two or more for a variance.
+        replicates: a Python int, at least 1, or at least 2 for a variance.
         start: the number of the first replicate.
-        batch: how many replicates are made at once, by each core, a power of two; found by itself where None.
+        batch: how many replicates each core makes at once, a power of two. None: chosen automatically.
 
     Returns:
-        Moments per call, with the structure of `draw`'s output; 64-bit NumPy arrays where nothing is traced. If some calls
-        are nan or infinite a warning says so, and what that may be.
+        Moments per call, with the structure of `draw`'s output. They are 64-bit NumPy arrays if nothing is traced. If
+        some calls are nan or infinite, a warning says so and lists possible causes.
 
     Raises:
-        ValueError: replicates < 1, a negative start, more than 2**63 in all, a batch that is no power of two, or several
-            keys.
-        TypeError: replicates is not an int, `key` is none, or `draw` returns nothing, or complex numbers.
+        ValueError: replicates < 1, a negative start, more than 2**63 replicates in all, a batch that is not a power of
+            two, or several keys.
+        TypeError: replicates is not an int, `key` is not a key, or `draw` returns nothing or complex numbers.
     """
     for name, value in (("replicates", replicates), ("start", start)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(
-                f"measure: {name} = {value!r} is not an int; give a Python int, not a float or a traced one"
-            )
+            raise TypeError(f"measure: {name} must be a Python int (not a float, and not traced), got {value!r}")
     if replicates < 1 or start < 0 or start + replicates > 2**63:
-        raise ValueError(f"measure: replicates {start} to {start} + {replicates}; ask for at least 1, from 0 on")
+        raise ValueError(
+            f"measure: needs replicates >= 1, start >= 0 and at most 2**63 in all, got {replicates=}, {start=}"
+        )
     if batch is not None and (batch < 1 or batch & (batch - 1)):
-        raise ValueError(f"measure: batch = {batch}; it must be a power of two")
+        raise ValueError(f"measure: batch must be a power of two, got {batch}")
     check_counted_key(key, "measure")
     if not isinstance(draw, Hashable):
         unhashable = draw
@@ -213,7 +220,7 @@ def measure(
 
 
 def moments_of(sums: Tree, count: int) -> Moments:
-    """Moments from the sums of powers of `z = (x - shift) / scale` (each in two words) and the count of non-finite x."""
+    """Moments from sums of powers of `z = (x - shift) / scale`, each in two words, and the number of non-finite x."""
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(sums))
     n = jnp.asarray(float(count)) if traced else np.int64(count)
 
@@ -225,9 +232,9 @@ def moments_of(sums: Tree, count: int) -> Moments:
         c3 = a3 - 3 * a1 * a2 + 2 * a1**3
         c4 = a4 - 4 * a1 * a3 + 6 * a1**2 * a2 - 3 * a1**4
         nan = _where(s.nonfinite > 0, np.nan, 0.0)
-        c2, c4 = _where(c2 < 0, 0.0, c2), _where(c4 < 0, 0.0, c4)  # rounding may leave a hair below zero
+        c2, c4 = _where(c2 < 0, 0.0, c2), _where(c4 < 0, 0.0, c4)  # rounding may give a tiny negative number
         m2 = s.scale**2 * c2
-        m2 = _where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # where 32 bits cannot hold it
+        m2 = _where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # 32 bits cannot represent it
         return (
             (s.origin[0] + (s.origin[1] + (s.shift + s.scale * a1))) + nan, m2 + nan, s.scale**3 * c3 + nan,
             s.scale**4 * c4 + nan, s.nonfinite if traced else s.nonfinite.astype(np.int64), constant, binary,
@@ -239,7 +246,7 @@ def moments_of(sums: Tree, count: int) -> Moments:
 
 
 def host(moments: Moments) -> Moments:
-    """The same in 64-bit NumPy arrays; as it is where anything is traced."""
+    """The same moments in 64-bit NumPy arrays. Traced moments stay as they are."""
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(moments)):
         return moments._replace(count=moments.count * 1.0)
     flags = jax.tree.map(lambda x: np.asarray(x, bool), (moments.constant, moments.binary))
@@ -249,7 +256,7 @@ def host(moments: Moments) -> Moments:
     return wide._replace(**whole_numbers, constant=flags[0], binary=flags[1])
 
 
-# Plain arithmetic serves NumPy and traced arrays alike; these are the few places where it does not.
+# Plain arithmetic works for both NumPy and traced arrays. These helpers cover the operations for which it does not.
 def _where(condition: Any, x: Any, y: Any) -> Any:
     return (jnp if isinstance(condition, Array) else np).where(condition, x, y)
 
@@ -263,7 +270,7 @@ def _positive(x: Any) -> Any:
 
 
 def _beside(n: Any, leaf: Any) -> Any:
-    """`n` with axes added at the end, to go with a leaf that has more (under vmap each has the batch axes first)."""
+    """`n` with axes added at the end, to broadcast against a leaf. (Under vmap the batch axes come first.)"""
     return n.reshape(n.shape + (1,) * (leaf.ndim - n.ndim))
 
 
@@ -272,18 +279,18 @@ def _map(function: Callable[..., Any], n: Any, *trees: Tree) -> Tree:
 
 
 def _unseen(level: float, n: Any) -> Any:
-    """The largest probability of an event that n draws do not show, at a confidence of `level`."""
+    """The largest probability of an event that n draws do not show, at the confidence `level`."""
     return -(jnp if isinstance(n, Array) else np).expm1(np.log1p(-level) / n)
 
 
 def _two_sided(level: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"Moments: level = {level}; a confidence level is between 0 and 1, as 0.95")
+        raise ValueError(f"Moments: level must be between 0 and 1 (e.g. 0.95), got {level}")
     return float(ndtri(0.5 + level / 2))
 
 
 def _student_t(level: float, freedom: Any) -> Any:
-    """The two-sided quantile of Student's t; where traced by Abramowitz and Stegun 26.7.5, good to 1e-3 from 5 on."""
+    """Student's t, two-sided quantile. If traced, by Abramowitz and Stegun 26.7.5, within 1e-3 for freedom >= 5."""
     z = _two_sided(level)
     if not isinstance(freedom, jax.core.Tracer):
         return stdtrit(_positive(np.asarray(freedom, np.float64)), 0.5 + level / 2)

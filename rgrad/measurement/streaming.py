@@ -1,8 +1,11 @@
-"""The loop under `measure`: replicates made in batches, their power sums kept in constant memory, a loop for each core.
+"""The loop under `measure`: replicates made in batches, power sums in constant memory, one loop per core.
 
-Three things make it safe at 1e10 draws in 32 bits: powers are taken of `(x - shift) / scale`, with the mean and the
-spread of the first batch, so that nothing cancels, overflows or underflows; every lane of the batch keeps its sums in
-two words (compensated, Knuth's two-sum); and replicates are counted in two words of 32 bits.
+Three things make it accurate for 1e10 draws in 32 bits:
+
+- Powers are taken of `(x - shift) / scale`, with the mean and the spread of the first batch, so that nothing cancels,
+  overflows or underflows.
+- Every lane of the batch keeps its sums in two words (compensated summation, Knuth's two-sum).
+- Replicates are counted in two 32-bit words.
 """
 
 import math
@@ -24,45 +27,46 @@ from rgrad.tracing.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-IN_FLIGHT = 2**19  # how many numbers the largest intermediate result of one batch should hold: fastest on CPU
-# A step of a loop takes 25 microseconds on a GPU however small it is, in which an H200 makes 4e6 normals.
+IN_FLIGHT = 2**19  # the size of the largest intermediate result of one batch, in numbers: the fastest on CPU
+# On a GPU even the smallest loop step takes 25 microseconds. In that time an H200 makes 4e6 normals.
 IN_FLIGHT_ELSEWHERE = 2**26
-IN_FLIGHT_TRACED = 2**22  # a `vmap` around multiplies it
-MOST_LANES = 2**13  # replicates made at once by one core, at most
-MOST_WORK = 2**28  # how many numbers the steps of one batch may produce: what a batch larger than needed may waste
+IN_FLIGHT_TRACED = 2**22  # smaller, because an outer `vmap` multiplies it
+MOST_LANES = 2**13  # the most replicates that one core makes at once
+MOST_WORK = 2**28  # the most numbers that one batch may compute: this limits the waste of a batch larger than needed
 MOST_WORK_ELSEWHERE = 2**33
 
 
 class SUMS(NamedTuple):
-    """For the numbers of a call: sums over replicates of `z^k`, k = 1..4, `z = (x - origin - shift) / scale`."""
+    """For each number of a call: sums over replicates of `z^k`, k = 1..4, with `z = (x - origin - shift) / scale`."""
 
     origin: tuple[Any, ...]
-    """The first replicate of what is an integer, in two parts that floats hold exactly; 0 for a float. It is subtracted as an
-    integer is: two billion and the next number are one and the same 32-bit float."""
+    """The first replicate of an integer, in two parts that floats represent exactly; 0 for a float. It is subtracted in integer
+    arithmetic, because two billion and the next integer are the same 32-bit float."""
     shift: Any
     scale: Any
     high: tuple[Any, ...]
     low: tuple[Any, ...]
     nonfinite: Any
     constant: Any
-    """Whether the number does not depend on the key, as the traced `draw` shows."""
+    """Whether the traced `draw` shows that the number does not depend on the key."""
     binary: Any
-    """Whether it can only be 0 or 1, as the traced `draw` shows."""
+    """Whether the traced `draw` shows that it can only be 0 or 1."""
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded sum, and what rounding lost of it, exactly (Knuth 1969)."""
+    """The rounded sum, and the exact rounding error of it (Knuth 1969)."""
     s = a + b
     bb = s - a
     return s, (a - (s - bb)) + (b - bb)
 
 
 def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
-    """`SUMS` of each number that `draw` returns, over the replicates from `start` to before `end`.
+    """`SUMS` of each number that `draw` returns, over the replicates `start`, ..., `end - 1`.
 
     Args:
-        draw: one key to a pytree of arrays. The program is compiled once for each; the rest are its arguments.
-        batch: how many replicates at once, a power of two. A batch begins at a multiple of it, whatever `start` is.
+        draw: maps one key to a pytree of arrays. One program is compiled for each `draw`; the rest are its arguments.
+        batch: how many replicates are made at once, a power of two. Batches start at multiples of it, whatever `start`
+            is.
     """
     return _program(draw, key, start, end, batch or batch_for(draw, key, in_flight()))
 
@@ -70,10 +74,10 @@ def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Word
 def power_sums_by_core(
     draw: Callable[[Array], Any], key: Array, start: int, stop: int, batch: int | None
 ) -> list[tuple[Any, int]]:
-    """The replicates from `start` to before `stop` in as many pieces as there are cores: the `SUMS` and the size of each.
+    """The replicates `start`, ..., `stop - 1` in one piece per core: the `SUMS` and the size of each piece.
 
-    A thread for each piece, in a program of one thread, because threads that share the work of every step wait for one
-    another at every step. One piece on other platforms, and where anything is traced.
+    Each piece has its own thread and a single-threaded program, because threads that share the work of a step wait for
+    one another at every step. On other platforms, and if anything is traced, there is one piece.
     """
     traced = get_opaque_trace_state(convention="flax") != NOTHING_TRACED
     if jax.default_backend() != "cpu" or traced:
@@ -90,7 +94,7 @@ def power_sums_by_core(
 
 
 def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-    """`call` of each of the arguments, in a thread each; one after another where Python shuts down and starts none."""
+    """Applies `call` to each argument, each in a thread; in turn if Python is shutting down and starts no threads."""
     if len(arguments) == 1:
         return [call(arguments[0])]
     try:
@@ -101,12 +105,15 @@ def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[A
     return [done.result() for done in calls]
 
 
-# What JAX says where nothing is traced: asked in threads, because this one may be tracing when it first needs this module.
+# JAX's trace state if nothing is traced. Read in other threads, because this thread may be tracing during the import.
 NOTHING_TRACED, _ = side_by_side(lambda _: get_opaque_trace_state(convention="flax"), [None, None])
 
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
-    """Compiled here, and not when it is called, because settings of JAX (as 64 bits) are those of a thread. JAX keeps it."""
+    """The compiled program of one core. JAX keeps it.
+
+    It is compiled in this thread, not in the one that calls it, because JAX's settings (e.g. 64 bits) are per thread.
+    """
     _, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
     return _of_one_core(largest <= SHORT_SUMS).lower(draw, key, words(0), words(0), batch).compile()
 
@@ -120,29 +127,29 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     traced, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
     leaves, structure = jax.tree.flatten(shapes)
     if not leaves:
-        raise TypeError("measure: draw returned nothing to measure; return an array, or a pytree of them")
+        raise TypeError("measure: draw returned nothing to measure; return an array or a pytree of arrays")
     for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating) or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-            raise TypeError(f"measure: draw returned {leaf.dtype}; moments are of real numbers, so take real parts")
+            raise TypeError(f"measure: draw must return real numbers, got {leaf.dtype}; return e.g. the real part")
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
-    # Integers are measured in floats of the widest kind.
+    # Integers are measured as the widest float.
     dtype = jnp.result_type(jnp.float32, *(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float for x in leaves))
 
     def step(state: tuple[Words, SUMS, list[Array]]) -> tuple[Words, SUMS, list[Array]]:
         (high, low), sums, origins = state
-        # `low` is a multiple of the batch, so within one there is no carry into the high word.
+        # `low` is a multiple of the batch, so there is no carry into the high word within a batch.
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
         prefix = fold_in(key, high)
         x = jax.tree.leaves(jax.vmap(lambda r: draw(fold_in(prefix, r)))(number))
         is_first = (high == first[0]) & (low == first[1])
-        one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # of the first batch: the first that is wanted
+        one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # the first lane that is wanted in the first batch
         origins = [
             jnp.where(is_first, leaf[one], origin) if _is_wide(leaf.dtype) else origin
             for leaf, origin in zip(x, origins, strict=True)
         ]
-        # All numbers of the call in one array, a row for each: to compile this once, and not for each leaf, halves it.
+        # All numbers of the call in one array, one row each. Compiling this once instead of per leaf halves the compile time.
         apart = [_less(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
         low = low + np.uint32(lanes & 0xFFFFFFFF)
         return (high + (low == 0), low), _add(wanted, is_first, sums, jnp.concatenate(apart), one), origins
@@ -173,7 +180,7 @@ def _of_one_core(short_sums: bool) -> Any:
 
 
 def _less(x: Array, origin: Array, dtype: Any) -> Array:
-    """`x - origin` as a float; of integers of 32 bits and more the difference is taken exactly, and then rounded."""
+    """`x - origin` as a float. For integers of 32 bits and more, the difference is exact and then rounded."""
     if not _is_wide(x.dtype):
         return x.astype(dtype)
     unsigned = x.astype(f"uint{8 * x.dtype.itemsize}"), origin.astype(f"uint{8 * x.dtype.itemsize}")
@@ -182,7 +189,7 @@ def _less(x: Array, origin: Array, dtype: Any) -> Array:
 
 
 def _in_two_parts(origin: Array, dtype: Any) -> tuple[Array, Array]:
-    """The high and the low half of the bits of an integer, as floats: their sum is the number. (0, 0) for another."""
+    """The high and the low half of the bits of an integer, as floats that sum to it. (0, 0) for a float."""
     if not _is_wide(origin.dtype):
         return jnp.zeros(origin.size, dtype), jnp.zeros(origin.size, dtype)
     half = origin.dtype.type(4 * origin.dtype.itemsize)
@@ -196,22 +203,22 @@ def _is_wide(dtype: Any) -> bool:
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
-    """`sums` with one more replicate in every lane that is wanted; `x` has shape `(numbers, lanes)`, lane `one` is wanted."""
+    """`sums` with one more replicate in each lane that is wanted; `one` is such a lane. `x`: shape `(numbers, lanes)`."""
     use = wanted & jnp.isfinite(x)
     count = jnp.maximum(use.sum(1, keepdims=True), 1)
     mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
     shift = jnp.where(is_first, mean, sums.shift)
     most = jnp.abs(jnp.where(use, x - shift[:, None], 0.0)).max(1)
-    # If all draws agree but for rounding the mean of the first batch may be none of them. One of the draws is, and then what
-    # never varies has a variance of exactly 0.
+    # If all draws agree up to rounding, the mean of the first batch may differ from all of them. Shift by one of the draws
+    # instead, so that a number that never varies has a variance of exactly 0.
     agree = is_first & (most <= 2**-20 * jnp.abs(mean)) & jnp.isfinite(x[:, one])
     shift = jnp.where(agree, x[:, one], shift)
     scale = _scale_for(most, sums.scale)
     known = jnp.where(scale > 0, scale, 1.0)
-    # Not the difference by the scale: that of two numbers near the largest float may overflow.
+    # Scale before subtracting: the difference of two numbers near the largest float may overflow.
     less = 1 / known[:, None]
     z = jnp.where(use, x * less - shift[:, None] * less, 0.0)
-    # A larger scale than before, by a power of two: the sums so far are scaled without rounding.
+    # If the scale grew, it grew by a power of two, so the sums so far are rescaled without rounding.
     shrink = jnp.where(scale > 0, sums.scale / known, 1.0)[:, None]
     high, low = [], []
     for k in range(4):
@@ -223,19 +230,19 @@ def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SU
 
 
 def _scale_for(spread: Array, scale: Array) -> Array:
-    """The scale to go on with, a power of two: what it was, unless it was not set, or the new spread is far beyond it.
+    """The next scale, a power of two. It stays the same unless it was not set or the new spread is far beyond it.
 
-    It is 0 until there is a spread; with |z| up to 2^16, sums of 1e10 fourth powers stay under 1e30.
+    It is 0 until there is a spread. With |z| up to 2^16, sums of 1e10 fourth powers stay below 1e30.
     """
     info = jnp.finfo(spread.dtype)
     _, exponent = jnp.frexp(jnp.minimum(spread, info.max))
-    # Neither it nor its inverse may leave the normal floats, which become 0 then.
+    # Neither the scale nor its inverse may be subnormal: subnormal floats are flushed to 0.
     power = jnp.ldexp(jnp.ones_like(spread), jnp.clip(exponent - 1, info.minexp + 2, -info.minexp - 2))
     return jnp.where((spread > 0) & ((scale == 0) | (spread > 2**16 * scale)), power, scale)
 
 
 def _across_lanes(sums: SUMS) -> SUMS:
-    """The lanes added up, with what rounding loses kept in the low words."""
+    """The sum over the lanes, with the rounding errors kept in the low words."""
 
     def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
         high, lost = two_sum(a[0], b[0])
@@ -252,20 +259,21 @@ def _before(high: Array, low: Array, other: Words) -> Array:
 
 
 def in_flight(device: Any = None) -> int:
-    """How many numbers the largest intermediate result of a batch should hold on `device`; by default on that of JAX.
+    """How many numbers the largest intermediate result of a batch should have on `device` (default: JAX's first).
 
-    A power of two, the same for devices of about the same memory: the batch decides the last bits of moments.
+    It is a power of two, and the same for devices with about the same memory, because the batch affects the last bits
+    of the moments.
     """
     device = device or jax.devices()[0]
     if device.platform == "cpu":
         return IN_FLIGHT
     memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    # A number in flight has some 40 bytes of sums, and up to 150 of other intermediate results.
+    # Each number in flight needs about 40 bytes of sums, and up to 150 bytes of other intermediate results.
     return 2 ** math.floor(math.log2(min(IN_FLIGHT_ELSEWHERE, memory / 256)))
 
 
 def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
-    """How many replicates to make at once: a power of two, on CPU at most 65536."""
+    """How many replicates to make at once: a power of two, at most 65536 on CPU."""
     work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
     lanes, most_work = (2**16, MOST_WORK) if in_flight <= IN_FLIGHT else (2**24, MOST_WORK_ELSEWHERE)
     return 2 ** max(0, round(math.log2(min(lanes, in_flight / largest, most_work / work))))

@@ -1,4 +1,4 @@
-"""The cells of a sweep: every combination of the values of its axes, in an order of their own."""
+"""The cells of a sweep: every combination of the values of its axes, in a fixed order."""
 
 import hashlib
 import math
