@@ -81,12 +81,10 @@ class Moments(NamedTuple):
     def interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
         """A confidence interval of the mean, (low, high): Student's t with n - 1 degrees of freedom.
 
-        If all draws agree, the interval depends on what is known about the number:
-
-        - If it does not depend on the key (`constant`), the interval has width 0.
-        - If it can only be 0 or 1 (`binary`), the rule of three applies. For an event that did not occur in n draws,
-          the interval is 0 to `1 - (1 - level)^(1/n)`, about 3/n.
-        - Otherwise the interval is nan, because n equal draws do not bound the contribution of a rarer one.
+        If all draws agree, the interval has width 0 only for a number that does not depend on the key (`constant`). For
+        a number that can only be 0 or 1 (`binary`) it is the rule of three: an event that did not occur in n draws has
+        the interval 0 to `1 - (1 - level)^(1/n)`, about 3/n. For any other number it is nan, because n equal draws do
+        not bound the contribution of a rarer one.
         """
 
         _two_sided(level)
