@@ -1,1 +1,1 @@
-"""Which estimator is best for its cost, and is one of them biased?"""
+"""Comparison of estimators: which one is best for its cost, and is any of them biased?"""

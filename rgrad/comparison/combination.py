@@ -1,4 +1,4 @@
-"""`combine`: several estimators of the same gradient, from the same samples, as one with less variance than the best of them."""
+"""`combine`: several estimators of one gradient, on shared samples, as one with less variance than the best."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,46 +21,48 @@ from rgrad.estimators.control_variates import one_at_a_time
 from rgrad.estimators.table import row_of
 from rgrad.protocols import Estimator, Objective
 
-SHRINK = 4.0  # over how many replicates there are: the ridge, relative to the mean variance of the differences
+SHRINK = 4.0  # divided by the number of replicates: the ridge, relative to the mean variance of the differences
 
 
 class Combined(NamedTuple):
-    """What `combine` returns: with weights, after `fitted`, it is an estimator `(f, q, key, n) -> terms`."""
+    """The result of `combine`. Once it has weights, from `fitted`, it is an estimator `(f, q, key, n) -> terms`."""
 
     members: tuple[Estimator, ...]
     weights: Array | None = None
-    """Shape `(members, coordinates)`, summing to 1 over the members; None before they are fitted."""
+    """Shape `(members, coordinates)`, summing to 1 over the members. None before they are fitted."""
     gain: float | None = None
-    """The total variance of the best member over that of the combination, at equal n, on calls that the weights did not
-    see; 1 where no combination was better and the best member is left alone."""
+    """The total variance of the best member divided by that of the combination, at equal n, measured on calls that were not
+    used for the weights. It is 1 if no combination was better, so that only the best member is left."""
     pays_after: float | None = None
-    """Calls, those for the weights included, after which the mean of the others has less variance than that of as many calls of
-    the best member; inf where no combination was better. (The members share f's evaluations; each costs its own gradient.)"""
+    """The number of calls, including those for the weights, from which combining pays off: the mean over the remaining calls
+    then has less variance than the mean over as many calls of the best member. inf if no combination was better. (The
+    members share the evaluations of f, but each computes its own gradient.)"""
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int) -> Array:
         check_draw(q, n, "combine")
         if self.weights is None:
-            raise ValueError("combine: its weights are not fitted; write combine(...).fitted(f, q, key, n) first")
+            raise ValueError("combine: the weights are not fitted; call combine(...).fitted(f, q, key, n) first")
         return _weighted(self.members, self.weights, f, q, key, n)
 
     def fitted(self, f: Objective, q: Any, key: Array, n: int, pilot: int = 1000) -> "Combined":
-        """The same with weights, from `2 x pilot` calls of n samples by every member: that is what they cost, once.
+        """The same with fitted weights. This costs `2 x pilot` calls of n samples by every member, once.
 
-        Half of the calls give the weights, the other half say whether they help; in a coordinate where they do not, the
-        member that is best in it is left alone. Members without any weight are dropped. The weights stay right for other
-        parameters and another f (any weights are unbiased), if no longer the best.
+        Half of the calls determine the weights. The other half test whether the weights help. In a coordinate where
+        they do not, only the member with the least variance is used. Members without any weight are dropped. The
+        combination stays unbiased for other parameters and another f, because any weights are unbiased, but the weights
+        may no longer be the best.
 
         Args:
             pilot: at least 10 for each member.
         """
         size = len(self.members)
         if isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 10 * size:
-            raise ValueError(f"combine: pilot = {pilot}; ask for at least {10 * size} calls")
+            raise ValueError(f"combine: pilot must be an int of at least {10 * size} (10 per estimator), got {pilot}")
         calls = jax.jit(jax.vmap(lambda key: _gradients(self.members, f, q, key, n)), compiler_options=right())
         fit, check = np.asarray(calls(jax.random.split(key, 2 * pilot)), np.float64).reshape(2, pilot, size, -1)
         if not (np.all(np.isfinite(fit)) and np.all(np.isfinite(check))):
             raise ValueError(
-                "combine: a member's gradient is nan or infinite in some of the pilot calls; leave that one out"
+                "combine: the gradient of an estimator is nan or infinite in some of the pilot calls; remove that one"
             )
         weights = _least_variance(fit)
         alone = np.eye(size)[fit.var(0).argmin(0)].T  # the member that is best in each coordinate
@@ -78,67 +80,68 @@ class Combined(NamedTuple):
 
 
 def combine(estimators: Sequence[Estimator]) -> Combined:
-    """The combination of unbiased estimators that has the least variance, coordinate by coordinate.
+    """The combination of unbiased estimators with the least variance, chosen separately for each coordinate.
 
         terms = sum_m w_m terms_m,   w = C^-1 1 / (1' C^-1 1),   C the covariance of the members' gradients
 
-    All members get the same key, so that those which draw alike (`reparameterized`, `score_function`, ...) share their
-    samples, and f is evaluated once for all of them: then the difference of two members is a control variate that costs next
-    to nothing. For x^2 at N(2, 1) the pathwise gradient has the variance 4 per sample, the score function 87, and
-    73/63 of the one less 10/63 of the other 2.41. (Members with samples of their own would have to share out the budget
-    of evaluations, and no weighted mean of those is better than the best of them alone.)
+    All members get the same key. Those that draw in the same way (`reparameterized`, `score_function`, ...) therefore
+    share their samples, and f is evaluated once for all of them. The difference of two members is then a control
+    variate that costs almost nothing. For x^2 at N(2, 1), the pathwise gradient has variance 4 per sample and the score
+    function 87. 73/63 of the first minus 10/63 of the second has variance 2.41. (Members with samples of their own
+    would have to split the budget of evaluations, and no weighted mean of them is better than spending it all on the
+    best one.)
 
-    The weights must not see the samples that they weigh, so they are fitted beforehand, on calls of their own, at the f, q and
-    n that they are for:
+    The weights must not depend on the samples that they weight. They are therefore fitted beforehand, on separate
+    calls, at the f, q and n that they are for:
 
         both = rgrad.combine([rgrad.reparameterized, rgrad.score_function]).fitted(f, q, key, n=10)
         rgrad.expect(f, q, key, 10, both)
 
-    (`rgrad.compare` does that by itself.) Any weights are unbiased with unbiased members, so that they may stay while the
-    parameters move. The coordinates are those of the parameters of `q` (loc, scale, ...), whatever they are computed from.
-    To first order: a second derivative raises.
+    (`rgrad.compare` fits them automatically.) If the members are unbiased, so is any weighted combination, so the
+    weights can be kept while the parameters change. The coordinates are those of the parameters of `q` (loc, scale,
+    ...), whatever these are computed from. To first order only: a second derivative raises.
 
     Raises:
-        ValueError: fewer than two members, or one that is known to be biased (gumbel_softmax, straight_through). When called:
-            the weights are not fitted, or for another number of coordinates.
-        NotImplementedError: when called, `q` is not known to be normalised in each of its parameters alone.
+        ValueError: fewer than two members, or a member that is known to be biased (gumbel_softmax, straight_through).
+            When called: the weights are not fitted, or they are for another number of coordinates.
+        NotImplementedError: when called, if `q` is not known to be normalised in each of its parameters separately.
 
-    Source: the best linear unbiased estimator (Aitken 1936); for gradients, Geffner and Domke 2018, Using large ensembles of
-    control variates for variational inference.
+    Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
+    ensembles of control variates for variational inference.
     """
     members = tuple(estimators)
     if len(members) < 2:
-        raise ValueError(f"combine: {len(members)} estimators; give at least two")
+        raise ValueError(f"combine: needs at least two estimators, got {len(members)}")
     for member in members:
         if (row := row_of(member)) is not None and row.biased:
-            raise ValueError(f"combine: {row.name} is biased, and so would the combination be; leave it out")
+            raise ValueError(f"combine: {row.name} is biased, which would bias the combination; remove it")
     return Combined(members)
 
 
 def _weighted(members: Sequence[Estimator], weights: Array, f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The mean of the members' terms, whose derivative in coordinate j of `q` is weighted by `w_mj`; f's own is averaged."""
+    """The mean of the members' terms. Derivatives in coordinate j of `q` are weighted by `w_mj`; f's own are averaged."""
     live, build = coordinates(q)
     if weights.shape != (len(members), live.size):
         raise ValueError(
-            f"combine: weights of shape {weights.shape}, and {name_of(q)} has {live.size} coordinates; fit them to a q of the "
-            "same shape"
+            f"combine: the weights have shape {weights.shape}, but {name_of(q)} has {live.size} coordinates; fit them at a q of "
+            "the same shape"
         )
     weights, fixed = lax.stop_gradient(weights).astype(live.dtype), lax.stop_gradient(live)
     total = jnp.zeros(n)
     for member, w in zip(members, weights, strict=True):
-        # The value is that of the parameters; their derivative is scaled.
+        # The value is unchanged. Only the derivative is scaled.
         scaled = fixed + len(members) * w * (live - fixed)
         total = total + member(f, build(scaled), key, n) / len(members)
     return _once(total, live)
 
 
 def _once(terms: Array, live: Array) -> Array:
-    """`terms`, of which a second derivative in `live` raises: the weights are for the first."""
+    """`terms`, for which a second derivative in `live` raises: the weights are right for the first derivative only."""
     return first_order(terms, [jnp.broadcast_to(live, (*terms.shape, live.size))], [jnp.zeros((*terms.shape, live.size))], "combine")  # fmt: skip
 
 
 def _gradients(members: Sequence[Estimator], f: Objective, q: Any, key: Array, n: int) -> Array:
-    """One gradient in the coordinates of `q` by each member: shape `(members, coordinates)`."""
+    """One gradient by each member in the coordinates of `q`: shape `(members, coordinates)`."""
     live, build = coordinates(q)
     live = lax.stop_gradient(live)
     return jnp.stack([jax.grad(lambda p, m=m: m(f, build(p), key, n).mean())(live) for m in members])
@@ -147,8 +150,8 @@ def _gradients(members: Sequence[Estimator], f: Objective, q: Any, key: Array, n
 def _least_variance(gradients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The weights for gradients of shape `(replicates, members, coordinates)`: shape `(members, coordinates)`.
 
-    As the regression of the best member on its differences to the others, which are of mean 0: a covariance without an
-    inverse (two members that are the same) does no harm.
+    They are found by regressing the best member on its differences from the others, which have mean 0. A singular
+    covariance (e.g. two identical members) then does no harm.
     """
     away = gradients - gradients.mean(0)
     count, size, width = away.shape
@@ -166,10 +169,10 @@ def _least_variance(gradients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def coordinates(q: Any) -> tuple[Array, Any]:
-    """The parameters of `q` as one vector, and the function that makes `q` of such a vector.
+    """The parameters of `q` as one vector, and the function that builds `q` from such a vector.
 
     Raises:
-        NotImplementedError: they are not known to be free of one another.
+        NotImplementedError: the parameters are not known to be independent of one another.
     """
     parameters, rebuild = _parts(base_of(q))
     live, unravel = ravel_pytree(parameters)
@@ -177,7 +180,7 @@ def coordinates(q: Any) -> tuple[Array, Any]:
 
 
 def _parts(q: Any) -> tuple[dict[str, Array], Any]:
-    """The parameters by name (not the leaves of the pytree: a LogNormal has each twice), and what makes `q` of them."""
+    """The parameters by name (not the pytree's leaves: a LogNormal has each twice), and what builds `q` from them."""
     if isinstance(q, DependentDraws | JaxRandom):
         parameters, inner = _parts(q.base)
         return parameters, lambda p: type(q)(inner(p))
@@ -193,7 +196,7 @@ def _parts(q: Any) -> tuple[dict[str, Array], Any]:
     if isinstance(free, dist.MultivariateNormal):
         names = ["loc", "scale_tril"]
     if not names:
-        raise NoRule(f"combine: the parameters of {name_of(q)} are not known by name", "use one estimator")
+        raise NoRule(f"combine: the parameters of {name_of(q)} are not known by name", "use a single estimator")
     given = {name: getattr(free, name) for name in names}
     floats = {
         name: jnp.asarray(value)

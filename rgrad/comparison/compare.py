@@ -1,4 +1,4 @@
-"""`compare`: which estimator is best for its cost, on this problem, and is one of them wrong?"""
+"""`compare`: which estimator is best for its cost on this problem, and is any of them wrong?"""
 
 import time
 import zlib
@@ -20,8 +20,8 @@ from rgrad.measurement.moments import Moments
 from rgrad.protocols import Estimator, Problem
 
 Advance = Callable[[float], None]
-NOMINAL = 1e9  # operations that count as a second, where operations are what counts
-FIRST = 3  # batches of each before anything is decided
+NOMINAL = 1e9  # operations that count as one second if cost="operations"
+FIRST = 3  # batches of each estimator before anything is decided
 
 
 def compare(
@@ -37,49 +37,56 @@ def compare(
     references: Sequence[str] | None = None,
     progress: Advance | None = None,
 ) -> Comparison:
-    """Which estimator has the least variance for its cost, how sure that is, and which of them are biased.
+    """Which estimator has the least variance for its cost, how certain that is, and which estimators are biased.
 
         print(rgrad.compare(problem, key=jax.random.key(0)))
 
-    Every estimator makes independent gradient estimates of n samples, as many as the budget allows: half of the budget is
-    shared equally, the rest goes to what is not decided (the best and its closest rival; its bias test). Then
+    Every estimator makes independent gradient estimates of n samples, as many as the budget allows. Half of the budget
+    is shared equally. The rest is spent on what is undecided: the best estimator and its closest rival, and the test of
+    its bias. The measure is
 
         efficiency = 1 / (variance x cost)
 
-    for each coordinate of the parameters, relative to the best; and over all of them, with the total variance (the sum over
-    the coordinates, which is the mean squared error of the estimate). What is best overall is recommended, unless it is
-    called biased. For the tests of bias see `rgrad.comparison.verdicts.judge`: they call an unbiased estimator biased in one
-    comparison out of 100, at most. No single reference is taken as the truth (`rgrad.comparison.witnesses.judge_all`): one counts in a
-    coordinate if another that is made in another way agrees with it, and an estimator that differs from it is biased if it
-    differs from that other one too; all else is "cannot tell". These are
+    relative to the best estimator, for each coordinate of the parameters. The overall efficiency uses the total
+    variance, the sum over the coordinates, which is the mean squared error of the estimate. The estimator with the best
+    overall efficiency is recommended, unless it is found to be biased.
 
-    - the exact gradient, where `q` has a finite support (a sum) or is normal in one or two dimensions and quadrature
-      converges; the score function must agree with it;
-    - the score function with a leave-one-out baseline (that one by the plain score function), from samples of their own; where
-      the support of `q` moves with the parameters there is none; and `measure_valued`, for a few numbers at a time;
-    - the estimators that are compared, if they are rgrad's own, confirm those, but not one of the same kind; nor does a
-      gradient through f where f is found to jump.
+    The tests of bias (`rgrad.comparison.verdicts.judge`) call any unbiased estimator biased in at most one comparison
+    out of 100. No single reference is taken as the truth (`rgrad.comparison.witnesses.judge_all`). A reference counts
+    in a coordinate if another one, of a different kind, agrees with it. An estimator is called biased if it differs
+    from both. Everything else is "cannot tell". The references are:
 
-    Nothing is judged in parameters in which f itself is found to jump (a step at theta): every estimator leaves that out.
-    Nothing is recommended whose variance fewer than 100 draws carry, nor what differs from another where nothing says which of
-    them is right.
+    - The exact gradient, if `q` has a finite support (a sum), or is normal in one or two dimensions and quadrature
+      converges. The score function must agree with it.
+    - The score function with a leave-one-out baseline, from separate samples. It is itself judged by the plain score
+      function. There is none if the support of `q` moves with the parameters. For samples of only a few numbers,
+      `measure_valued` is a reference too.
+    - The compared estimators, if they are rgrad's own, can confirm a reference of another kind. An estimator that
+      differentiates f cannot, if f is found to jump.
+
+    Parameters in which f itself is found to jump (a step at theta) are not judged: every estimator misses that part of
+    the gradient. An estimator is not recommended if fewer than 100 draws determine its variance, or if it differs from
+    another one and it is not known which of them is right.
 
     Args:
-        problem: has `distribution(params)`, `objective(params, x)` and `params`; or ready-made losses by name, each
-            `loss(params, key)` to a scalar, which are differentiated with respect to `wrt`.
-        estimators: by name; by default those of the table (`rgrad.estimators.table`) that are compared. Those that refuse the problem are left out, with the reason.
-        params: the point; by default the problem's own, and so for each name that is absent. Needed for losses.
-        wrt: the names of the parameters to differentiate; by default the problem's own `wrt`, or every one.
-        n: samples of one gradient estimate. (Losses have their own.)
-        budget: seconds of measuring, without compilation; with `cost="operations"` a second is 1e9 operations, so that the
-            result is the same on a slow machine and on a fast one.
-        cost: of a gradient: its time, measured, many at once in one program; or its operations (`rgrad.comparison.costs`).
-        references: losses only: the names of those that are known to be right. The others are judged by the first of
-            them, and that one by the second; by none where these two differ. Without any there is no verdict.
-        progress: called with the share of the budget that was used since.
+        problem: has `distribution(params)`, `objective(params, x)` and `params`. Or a dict of losses by name, each
+            `loss(params, key) -> scalar`, which are differentiated with respect to `wrt`.
+        estimators: by name. By default the rows of `rgrad.estimators.table` that are marked as compared. Those that do
+            not apply to the problem are left out, with the reason.
+        params: the point. Missing names take the problem's own values. Losses need it.
+        wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
+        n: the number of samples of one gradient estimate. (Losses choose their own.)
+        budget: seconds of measuring, without compilation. With `cost="operations"` a second means 1e9 operations, so
+            that the result is the same on slow and fast machines.
+        cost: the cost of a gradient: "time", measured with many estimates at once in one program, or "operations"
+            (`rgrad.comparison.costs`).
+        references: for losses only: the names of those that are known to be right. The others are judged by the first
+            of them, and the first by the second. If these two differ, nothing is judged. Without references there is no
+            verdict.
+        progress: called with the share of the budget that was used since the last call.
 
     Raises:
-        ValueError, TypeError: no estimator applies, an unknown name, or a bad value.
+        ValueError, TypeError: no estimator applies, an unknown name, or an invalid value.
     """
     _check(budget, n, cost, references, problem, estimators)
     began = time.perf_counter()
@@ -93,16 +100,16 @@ def compare(
 
 
 class Run:
-    """An estimator at work: its program, and what has come of it."""
+    """An estimator's compiled program, and its measurements so far."""
 
     def __init__(self, name: str, program: Program, key: Array):
         self.name, self.program, self.key = name, program, jax.random.fold_in(key, zlib.crc32(name.encode()))
         self.calls, self.used, self.seconds = 0, 0.0, []  # type: ignore[var-annotated]
         self.moments: Moments | None = None
-        """Of every coordinate and, last, of the squared distance from the first mean: its mean is the total variance."""
+        """Of every coordinate, and last of the squared distance from the first mean, whose mean is the total variance."""
 
     def batch(self, cost: str) -> float:
-        """`lanes` more calls; what they cost."""
+        """Makes `lanes` more calls and returns their cost."""
         began = time.perf_counter()
         keys = keys_for(self.key, np.uint32(self.calls >> 32), np.uint32(self.calls & 0xFFFFFFFF), self.program.lanes)
         keys.block_until_ready()
@@ -122,7 +129,7 @@ class Run:
 
 
 def entries_of(runs: Mapping[str, Run], task: Contenders, cost: str) -> dict[str, Entry]:
-    """What is known of every estimator so far."""
+    """The current measurements of every estimator."""
     return {name: _entry(run, task, cost) for name, run in runs.items()}
 
 
@@ -152,7 +159,7 @@ def _entry(run: Run, task: Contenders, cost: str) -> Entry:
 
 
 def measure_all(runs: Mapping[str, Run], task: Contenders, budget: float, cost: str, progress: Advance | None) -> float:
-    """Spends the budget; returns what was spent, in its unit."""
+    """Spends the budget. Returns what was spent, in the unit of the budget."""
     spent, turn = 0.0, 0
     order = list(runs.values())
 
@@ -184,7 +191,7 @@ def measure_all(runs: Mapping[str, Run], task: Contenders, budget: float, cost: 
 
 
 def _undecided(runs: Mapping[str, Run], task: Contenders, cost: str, turn: int) -> Run | None:
-    """In turn: of the best and its closest rival, and of the best and its reference, the one that is less well known."""
+    """The less well known of two runs: in turn the best and its closest rival, and the best and its reference."""
     found = entries_of(runs, task, cost)
     judged = judge_all(found, task)
     able = [name for name in task.asked if found[name].eligible and "BIASED" not in judged[name].verdict]
@@ -199,7 +206,7 @@ def _undecided(runs: Mapping[str, Run], task: Contenders, cost: str, turn: int) 
 
 
 def compiled(task: Contenders, key: Array) -> tuple[dict[str, Run], Contenders]:
-    """A run of every estimator; those that cannot be compiled are left out."""
+    """A run for every estimator. Those that cannot be compiled are left out."""
     runs, left_out = {}, dict(task.left_out)
     for name, of in task.gradients.items():
         try:
@@ -214,7 +221,7 @@ def compiled(task: Contenders, key: Array) -> tuple[dict[str, Run], Contenders]:
 
 
 def _moments_of(x: np.ndarray[Any, Any]) -> Moments:
-    """Of independent calls, shape `(calls, numbers)`, in 64 bits."""
+    """The moments of independent calls, given with shape `(calls, numbers)`, in 64 bits."""
     finite = np.isfinite(x)
     x = np.where(finite.all(0), x, np.nan)
     mean = x.mean(0)
@@ -224,7 +231,7 @@ def _moments_of(x: np.ndarray[Any, Any]) -> Moments:
 
 
 def _largest(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The largest `TOP + 1` of each column, in falling order."""
+    """The largest `TOP + 1` values of each column, in descending order."""
     if len(x) > TOP + 1:
         x = np.partition(x, len(x) - TOP - 1, 0)[-TOP - 1 :]
     return np.sort(x, 0)[::-1]
@@ -232,14 +239,14 @@ def _largest(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _check(budget: Any, n: Any, cost: str, references: Any, problem: Any, estimators: Any) -> None:
     if not (isinstance(budget, int | float) and 0 < budget < np.inf):
-        raise ValueError(f"compare: budget = {budget}; it must be a positive number, of seconds")
+        raise ValueError(f"compare: budget must be a positive number of seconds, got {budget}")
     if cost not in ("time", "operations"):
-        raise ValueError(f"compare: cost = {cost!r}; write 'time' or 'operations'")
+        raise ValueError(f"compare: cost must be 'time' or 'operations', got {cost!r}")
     losses = isinstance(problem, Mapping)
     if not losses and references is not None:
-        raise ValueError("compare: references are for losses; those of a problem are found by itself")
+        raise ValueError("compare: references are for losses only; omit them, a problem's are chosen automatically")
     if losses and estimators is not None:
-        raise ValueError("compare: losses are estimators already; leave estimators out")
+        raise ValueError("compare: losses already are estimators; omit the argument estimators")
     for name in references or ():
         if name not in problem:
-            raise ValueError(f"compare: reference {name!r} is none of the losses; these are {', '.join(problem)}")
+            raise ValueError(f"compare: reference {name!r} is not one of the losses; choose from {', '.join(problem)}")

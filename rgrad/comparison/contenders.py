@@ -1,4 +1,4 @@
-"""What `compare` compares: the estimators of a problem, or losses, as functions, and by what each is judged."""
+"""What `compare` compares: the estimators of a problem, or losses, as functions, and the references for each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,36 +32,36 @@ from rgrad.protocols import Estimator, Problem
 from rgrad.tracing.traced import depends
 
 COMPARED = {name: row.estimator for name, row in ESTIMATORS.items() if row.compared and not row.biased}
-"""What `compare` takes by default, as far as each has a rule for the distribution; all are unbiased where they apply."""
+"""The defaults of `compare`, if they have a rule for the distribution. All are unbiased if they apply."""
 REFERENCES = ("score_function+leave_one_out", "score_function", "measure_valued")
-FEW = 8  # numbers of a sample up to which `measure_valued`, which evaluates f at two places for each, is asked unasked
+FEW = 8  # the most numbers in a sample for which `measure_valued` is a reference: it evaluates f twice for each of them
 Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
 
 
 class Contenders(NamedTuple):
-    """What is compared, and by what it is judged."""
+    """The estimators to compare, and the references that judge them."""
 
     gradients: Mapping[str, Callable[[Any, Array], Array]]
-    """(parameters, key) to an estimate of shape `(coordinates,)`; the references that nobody asked for too."""
+    """`(parameters, key) -> estimate` of shape `(coordinates,)`. Includes references that the user did not ask for."""
     chosen: Any
     """The parameters that are differentiated."""
     labels: tuple[str, ...]
     asked: tuple[str, ...]
     judges: Mapping[str, str]
-    """Whose mean an estimator is judged by, where that is sampled."""
+    """For each estimator, the sampled reference that judges it."""
     exact: np.ndarray[Any, Any] | None
-    """The exact gradient, by which all the others are judged."""
+    """The exact gradient, which judges all estimators."""
     left_out: Mapping[str, str]
     jump: Jump | None = None
     notes: tuple[str, ...] = ()
     jumping: frozenset[str] = frozenset()
     """The labels of the parameters in which the objective itself jumps."""
     kinds: Mapping[str, str | None] = MappingProxyType({})
-    """Of each gradient; see `KINDS`. None of losses."""
+    """The kind of each estimator (`EstimatorRow.kind`). Empty for losses."""
     references: tuple[str, ...] = ()
-    """The sampled ones that may judge, the first first."""
+    """The sampled references, in order of preference."""
     rarest: float = 0.0
-    """The smallest probability in a sum over the support; 1 for quadrature, which converges only if nothing is rare."""
+    """The smallest probability in a sum over the support. 1 for quadrature, which converges only if nothing is rare."""
     n: int = 1
 
 
@@ -106,7 +106,7 @@ def of_problem(
     references = those({name: ESTIMATORS[name].estimator for name in REFERENCES if name != "measure_valued" or small})[
         0
     ]
-    # The estimators that are asked for serve as references as they are; others join for that alone.
+    # The estimators that the user asked for also serve as references. Others are added only as references.
     same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name].estimator)), name)
             for name in references}  # fmt: skip
     judges = {}
@@ -123,13 +123,13 @@ def of_problem(
         further = {} if in_x else those({"reparameterized": ESTIMATORS["reparameterized"].estimator})[0]
         needed, kinds = {**needed, **further}, {**dict.fromkeys(further, "path"), **kinds}
     notes = [
-        f"the objective jumps by {jump.size:.3g} in {name} itself, near {_place(jump.where[0])}: no estimator here has what "
-        "that adds to the gradient, so none is judged in it"
+        f"the objective jumps by {jump.size:.3g} as a function of {name}, near {_place(jump.where[0])}: no estimator includes "
+        f"what this adds to the gradient, so none is judged in {name}"
         for name, jump in in_params.items()
     ]
     if in_x is not None:
         notes.append(
-            f"the objective jumps by {in_x.size:.3g} near x = {_place(in_x.where)}: no gradient may pass through it"
+            f"the objective jumps by {in_x.size:.3g} near x = {_place(in_x.where)}: a gradient through it misses the jump"
         )
     labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
     jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
@@ -140,7 +140,7 @@ def of_problem(
 
 
 def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | None, dict[str, Jump]]:
-    """Where the objective jumps in x, and in which of the parameters that are differentiated."""
+    """Where the objective jumps in x, and in which of the differentiated parameters it jumps."""
     x = q.sample(jax.random.key(0), (SEGMENTS,))
     whole = jax.tree.map(lambda a: not jnp.issubdtype(a.dtype, jnp.floating), x)
     of_x = lambda x: jax.tree.map(lambda a, is_whole: jnp.rint(a).astype(int) if is_whole else a, x, whole)
@@ -159,7 +159,7 @@ def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | No
         value = lambda chosen: problem.objective({**point, **chosen}, jax.tree.map(lambda a: a[0], x))
         if depends(value, chosen) and along(tuple(chosen)) is not None:
             in_params = {name: jump for name in chosen if (jump := along((name,))) is not None}
-    except (TypeError, ValueError, NotImplementedError):  # an objective for 32 bits: at those it has been traced
+    except (TypeError, ValueError, NotImplementedError):  # it only works in 32 bits, in which it was traced
         pass
     return in_x, in_params
 
@@ -171,12 +171,12 @@ def of_losses(
     references: Sequence[str] | None,
 ) -> Contenders:
     if not params:
-        raise ValueError("compare: losses need their params; give a dict of names to numbers or arrays")
+        raise ValueError("compare: losses need params; pass a dict of names to numbers or arrays")
     point = {name: jnp.asarray(value) for name, value in params.items()}
     names = tuple(wrt or point)
     for name in names:
         if name not in point:
-            raise ValueError(f"unknown parameter {name!r}; these are {', '.join(point)}")
+            raise ValueError(f"compare: unknown parameter {name!r}; choose from {', '.join(point)}")
     chosen = {name: point[name] * 1.0 for name in names}
 
     def flat(loss: Callable[[Any, Array], ArrayLike]) -> Callable[[Any, Array], Array]:
@@ -198,20 +198,20 @@ def _at(loss: Callable[[Any, Array], ArrayLike], point: Mapping[str, Array], cho
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two estimators are one, or the same partial of one."""
+    """Whether two estimators are the same function, or the same `partial` of it."""
     if isinstance(a, partial) and isinstance(b, partial):
         return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
     return a is b
 
 
 def _kind(estimator: Any) -> str | None:
-    """The kind of one of this package's; None of one whose kind is not known, or that is biased."""
+    """The kind of an estimator of this package. None if it is biased or its kind is not known."""
     row = row_of(estimator)
     return None if row is None or row.biased else row.kind
 
 
 def _rarest(q: Any) -> float:
-    """The smallest probability with which a sample is what a sum over the support has; 1 for quadrature."""
+    """The smallest probability of a value in a sum over the support. 1 for quadrature."""
     rules = rules_for(q)
     if len(rules) > 1:
         return 1.0

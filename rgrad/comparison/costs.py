@@ -1,4 +1,4 @@
-"""What one gradient costs: operations, from the compiled program; and a program that makes many, to be timed."""
+"""The cost of one gradient: operations counted in the compiled program, and a program that makes many, to be timed."""
 
 import math
 from collections.abc import Callable
@@ -15,35 +15,35 @@ from rgrad.backend.compiling import right, size_of
 from rgrad.measurement.streaming import MOST_WORK, in_flight
 from rgrad.tracing.traced import depend
 
-MOST_LANES = 2**12  # calls made at once: enough to drown what it costs to start a program
-MOST_NUMBERS = 2**22  # of all gradients made at once
+MOST_LANES = 2**12  # calls made at once: enough to make the cost of starting a program negligible
+MOST_NUMBERS = 2**22  # in all gradients made at once
 
 
 class Program(NamedTuple):
     """A compiled gradient estimate, made `lanes` times at once."""
 
     run: Callable[[Any, Array], Array]
-    """(parameters, keys), both with `lanes` in front, to the estimates: shape `(lanes, coordinates)`."""
+    """`(parameters, keys) -> estimates` of shape `(lanes, coordinates)`. Both arguments have a leading axis of `lanes`."""
     lanes: int
     parameters: Any
     operations: float
-    """Of one call: see `compile_many`."""
+    """The operations of one call; see `compile_many`."""
     constant: bool
-    """Nothing in the estimate depends on the key: no sampling, so that its variance is 0."""
+    """Whether the estimate does not depend on the key. Then there is no sampling, and its variance is 0."""
 
 
 def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: Array) -> Program:
-    """The program that makes many gradient estimates at once, and what one of them costs.
+    """The program that makes many gradient estimates at once, and the cost of one of them.
 
-    Every call has the parameters as arguments of its own, so that the compiler cannot share between calls what a user pays
-    each time (a sum over a support, a Cholesky factor).
+    Every call has its own copy of the parameters. Otherwise the compiler could share work between calls that a user
+    pays for in each call (a sum over a support, a Cholesky factor).
 
-    The operations are those that XLA counts (`cost_analysis`: flops and transcendentals, one each, whatever they take),
-    with the body of each scan as often as it goes round, where XLA counts it once. A loop that ends when it will (the
-    rejection samplers of Gamma and Poisson) counts one round.
+    The operations are those that XLA counts (`cost_analysis`: flops and transcendentals, each as one operation). XLA
+    counts the body of a scan once; here it counts once per iteration. A loop with an unknown number of iterations (the
+    rejection samplers of Gamma and Poisson) counts as one iteration.
 
     Args:
-        gradient: parameters and a key to one estimate, shape `(coordinates,)`.
+        gradient: maps parameters and a key to one estimate, of shape `(coordinates,)`.
     """
     closed = jax.make_jaxpr(gradient)(parameters, key)
     work, largest = size_of(closed.jaxpr)
@@ -61,7 +61,7 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
 
 @partial(jax.jit, static_argnames="count")
 def keys_for(key: Array, high: Array, low: Array, count: int) -> Array:
-    """The keys of `count` calls from a number on, given as two words: each from `key` and its own number alone."""
+    """The keys of `count` calls from a number on, given as two words. Each depends only on `key` and its number."""
     prefix = jax.random.fold_in(key, high)
     return jax.vmap(jax.random.fold_in, (None, 0))(prefix, jnp.arange(count, dtype=jnp.uint32) + low)
 
@@ -73,7 +73,7 @@ def _counted(compiled: Any) -> float:
 
 
 def _further_rounds(jaxpr: Any) -> float:
-    """The operations of every round but the first of the scans in a program."""
+    """The operations of all scans in a program, in every iteration but the first."""
     total = 0.0
     for eqn in jaxpr.eqns:
         for inner in jaxprs_in_params(eqn.params):

@@ -1,4 +1,4 @@
-"""Where is f not continuous? Found by bisection: a gradient that passes through f misses what a jump contributes."""
+"""Finds discontinuities of f by bisection. A gradient that passes through f misses what a jump contributes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,15 +12,15 @@ from jax.typing import ArrayLike
 
 from rgrad.backend.compiling import right
 
-SEGMENTS = 4096  # lines between two points, at whose ends f is evaluated
-LENGTHS = 8  # each half as long as the one before: a jump beside a slope shows on a short line
-KEPT = 64  # the lines that are bisected
-HALVINGS = 48  # to a few units of the last place, in 64 bits
-LEAST = 1e-3  # a jump, relative to the largest change of f along a line
+SEGMENTS = 4096  # lines between two points; f is evaluated at their ends
+LENGTHS = 8  # each half as long as the one before: next to a slope, a jump shows only on a short line
+KEPT = 64  # the number of lines that are bisected
+HALVINGS = 48  # down to a few units in the last place, in 64 bits
+LEAST = 1e-3  # the smallest jump, relative to the largest change of f along a line
 
 
 class Jump(NamedTuple):
-    """f changes by `size` between two points that are next to each other."""
+    """f changes by `size` between two adjacent points."""
 
     size: float
     where: Any
@@ -28,15 +28,15 @@ class Jump(NamedTuple):
 
 
 def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | None:
-    """The largest jump of f that bisection finds on the lines from `starts` to `ends`; None where there is none.
+    """The largest jump of f that bisection finds on the lines from `starts` to `ends`. None if there is none.
 
-    Each line is halved again and again, and the half kept on which f changes more. For a continuous f the change falls
-    with the length (for `|x|^p` as its p-th power), on a jump it stays. A jump is missed where no line crosses it, and
-    where it is under a thousandth of the largest change of f.
+    Each line is halved repeatedly, and the half with the larger change of f is kept. For a continuous f the change
+    shrinks with the length (for `|x|^p` as its p-th power). At a jump it stays the same. A jump is missed if no line
+    crosses it, or if it is smaller than a thousandth of the largest change of f.
 
     Args:
-        f: one point, a pytree of 64-bit floats, to a scalar.
-        starts, ends: pytrees of arrays, with the lines in front.
+        f: maps one point, a pytree of 64-bit floats, to a scalar.
+        starts, ends: pytrees of arrays, with a leading axis over the lines.
     """
     with jax.enable_x64(True):
         first, last = (jax.tree.map(lambda a: jnp.asarray(a, float), points) for points in (starts, ends))
@@ -84,7 +84,7 @@ def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | N
 
 
 def lines_between(x: Any) -> tuple[Any, Any]:
-    """From each of the samples x (a pytree of arrays, `SEGMENTS` in front) towards the next one, in several lengths."""
+    """Lines of several lengths from each sample in x (a pytree of arrays, `SEGMENTS` in front) towards the next."""
     shorter = 0.5 ** (np.arange(SEGMENTS) % LENGTHS)
 
     def end(a: Any) -> Any:
@@ -95,7 +95,7 @@ def lines_between(x: Any) -> tuple[Any, Any]:
 
 
 def lines_from(point: Any) -> tuple[Any, Any]:
-    """From one point, a pytree of arrays, to places about it, up to a tenth of its own size away."""
+    """Lines from one point, a pytree of arrays, to random points around it, up to about a tenth of its size away."""
     rng, shorter = np.random.default_rng(0), 0.5 ** (np.arange(SEGMENTS) % LENGTHS)
 
     def end(a: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`Comparison`: what `compare` found, as rows, as a table, and as one sentence."""
+"""`Comparison`: the result of `compare`, as rows, as a table, and as one sentence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,27 +14,27 @@ from rgrad.comparison.verdicts import EFFECTIVE, FREE, Judged, Mean
 from rgrad.comparison.witnesses import judge_all
 from rgrad.measurement.moments import Moments
 
-CONFIDENCE = 0.95  # of a recommendation; under it the answer is that more budget is needed
-SLACK = 1.1  # what is recommended may be so much less efficient than the best
+CONFIDENCE = 0.95  # required for a recommendation; below it the answer is that more budget is needed
+SLACK = 1.1  # the recommended estimator may be less efficient than the best by this factor
 
 
 class Entry(NamedTuple):
-    """What is known of one estimator."""
+    """The measurements of one estimator."""
 
     moments: Moments
     mean: Mean
     total: float
-    """The total variance of one call: over all coordinates."""
+    """The total variance of one call, summed over all coordinates."""
     total_error: float
     seconds: float
-    """Of one call, the median over batches."""
+    """The time of one call, the median over batches."""
     operations: float
     cost: float
-    """The one or the other."""
+    """`seconds` or `operations`."""
     cost_noise: float
     """The relative standard error of the cost."""
     heavy: np.ndarray[Any, Any]
-    """Of which coordinates the variance is suspected to be infinite."""
+    """The coordinates whose variance is suspected to be infinite."""
     constant: bool
 
     @property
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
     @property
     def silent(self) -> bool:
-        """Not one draw moved any coordinate, though it is random: its variance is not known to be 0."""
+        """Whether every draw was 0 although the estimate is random. Then its variance is not known to be 0."""
         return (
             not self.constant and self.finite and bool(np.all(self.moments.m2 == 0) and np.all(self.moments.mean == 0))
         )
@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
     @property
     def carried(self) -> bool:
-        """Whether the total variance is that of `EFFECTIVE` draws or more, and not of a few that are larger than all others."""
+        """Whether at least `EFFECTIVE` draws determine the total variance, and not only a few very large ones."""
         return self.total_error <= EFFECTIVE**-0.5 * self.total
 
     @property
@@ -67,31 +67,31 @@ class Entry(NamedTuple):
         return float(np.hypot(self.total_error / self.total, self.cost_noise)) if self.total > 0 else self.cost_noise
 
     def lead(self, rival: "Entry") -> float:
-        """By how many standard errors this one is not less efficient than a rival by more than `SLACK`."""
+        """The evidence, in standard errors, that a rival is not more efficient than this one by more than `SLACK`."""
         gap = self.log_efficiency - rival.log_efficiency + np.log(SLACK)
         noise = np.hypot(self.noise, rival.noise)
         return float(gap / noise) if noise > 0 else np.inf * np.sign(gap)
 
 
 class Comparison(NamedTuple):
-    """What `rgrad.compare` found. `print` it for the table; `.rows` are for programs."""
+    """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
 
     rows: list[dict[str, Any]]
-    """One for each estimator and coordinate. Variances and costs are per call; `efficiency` is relative to the best, inf
-    where the variance is 0; `biased` is True, False, or None where that cannot be told; `operations` are those of
-    `rgrad.comparison.costs`; `smallest_bias` would have been seen 9 times in 10."""
+    """One row for each estimator and coordinate. Variances and costs are per call. `efficiency` is relative to the best, and
+    inf if the variance is 0. `biased` is True, False, or None if it cannot be told. `operations` are those of
+    `rgrad.comparison.costs`. A bias of `smallest_bias` would have been detected 9 times in 10."""
     totals: list[dict[str, Any]]
-    """One for each estimator, over all coordinates: `variance` is their sum, `smallest_bias` the largest of theirs."""
+    """One row for each estimator, over all coordinates: `variance` is the sum of theirs, `smallest_bias` the largest."""
     recommended: str | None
     recommendation: str
-    """In one sentence."""
+    """The recommendation, or why there is none, in words."""
     confidence: float
-    """That no other unbiased one is more than 10 % more efficient than the one that is best so far."""
+    """The confidence that no other unbiased estimator is more than 10 % more efficient than the best so far."""
     left_out: dict[str, str]
-    """The estimators that refuse this problem, and why."""
+    """The estimators that do not apply to this problem, and why."""
     notes: tuple[str, ...]
     reference: str
-    """What the means were compared with."""
+    """The references that the means were compared with."""
     n: int
     cost: str
     spent: float
@@ -100,13 +100,13 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         bad = any(row["remark"].startswith("nan") for row in self.totals)
-        return as_text(self) + (f"\n\nOf nan: {WHY_NAN}." if bad else "")
+        return as_text(self) + (f"\n\nPossible causes of nan: {WHY_NAN}." if bad else "")
 
 
 def conclude(
     found: Mapping[str, Entry], task: Any, cost: str, n: int, spent: float, compile_seconds: float
 ) -> Comparison:
-    """The comparison of what was measured."""
+    """The comparison that follows from the measurements."""
     judged = judge_all(found, task)
     entries = with_exact({name: found[name] for name in task.asked})
     flagged = {name for name, verdict in judged.items() if "BIASED" in verdict.verdict}
@@ -147,7 +147,7 @@ def conclude(
 
 
 def with_exact(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """A variance that is no more than rounding is 0."""
+    """Sets a variance to 0 if it is no larger than rounding error."""
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     largest = max((e.total for e in entries.values() if e.finite), default=0.0)
     least = lambda e: (4 * eps) ** 2 * (float(np.sum(e.moments.mean**2)) + largest)
@@ -157,25 +157,25 @@ def with_exact(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 def recommend(
     entries: Mapping[str, Entry], able: Sequence[str], judged: Mapping[str, Judged], task: Any
 ) -> tuple[str | None, float, str]:
-    """The best so far, how sure it is that no other is more than 10 % better, and the sentence."""
+    """The best so far, the confidence that no other is more than 10 % better, and the recommendation in words."""
     if task.jumping:
         return None, 0.0, (
-            f"None of them can be recommended: the objective jumps in {', '.join(sorted(task.jumping))}, and all leave out what "
-            "that adds to the gradient; differentiate with respect to the others, or smooth the objective."
+            f"No estimator can be recommended: the objective jumps in {', '.join(sorted(task.jumping))}, and no estimator includes "
+            "what this adds to the gradient. Differentiate with respect to the other parameters, or smooth the objective."
         )  # fmt: skip
     if not able:
         why = "; ".join(f"{name}: {_remark(entry, judged[name])}" for name, entry in entries.items())
-        return None, 0.0, f"None of them can be recommended ({why})."
+        return None, 0.0, f"No estimator can be recommended ({why})."
     exact = [name for name in able if entries[name].total == 0]
     if exact:
         best = min(exact, key=lambda name: entries[name].cost)
-        return best, 1.0, f"Use {best}: it is exact, its variance is 0{_caveat(judged[best])}."
+        return best, 1.0, f"Use {best}: it is exact, with variance 0{_caveat(judged[best])}."
     best, *others = sorted(able, key=lambda name: -entries[name].log_efficiency)
     if not entries[best].carried:
         few = np.nan_to_num((entries[best].total / entries[best].total_error) ** 2)
         return best, 0.0, (
-            f"Cannot recommend {best} yet, nor another: only {few:.0f} draws carry its variance, and {EFFECTIVE} are needed; "
-            "give a larger budget."
+            f"No recommendation yet: {best} is best so far, but only {few:.0f} draws determine its variance, and {EFFECTIVE} are "
+            "needed. Use a larger budget."
         )  # fmt: skip
     leads = {name: entries[best].lead(entries[name]) for name in others}
     confidence = max(0.0, 1 - sum(float(ndtr(-lead)) for lead in leads.values()))
@@ -184,7 +184,7 @@ def recommend(
         close = [name for name, lead in leads.items() if lead < needed]
         times = max((needed / leads[name]) ** 2 for name in close)
         return best, confidence, (
-            f"Cannot tell yet between {' and '.join([best, *close])}: that needs about {_rounded(max(times, 1.2))} times the "
+            f"Cannot decide between {' and '.join([best, *close])} yet: this needs about {_rounded(max(times, 1.2))} times the "
             "budget."
         )  # fmt: skip
     words = f"Use {best}"
@@ -198,7 +198,7 @@ def recommend(
 
 def _caveat(judged: Judged) -> str:
     why = next((why for verdict, why in zip(judged.verdict, judged.why, strict=True) if verdict == "cannot tell"), "")
-    return f" (whether it is biased could not be tested: {why})" if why else ""
+    return f" (its bias could not be tested: {why})" if why else ""
 
 
 def _rows(
@@ -219,7 +219,7 @@ def _rows(
         warning = (
             "nan or infinite in some calls" if not entry.finite
             else "infinite variance (suspected)" if entry.heavy[i]
-            else "heavy tails: the interval covers less" if not zero and not freedom[i] >= FREE
+            else "heavy tails: the interval covers less than 95 %" if not zero and not freedom[i] >= FREE
             else ""
         )  # fmt: skip
         rows.append({
@@ -259,7 +259,7 @@ def _remark(entry: Entry, judged: Judged) -> str:
     if entry.heavy.any():
         return "infinite variance (suspected)"
     if entry.silent:
-        return "0 in every draw, which says nothing"
+        return "0 in every draw, so its variance is not known"
     return next((why for why in judged.why if why), "")
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from rgrad.comparison.verdicts import EFFECTIVE, POWER, RATE
 
-SHOWN = 8  # coordinates in the table; of more, the total alone
+SHOWN = 8  # the most coordinates in the table; if there are more, only the total is shown
 
 
 def as_text(c: Any) -> str:
-    """The table, what it rests on, and the recommendation."""
+    """The table, the basis of its verdicts, and the recommendation."""
     labels = list(dict.fromkeys(row["parameter"] for row in c.rows))
     shown = labels if len(labels) <= SHOWN else []
     header = [
@@ -57,10 +57,11 @@ def as_text(c: Any) -> str:
     ).rstrip()  # fmt: skip
     unit = f"{c.spent:.1f} s" if c.cost == "time" else f"{c.spent:.2g} operations"
     under = [
-        f"one call is a gradient estimate from {c.n} samples; measured for {unit}, compiled in {c.compile_seconds:.1f} s; "
-        f"efficiency = 1 / (variance x {c.cost}), relative to the best that is not biased",
-        f"bias: against {c.reference}; in {RATE:.0%} of comparisons at most an unbiased estimator is called biased, and a bias of "
-        f"the size in brackets is seen {POWER:.0%} of the time; no verdict where fewer than {EFFECTIVE} draws carry a mean",
+        f"One call is one gradient estimate from {c.n} samples. Measured for {unit}, compiled in {c.compile_seconds:.1f} s. "
+        f"efficiency = 1 / (variance x {c.cost}), relative to the best estimator that is not biased.",
+        f"Reference for the bias: {c.reference}. An unbiased estimator is called biased in at most {RATE:.0%} of comparisons. A "
+        f"bias of the size in brackets is detected {POWER:.0%} of the time. There is no verdict if fewer than {EFFECTIVE} draws "
+        "determine a mean.",
         *(f"note: {note}" for note in c.notes),
         *(f"left out: {name}: {why.split('; use')[0]}" for name, why in c.left_out.items()),
     ]

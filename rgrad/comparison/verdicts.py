@@ -1,33 +1,33 @@
-"""Is an estimator biased, and can its variance be trusted? Tests that say what they could have seen."""
+"""Tests of whether an estimator is biased and whether its variance can be trusted. They say what they could detect."""
 
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-RATE = 0.01  # of comparisons in which any unbiased estimator at all is called biased
-POWER = 0.9  # with which the smallest bias is seen
-EFFECTIVE = 100  # draws that must carry a variance before a mean is judged by it
-FREE = 200  # degrees of freedom of a variance under which its interval covers less than it says
-TOP = 2000  # of the largest deviations, kept for the tail
-FEWEST = 20_000  # draws under which a tail is not judged
+RATE = 0.01  # the share of comparisons in which any unbiased estimator is called biased
+POWER = 0.9  # the probability with which the smallest bias is detected
+EFFECTIVE = 100  # the fewest draws that must determine a variance before a mean is judged by it
+FREE = 200  # below so many degrees of freedom the interval of a variance covers less than its level
+TOP = 2000  # the number of largest deviations that are kept to judge the tail
+FEWEST = 20_000  # with fewer draws a tail is not judged
 
 Verdict = Literal["unbiased so far", "BIASED", "cannot tell"]
 Numbers = np.ndarray[Any, Any]
 
 
 class Mean(NamedTuple):
-    """A mean and how sure it is, for each coordinate: shape `(coordinates,)`; an exact one has errors of 0."""
+    """A mean and its precision for each coordinate: shape `(coordinates,)`. An exact mean has errors of 0."""
 
     mean: Numbers
     error: Numbers
     third: Numbers
-    """The third cumulant of the mean: that of one draw over the square of how many there are."""
+    """The third cumulant of the mean: that of one draw divided by the square of the number of draws."""
     effective: Numbers
-    """How many draws carry the variance: their count over their kurtosis. The normal has a third of them; of a gradient that
-    is 0 but for a few rare draws, it is those few. inf where it is exact."""
+    """How many draws determine the variance: the number of draws divided by their kurtosis. For a normal it is a third of the
+    draws. For a gradient that is 0 except in a few rare draws, it is those few. inf for an exact mean."""
     sd: Numbers
-    """Of one call."""
+    """The standard deviation of one call."""
 
     @staticmethod
     def exact(mean: Numbers) -> "Mean":
@@ -46,39 +46,39 @@ class Mean(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Of each coordinate; see `judge`."""
+    """The verdict for each coordinate; see `judge`."""
 
     verdict: list[Verdict]
     smallest_bias: Numbers
     why: list[str]
     by: tuple[str, ...] = ()
-    """What the means were compared with."""
+    """The references that the means were compared with."""
     disputed: bool = False
-    """Whether another one surely has a different mean somewhere, and nothing says which of them is right."""
+    """Whether another estimator has a significantly different mean somewhere, and it is not known which is right."""
 
 
 def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Numbers, heavy: Numbers) -> Judged:
-    """Whether the mean of an estimator is that of a reference, which was drawn independently.
+    """Whether an estimator has the same mean as a reference that was drawn independently.
 
-    The difference of two means over its standard error is corrected for skewness by Hall's transformation,
+    The difference of the two means, divided by its standard error, is corrected for skewness by Hall's transformation,
 
         z = t + s t^2 / 3 + s^2 t^3 / 27 + s / 6,      s the skewness of the difference of the means
 
-    and compared with the normal quantile at `RATE / tests`, two-sided (Bonferroni), so that in one comparison out of 100 at
-    most any of the unbiased estimators is called biased. What a difference may be by rounding alone is allowed for.
+    and compared with the two-sided normal quantile at `RATE / tests` (Bonferroni). In at most one comparison out of 100
+    is any of the unbiased estimators called biased. A difference that may come from rounding is allowed for.
 
-    - "BIASED": they differ, and at least `EFFECTIVE` draws carry each of the two means. A steep sigmoid looks like a step
-      to few draws: its pathwise gradient is 0 but for rare large values that are not there. That excuse is not heard where
-      `jump` says that f was found to jump (or that rare draws cannot hold what is missing, for each coordinate), nor for an
-      estimate without randomness.
-    - "unbiased so far": they do not differ, and a bias of `smallest_bias` would have been seen with probability `POWER`,
-      which is less than the gradient itself or than the standard deviation of one call.
-    - "cannot tell": all else; `why` says what is missing.
+    - "BIASED": the means differ, and at least `EFFECTIVE` draws determine each of them. The second condition is needed
+      because with few draws a steep sigmoid looks like a step: its pathwise gradient is 0 except for rare large values
+      that have not occurred. The condition is waived if `jump` says that f was found to jump (or, for each coordinate,
+      that rare draws cannot hold what is missing), and for an estimate without randomness.
+    - "unbiased so far": the means do not differ, and a bias of `smallest_bias` would have been detected with
+      probability `POWER`. That bias is smaller than the gradient itself or than the standard deviation of one call.
+    - "cannot tell": everything else. `why` gives the reason.
 
     Args:
-        tests: how many such coordinates are judged in all.
-        eps: of the floats of the estimates.
-        heavy: where the variance is suspected to be infinite, of the one or the other.
+        tests: the total number of coordinates that are judged.
+        eps: the machine epsilon of the estimates.
+        heavy: whether the variance of either one is suspected to be infinite.
 
     Source: Hall 1992, On the removal of skewness by transformation; two samples: Zhou and Dinh 2005.
     """
@@ -93,7 +93,7 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
     critical = -ndtri(RATE / (2 * max(1, tests)))
     smallest = (critical + ndtri(POWER)) * error + rounding
     enough = (found.effective >= EFFECTIVE) & (reference.effective >= EFFECTIVE)
-    # Where the estimate never moved at all, its mean is no less sure for that, unless it is the wrong one.
+    # If all draws of the estimate are equal, few effective draws are no reason to doubt its mean, unless it differs.
     excused = jump & (reference.effective >= EFFECTIVE)
     still = (found.error == 0) & (reference.effective >= EFFECTIVE)
     telling = smallest <= np.maximum(np.abs(reference.mean), np.maximum(found.sd, rounding))
@@ -109,27 +109,32 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
         elif heavy[i]:
             why[i] = "infinite variance (suspected)"
         elif few[i]:
-            why[i] = f"only {min(found.effective[i], reference.effective[i]):.0f} draws carry the mean"
+            why[i] = f"only {min(found.effective[i], reference.effective[i]):.0f} draws determine the mean"
         else:
-            why[i] = f"a bias under {smallest[i]:.2g} would not be seen"
+            why[i] = f"a bias below {smallest[i]:.2g} would not be detected"
     return Judged(verdicts, smallest, why)
 
 
 def infinite_variance(top: Numbers, count: int) -> Numbers:
-    """Whether the variance is suspected to be infinite, from the largest deviations of `count` draws: shape `(coordinates,)`.
+    """Whether the variance may be infinite, from the largest deviations of `count` draws: shape `(coordinates,)`.
 
-    Where `P(|x| > t)` falls as `t^-a`, the variance is infinite for `a <= 2`. Hill's estimate of 1/a, from the largest k,
+    If `P(|x| > t)` falls as `t^-a`, the variance is infinite for `a <= 2`. Hill's estimate of 1/a from the largest k,
 
         1/a = mean of log(x_(i) / x_(k + 1)), i = 1 .. k
 
-    is taken at two depths, k and 10 k. Suspected: at k, a <= 2 is not refused (at 1 %), and going from 10 k to k the estimate
-    does not fall (by 3 standard errors), as it does where tails are lighter than any power: the seventh power of a normal is
-    far heavier than anything with a = 3 at any depth that is reached, and its variance is finite. Of `|z|^p` at p = 1/2 and
-    under, whose derivative has a = 1/(1 - p), nine in ten are named or more; of fifth and seventh powers of a normal one in ten
-    at 50,000 draws and none at 200,000. Under 20,000 draws nothing is named.
+    is computed at two depths, k and 10 k. An infinite variance is suspected if both conditions hold:
+
+    - At k, a <= 2 is not rejected (at 1 %).
+    - From 10 k to k the estimate does not fall (by 3 standard errors). It falls if the tails are lighter than any
+      power. The seventh power of a normal, for example, looks far heavier than a = 3 at every depth that is reached,
+      but its variance is finite.
+
+    Of `|z|^p` with p <= 1/2, whose derivative has a = 1/(1 - p), at least nine in ten are detected. Of fifth and
+    seventh powers of a normal, one in ten is falsely suspected at 50,000 draws and none at 200,000. Below 20,000 draws
+    nothing is suspected.
 
     Args:
-        top: the largest `TOP + 1` deviations |x - median| in falling order, shape `(TOP + 1, coordinates)`.
+        top: the largest `TOP + 1` deviations |x - median| in descending order, shape `(TOP + 1, coordinates)`.
 
     Source: Hill 1975; Beirlant et al. 2004, Statistics of extremes (section 4.2).
     """

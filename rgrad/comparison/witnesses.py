@@ -1,4 +1,4 @@
-"""By what is an estimator judged? By a reference that a second one, made in another way, confirms; by none otherwise."""
+"""The references of an estimator. A reference counts only if a second one, of another kind, confirms it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,35 +10,37 @@ from rgrad.comparison.verdicts import EFFECTIVE, Judged, Mean, judge
 
 THROUGH_F = frozenset(
     {"path", "generalized", "rejection"}
-)  # kinds that differentiate f, which tells nothing if f jumps
+)  # kinds that differentiate f: they are not evidence if f jumps
 EXACT = "the exact gradient"
 Marks = np.ndarray[Any, Any]
 
 
 class Witness(NamedTuple):
-    """One that says what the gradient is."""
+    """An estimator, or the exact gradient, as evidence of what the gradient is."""
 
     name: str
     kind: str
-    """Two of the same kind share the way in which they can be wrong."""
+    """Two witnesses of the same kind can be wrong in the same way."""
     mean: Mean
     heavy: Marks
     constant: bool
 
 
 def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
-    """The verdict on every estimator that is asked for, in all of its coordinates.
+    """The verdict on every estimator that was asked for, in all of its coordinates.
 
-    Each reference may be wrong: quadrature misses what is narrower than its nodes are apart, the score of a sample that was
-    rounded is wrong, a gradient through f misses its jumps. So in each coordinate
+    Each reference may be wrong. Quadrature misses features that are narrower than the distance between its nodes, the
+    score of a rounded sample is wrong, and a gradient through f misses its jumps. Therefore, in each coordinate:
 
-    - a reference counts if one of another kind agrees with it, as far as the noise of both tells. The exact gradient also has
-      to agree with the score function, which is wrong in other ways than quadrature is;
-    - an estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with it;
-    - it is "unbiased so far" if it agrees with the reference. It may be the one that confirms it;
-    - it is disputed if there is no verdict and a witness of another kind surely has another mean: one of the two is wrong.
+    - A reference counts if one of another kind agrees with it, as far as the noise of both allows. The exact gradient
+      must also agree with the score function, which is wrong in other ways than quadrature.
+    - An estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with the
+      reference.
+    - It is "unbiased so far" if it agrees with the reference. It may itself be the one that confirms the reference.
+    - It is disputed if there is no verdict and a witness of another kind has a significantly different mean. Then one
+      of the two is wrong.
 
-    References that a user vouches for (`compare(losses, references=...)`) count as they are, unless they differ.
+    References that a user vouches for (`compare(losses, references=...)`) need no confirmation, unless they differ.
     """
     size = len(task.labels)
     verdicts = _by_given(found, task, size) if not task.kinds else _Panel(found, task, size).verdicts()
@@ -54,7 +56,7 @@ def no_verdict(size: int, why: str) -> Judged:
 
 
 def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judged]:
-    """By the first reference that was given, and that one by the second."""
+    """Judges by the first reference that was given, and the first by the second."""
     tests, eps, verdicts = size * sum(name in task.judges for name in task.asked), _eps(), {}
     for name in task.asked:
         other = task.judges.get(name)
@@ -63,7 +65,7 @@ def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judge
             continue
         heavy = found[name].heavy | found[other].heavy
         of = judge(found[name].mean, found[other].mean, tests, eps, task.jump is not None, heavy)
-        verdicts[name] = of._replace(by=(f"{other}, from samples of its own",))
+        verdicts[name] = of._replace(by=(f"{other}, from independent samples",))
     given = set(task.judges.values()) & set(verdicts)
     for i in range(size):
         if len(given) > 1 and any(verdicts[name].verdict[i] == "BIASED" for name in given):
@@ -73,7 +75,7 @@ def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judge
 
 
 class _Panel:
-    """The witnesses of one comparison, what each says of the others, and the references among them."""
+    """The witnesses of one comparison, their agreement with one another, and the references among them."""
 
     def __init__(self, found: Mapping[str, Any], task: Any, size: int):
         self.found, self.task, self.size = found, task, size
@@ -108,7 +110,7 @@ class _Panel:
             by.append(
                 f"{reference.name} (confirmed by {', '.join(other for other, agrees in seconds.items() if agrees.any())})"
             )
-            # That it was 0 in every draw is no excuse where rare draws cannot hold a gradient that is known.
+            # An estimate of 0 in every draw is judged if rare draws cannot account for the known gradient.
             silent = (entry.mean.error == 0) & (reference.kind == "exact") & _any(others.values(), size)
             silent &= self.task.rarest * self.task.n * float(np.max(entry.moments.count)) >= EFFECTIVE
             of = self._judged(name, entry, reference, silent)
@@ -125,16 +127,16 @@ class _Panel:
                 if verdict == "BIASED" and not twice[i]:
                     verdict, excuse = (
                         "cannot tell",
-                        f"differs from {reference.name}, not surely from a second reference",
+                        f"differs from {reference.name}, but not significantly from a second reference",
                     )
                 elif verdict == "unbiased so far" and not enough[i]:
-                    verdict, excuse = "cannot tell", f"a bias under {smallest[i]:.2g} would not be seen"
+                    verdict, excuse = "cannot tell", f"a bias below {smallest[i]:.2g} would not be detected"
                 out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
             still &= ~confirmed
         return self._with_disputes(name, out._replace(by=tuple(by)))
 
     def _with_disputes(self, name: str, of: Judged) -> Judged:
-        """Whether witnesses of another kind differ in coordinates without a verdict, and which of them."""
+        """Marks coordinates without a verdict in which a witness of another kind differs, and names that witness."""
         kind, disputed = self.task.kinds.get(name), np.zeros(self.size, bool)
         for other in self.witnesses.values():
             if other.name == name or kind == other.kind:
@@ -143,7 +145,7 @@ class _Panel:
                 of, "cannot tell"
             )
             for i in np.flatnonzero(differs & ~disputed):
-                of.why[i] = f"differs from {other.name}, and nothing says which of them is right"
+                of.why[i] = f"differs from {other.name}, and it is not known which is right"
             disputed |= differs
         return of._replace(disputed=bool(disputed.any()))
 
@@ -155,7 +157,7 @@ class _Panel:
                 continue
             of = self._judged(other.name, other, reference, np.zeros(self.size, bool))
             if reference.kind == "exact":
-                if other.constant:  # 0 through f, which quadrature also gives for a narrow step between its nodes
+                if other.constant:  # e.g. 0 through f, which quadrature also gives for a narrow step between its nodes
                     continue
                 contradicted |= _is(of, "BIASED") & (other.kind == "score")
             seconds[other.name] = _is(of, "unbiased so far")
@@ -164,7 +166,7 @@ class _Panel:
     def _judged(self, name: str, one: Any, other: Witness, silent: Marks) -> Judged:
         key = (name, other.name, silent.tobytes())
         if key not in self._kept:
-            # Few draws are an excuse also if f jumps, for what does not differentiate f.
+            # An estimator that does not differentiate f may have too few draws even if f jumps.
             jump = self.jump and (self.task.kinds.get(name) or "path") in THROUGH_F
             heavy = one.heavy | other.heavy
             self._kept[key] = judge(one.mean, other.mean, self.tests, _eps(), jump | silent, heavy)

@@ -91,14 +91,14 @@ def test_compare_fits_it_by_itself():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="1 estimators; give at least two"):
+    with pytest.raises(ValueError, match="needs at least two estimators, got 1"):
         combine([LOO])
-    with pytest.raises(ValueError, match="gumbel_softmax is biased, and so would the combination be"):
+    with pytest.raises(ValueError, match="gumbel_softmax is biased, which would bias the combination"):
         combine([LOO, partial(rgrad.gumbel_softmax, temperature=0.1)])
     both = combine([rgrad.reparameterized, LOO])
     with pytest.raises(ValueError, match="weights are not fitted"):
         rgrad.expect(square, dist.Normal(0.0, 1.0), KEY, 10, both)
-    with pytest.raises(ValueError, match="ask for at least 20 calls"):
+    with pytest.raises(ValueError, match=r"at least 20 .* got 5"):
         both.fitted(square, dist.Normal(0.0, 1.0), KEY, 10, 5)
     with pytest.raises(ValueError, match="nan or infinite in some of the pilot calls"):
         both.fitted(lambda x: jnp.sqrt(jnp.maximum(x, 0.0)), dist.Normal(0.0, 1.0), KEY, 10, 20)

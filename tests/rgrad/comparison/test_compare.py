@@ -234,7 +234,7 @@ def test_what_is_disputed_is_not_recommended():
         )
         c = conclude({name: found[name] for name in (*names, "score")}, task, "operations", 10, 1.0, 1.0)
         assert c.recommended == recommended
-        assert ("nothing says which of them is right" in c.recommendation) is (recommended is None)
+        assert ("it is not known which is right" in c.recommendation) is (recommended is None)
 
 
 def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
@@ -293,22 +293,26 @@ def test_it_says_when_it_cannot_tell():
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
     best, confidence, sentence = say(entry(1.0, 0.1), entry(1.04, 0.1))
     assert (best, round(confidence, 2)) == ("a", 0.83)
-    assert sentence == "Cannot tell yet between a and b: that needs about 3.0 times the budget."
+    assert sentence == "Cannot decide between a and b yet: this needs about 3.0 times the budget."
     best, confidence, sentence = say(entry(1.0, 0.1), entry(1.0, 0.1, cost=3.0))
     assert sentence.startswith("Use a: 3 times as efficient as b, the next best (95 % interval 2.27 to 3.96)")
     assert confidence > 0.999
-    assert say(entry(1.0, 0.1), entry(0.0, 0.0))[2] == "Use b: it is exact, its variance is 0."
+    assert say(entry(1.0, 0.1), entry(0.0, 0.0))[2] == "Use b: it is exact, with variance 0."
     # One that is left is not the best for that: 5 draws carry its variance, which rarer ones may multiply.
     alone = recommend({"a": entry(1.0, 5**-0.5)}, ["a"], judged, task)
-    assert alone == ("a", 0.0, "Cannot recommend a yet, nor another: only 5 draws carry its variance, and 100 are needed; give a "
-                     "larger budget.")  # fmt: skip
+    assert alone == (
+        "a",
+        0.0,
+        "No recommendation yet: a is best so far, but only 5 draws determine its variance, and 100 are needed. Use a "
+        "larger budget.",
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": 0}, "budget = 0; it must be a positive"),
-        ({"cost": "money"}, "write 'time' or 'operations'"),
+        ({"budget": 0}, "budget must be a positive number of seconds, got 0"),
+        ({"cost": "money"}, "cost must be 'time' or 'operations', got 'money'"),
         ({"references": ("score",)}, "references are for losses"),
         ({"wrt": ("lok",)}, "unknown parameter 'lok'"),
         ({"n": 0}, "n = 0 samples"),
@@ -318,7 +322,7 @@ def test_it_says_when_it_cannot_tell():
 def test_bad_input(change, message):
     with pytest.raises(ValueError, match=message):
         compare(of_normal(jnp.sin), **{"estimators": THREE, "key": KEY, **change})
-    with pytest.raises(ValueError, match="reference 'x' is none of the losses"):
+    with pytest.raises(ValueError, match="reference 'x' is not one of the losses; choose from a"):
         compare({"a": lambda p, key: p["a"]}, key=KEY, params={"a": 1.0}, references=("x",))
 
 
