@@ -63,7 +63,7 @@ def as_text(c: Any) -> str:
         f"bias of the size in brackets is detected {POWER:.0%} of the time. There is no verdict if fewer than {EFFECTIVE} draws "
         "determine a mean.",
         *(f"note: {note}" for note in c.notes),
-        *(f"left out: {name}: {why.split('; use')[0]}" for name, why in c.left_out.items()),
+        *(f"left out: {name}: {_without(name, why.split('; use')[0])}" for name, why in c.left_out.items()),
     ]
     wrapped = [part for line in under for part in textwrap.wrap(line, 120, subsequent_indent="  ")]
     return "\n".join([align(header), *map(align, lines), "", *wrapped, "", *textwrap.wrap(c.recommendation, 120)])
@@ -76,3 +76,8 @@ def _efficiency(row: Mapping[str, Any]) -> str:
 def _time(seconds: float) -> str:
     scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{seconds * scale:.3g} {unit}"
+
+
+def _without(name: str, why: str) -> str:
+    """A reason without the estimator's own name in front."""
+    return why.removeprefix(name).removeprefix(":").strip()

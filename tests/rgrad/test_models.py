@@ -1,6 +1,6 @@
-"""Models with matrix products through `measure`, `sweep`, `vmap(fit)` and `compare`: the numbers of JAX op by op, in 64 bits.
+"""Models with matrix products in `measure`, `sweep`, `vmap(fit)` and `compare`, against JAX op by op in 64 bits.
 
-Op by op, under `jax.disable_jit`, nothing is fused, and in 64 bits rounding is out of the way.
+Op by op, under `jax.disable_jit`, nothing is fused. In 64 bits rounding errors are negligible.
 """
 
 from functools import partial
@@ -72,7 +72,7 @@ def mixture(w, x):
 
 
 SQUARE = {"a": (5, 5), "b": (5, 5), "c": (5, 5)}
-# By name: the shapes of the parameters, that of x, and the objective.
+# By name: the shapes of the parameters, the shape of x, and the objective.
 MODELS = {
     "linear": ({"w": (5, 3)}, (5,), lambda w, x: ((x @ w["w"]) ** 2).mean()),
     "ones": ({"w": (5,)}, (5,), lambda w, x: (((x + w["w"]) @ jnp.ones((5, 3), x.dtype)) ** 2).mean()),
@@ -106,7 +106,7 @@ def each(fast):
 
 
 class Model:
-    """`E[f(w, x)]`, x normal about w["loc"], which is a parameter too."""
+    """`E[f(w, x)]`, with x normal around w["loc"], which is also a parameter."""
 
     def __init__(self, name):
         shapes, self.shape, self.f = MODELS[name]
@@ -137,12 +137,12 @@ class Model:
 
 
 def keys_of(key, count=REPLICATES):
-    """Those of the replicates of `measure`."""
+    """The keys of the replicates of `measure`."""
     return jax.vmap(lambda r: jax.random.fold_in(jax.random.fold_in(key, 0), r))(np.arange(count))
 
 
 def assert_same(got, want, digits=2e-5):
-    """To rounding: of the largest number of each array."""
+    """Equal up to rounding, relative to the largest number of each array."""
     close = lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=digits * (np.abs(w).max() + 1e-3))
     jax.tree.map(close, jax.tree.map(np.asarray, got), jax.tree.map(np.asarray, want))
 
@@ -158,7 +158,7 @@ def test_measure(name):
 
 @each(FAST[:1])
 def test_fits(name):
-    """Five steps of three fits, one op after another."""
+    """Five steps of three fits, one operation after another."""
     model, keys = Model(name), jax.random.split(KEY, 3)
     fits = jax.vmap(lambda key: rgrad.fit(model.loss, model.params, optax.sgd(0.05), key, 5))(keys)
     for i, key in enumerate(keys):
@@ -172,7 +172,7 @@ def test_fits(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_sweep(name):
-    """Over three places, with noise that is common to all of them."""
+    """At three points, with common noise."""
     model, places = Model(name), [-0.5, 0.25, 1.0]
     estimators = {"pathwise": rgrad.reparameterized}
     found = rgrad.sweep(model, {"loc": places, "n": [N]}, estimators, key=KEY, replicates=REPLICATES, common_noise=True)
@@ -186,7 +186,7 @@ def test_sweep(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_compare(name):
-    """What it measures is within 7 standard errors of the mean of 100,000 samples op by op: false failures under 1e-6."""
+    """The mean is within 7 standard errors of the mean of 100,000 samples op by op. False failures: under 1e-6."""
     model = Model(name)
     estimators = {
         "pathwise": rgrad.reparameterized,

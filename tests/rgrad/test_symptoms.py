@@ -1,4 +1,4 @@
-"""The README's chart and its table from symptom to cause and cure, each line shown on an example."""
+"""The README's chart, and its table of symptoms, causes and cures. Every line is demonstrated on an example."""
 
 import re
 from functools import partial
@@ -21,7 +21,7 @@ leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 
 
 def mean_of(gradient, point, replicates):
-    """The mean of many estimates and its standard error, which is of N(0, 1) within 6: 2e-9."""
+    """The mean of many estimates and its standard error. A normal exceeds 6 standard errors with probability 2e-9."""
     moments = measure(lambda key: gradient(point, key), KEY, replicates)
     return float(moments.mean), float(moments.standard_error)
 
@@ -33,14 +33,16 @@ def zero():
     assert jax.grad(by_hand)(0.0) == 0
     loss = lambda t, estimator: rgrad.expect(f, dist.Bernoulli(logits=t), KEY, 100, estimator)
     assert jax.grad(loss)(0.0, rgrad.enumerated) == pytest.approx(0.5, rel=1e-6)
-    assert jax.grad(loss)(0.0, leave_one_out) == pytest.approx(0.5, abs=0.05)  # 2 (k/n)(1 - k/n) n/(n - 1), k heads
+    assert jax.grad(loss)(0.0, leave_one_out) == pytest.approx(0.5, abs=0.05)  # 2 (k/n)(1 - k/n) n/(n - 1) for k heads
     with pytest.raises(TypeError, match="Bernoulli has none; use"):
         jax.grad(loss)(0.0, rgrad.reparameterized)
 
 
 def nan():
-    """x ~ Gamma(0.03, 1), most of which is 0 in 32 bits: `E[x log x] = a psi(a + 1)`, whose derivative is -0.479. Catches a
-    tenth of that."""
+    """x ~ Gamma(0.03, 1). Most samples are 0 in 32 bits. `E[x log x] = a psi(a + 1)`, with derivative -0.479.
+
+    Catches an error of a tenth of that.
+    """
     a = 0.03
     loss = lambda a, key, f: rgrad.expect(f, dist.Gamma(a, 1.0), key, 1000)
     assert np.isnan(jax.grad(loss)(a, KEY, lambda x: x * jnp.log(x)))
@@ -52,7 +54,7 @@ def nan():
 
 
 def shrunk():
-    """E[x^2], x ~ N(2, 1), n = 4: the mean of all values takes a quarter of the gradient, 3 for 4. Catches 0.3."""
+    """E[x^2], x ~ N(2, 1), n = 4. The mean of all values loses a quarter of the gradient: 3, not 4. Catches 0.3."""
 
     def by_hand(t, key):
         x = lax.stop_gradient(dist.Normal(t, 1.0).sample(key, (4,)))
@@ -69,7 +71,7 @@ def shrunk():
 
 
 def own():
-    """E[t x^2], x ~ N(t, 1): the derivative of `t^3 + t` is 13 at 2, of which the score alone brings 8. Catches 0.7."""
+    """E[t x^2], x ~ N(t, 1). The derivative of `t^3 + t` is 13 at 2. The score alone gives 8. Catches 0.7."""
     f = lambda t, x: t * x**2
 
     def by_hand(t, key):
@@ -84,7 +86,7 @@ def own():
 
 
 def wrong_place():
-    """One bit and f = (b - 0.45)^2, least for b = 0 (0.2025): straight-through stands still at p = 0.45 (0.2475)."""
+    """One bit and f = (b - 0.45)^2, smallest at b = 0 (0.2025). Straight-through stops at p = 0.45 (0.2475)."""
     f = lambda b: (b - 0.45) ** 2
 
     def loss_after(estimator):
@@ -117,16 +119,18 @@ def test_each_line_of_the_table_is_shown():
 
 
 def test_the_chart():
-    """On an example for each line, what it names has less variance per sample than the other way by the factor that is
-    given, which is at most half of the true one (over 2,000 calls each variance is known to 10 %: 5 standard errors and
-    more); and where the trick is wrong it is off by 0.24, with no noise at all."""
+    """One example per line: the recommended estimator has less variance per sample than the alternative.
+
+    The required factor is at most half of the true one. Over 2,000 calls each variance is known to 10 %, so the margin
+    is 5 standard errors or more. Where the reparameterization trick is wrong, it is off by 0.24, without any noise.
+    """
     normal = lambda p: dist.Normal(p, 1.0)
     bits = lambda p: dist.Bernoulli(logits=jnp.full(6, p)).to_event(1)
     average = partial(rgrad.score_function, baseline=rgrad.moving_average(0.9).update(5.0))
     toy = lambda b: jnp.mean((b - 0.45) ** 2)
     wiggle = lambda x: jnp.sin(10 * x)
     step = lambda x: jnp.where(x > 1, 1.0, 0.0)
-    lines = {  # q, its parameter, f, what is named, the other way, n, at least so many times the variance
+    lines = {  # q, its parameter, f, the recommended estimator, the alternative, n, the smallest ratio of the variances
         "few values": (lambda p: dist.Categorical(logits=p * jnp.arange(3.0)), 0.3, lambda x: 1.0 * x**2, rgrad.enumerated, leave_one_out, 4, 1e6),
         "bits, disarm": (bits, 0.0, toy, rgrad.disarm, rgrad.score_function, 10, 20),
         "bits, leave_one_out": (bits, 0.0, toy, leave_one_out, rgrad.score_function, 10, 20),

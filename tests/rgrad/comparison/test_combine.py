@@ -1,4 +1,4 @@
-"""`rgrad.combine`: unbiased whatever its weights, with less variance than the best member, or the best member alone."""
+"""`rgrad.combine`: unbiased for any weights, with less variance than the best member, or only the best member."""
 
 from functools import partial
 
@@ -23,11 +23,13 @@ def gradient(f, build, params, n, estimator):
 
 
 def test_the_pathwise_gradient_and_the_score_of_a_square():
-    """Variances 4 and 87 with covariance 14 per sample: the combination has 152/63 = 2.413. Measured over 40,000 calls to
-    6 standard errors (4.5 %, false failure 1e-8), and no worse than 3 % for the weights' own noise."""
+    """Variances 4 and 87 with covariance 14 per sample: the combination has 152/63 = 2.413.
+
+    Measured over 40,000 calls to 6 standard errors (4.5 %, false failure 1e-8), plus 3 % for the noise of the weights.
+    """
     both = combine([rgrad.reparameterized, rgrad.score_function]).fitted(square, dist.Normal(2.0, 1.0), KEY, 10)
     np.testing.assert_allclose(both.weights[:, 0], [73 / 63, -10 / 63], atol=0.05)
-    assert both.gain == pytest.approx(24 / 15.75, abs=0.25)  # with d/d scale: 20 + 4 for 16 together
+    assert both.gain == pytest.approx(24 / 15.75, abs=0.25)  # including d/d scale: 20 + 4 in total, against about 16
     assert both.pays_after == pytest.approx(2000 / (1 - 1 / both.gain))
     draw = gradient(square, lambda p: dist.Normal(p[0], p[1]), jnp.array([2.0, 1.0]), 10, both)
     moments = rgrad.measure(draw, jax.random.key(1), 40_000)
@@ -43,18 +45,18 @@ def test_the_pathwise_gradient_and_the_score_of_a_square():
 
 
 def test_an_objective_that_uses_the_parameters_and_a_vector():
-    """d/dm of E[(x - m)^2 m], of three coordinates, is 1 each (scale 1): only f depends on m in the mean."""
+    """d/dm of E[(x - m)^2 m] is 1 in each of three coordinates (scale 1): in the mean, only f depends on m."""
     build = lambda m: dist.Normal(m, 1.0).to_event(1)
     m = jnp.array([0.5, -1.0, 2.0])
     f = lambda m: lambda x: jnp.sum((x - m) ** 2 * m)
     both = combine([rgrad.reparameterized, LOO]).fitted(f(m), build(m), KEY, 8)
-    assert both.weights.shape == (2, 4)  # three means and the scale that they share
+    assert both.weights.shape == (2, 4)  # three means and their shared scale
     draw = lambda key: jax.grad(lambda m: rgrad.expect(f(m), build(m), key, 8, both))(m)
     assert_unbiased(draw, jnp.ones(3), smallest_bias=0.25)
 
 
 def test_parameters_that_are_held_twice_and_members_that_draw_their_own():
-    """E[x] of a LogNormal, exp(m + s^2/2), d/dm and d/ds. Weights far from any fit: they must not matter."""
+    """E[x] of a LogNormal, exp(m + s^2/2), d/dm and d/ds. The weights are far from any fit, which must not matter."""
     odd = Combined((rgrad.reparameterized, rgrad.measure_valued, rgrad.score_function), jnp.array([[2.0, -1.0], [0.5, 0.5], [-1.5, 1.5]]))  # fmt: skip
     draw = gradient(lambda x: x, lambda p: dist.LogNormal(p[0], p[1]), jnp.array([0.1, 0.4]), 8, odd)
     mean = float(np.exp(0.1 + 0.08))
@@ -62,7 +64,7 @@ def test_parameters_that_are_held_twice_and_members_that_draw_their_own():
 
 
 def test_the_best_member_alone_where_nothing_helps():
-    """A linear f has no pathwise variance in the mean; two copies of one estimator have nothing to say to each other."""
+    """A linear f has no pathwise variance in the mean. Two copies of one estimator do not help each other."""
     q = dist.Normal(0.5, 1.0)
     same = combine([rgrad.reparameterized, rgrad.reparameterized]).fitted(jnp.sin, q, KEY, 4, 100)
     assert len(same.members) == 1
@@ -113,8 +115,10 @@ def test_what_is_refused():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("n", [4, 10, 50])
 def test_never_worse_than_the_best_member(n):
-    """On 12 functions at two points: the total variance over 20,000 calls is under 1.03 times that of the best member plus six
-    standard errors of both."""
+    """On 12 functions at two points: the total variance is under 1.03 times the best one's plus 6 standard errors.
+
+    Both are measured over 20,000 calls.
+    """
     functions = [square, jnp.sin, lambda x: jnp.sin(3 * x), lambda x: jnp.sin(10 * x), jnp.cos, lambda x: x**3, lambda x: x**4,
                  jnp.tanh, jax.nn.softplus, lambda x: jnp.exp(-(x**2)), lambda x: jnp.exp(x / 2), jax.nn.sigmoid]  # fmt: skip
     members = [rgrad.reparameterized, rgrad.score_function, LOO]

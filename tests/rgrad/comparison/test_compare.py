@@ -1,4 +1,4 @@
-"""`rgrad.compare`: what it recommends, what it calls biased, and how often it is wrong. By operations, never by seconds."""
+"""`rgrad.compare`: what it recommends and calls biased, and how often it is wrong. Costs are operations, not seconds."""
 
 from functools import partial
 from typing import NamedTuple
@@ -51,8 +51,10 @@ def column(comparison, name, of):
 
 
 def test_the_table_beside_the_truth():
-    """Of x^2 at N(2, 1), from 10 samples: variances 8.7, 4.578 (leave-one-out) and 0.4 of a gradient of 4. Measured ones and
-    the means within 6 standard errors (1e-8 together); that catches a variance off by 10 %."""
+    """x^2 at N(2, 1), 10 samples: the gradient is 4, with variances 8.7, 4.578 (leave-one-out) and 0.4.
+
+    Measured variances and means are within 6 standard errors (1e-8 together). Catches a variance that is off by 10 %.
+    """
     c = by_operations(of_normal(lambda x: x**2, 2.0, wrt=("loc",)), THREE)
     assert [list(row)[:12] for row in c.rows] == [COLUMNS] * 3
     for row, variance in zip(c.rows, (0.4, 8.7, 4.578), strict=True):
@@ -77,7 +79,7 @@ def test_a_step_is_called_biased_and_a_steep_sigmoid_is_not():
     assert column(c, "biased", "score") == column(c, "biased", "leave_one_out") == [False]
     assert c.recommended == "leave_one_out"
     assert "jumps by 1 near x = " in c.notes[0]
-    # Its density is 100 wide at 1e-6: of some 1e6 samples one or none sees it, and the pathwise gradient seems to be 0.
+    # Only one or none of about 1e6 samples falls on the slope (width 1e-6), so the pathwise gradient appears to be 0.
     c = by_operations(of_normal(lambda x: jax.nn.sigmoid(1e6 * x), wrt=("loc",)), TWO)
     assert column(c, "biased", "reparameterized") == [None]
     assert c.notes == ()
@@ -93,7 +95,7 @@ def test_infinite_variance_is_named():
 
 
 def test_losses_by_name():
-    """The gradient of a Bernoulli's sample is silently 0 and symbolically so: there is nothing that rare draws could add."""
+    """The gradient of a Bernoulli's sample is silently 0, and symbolically so: rare draws could not add anything."""
 
     def loss(estimator):
         return lambda p, key: rgrad.expect(lambda b: (b - 0.45) ** 2, dist.Bernoulli(logits=p["a"]), key, 10, estimator)
@@ -143,11 +145,14 @@ def test_what_does_not_apply_is_left_out_and_a_gradient_that_is_nan_is_told():
 
 @pytest.mark.parametrize(("height", "width", "n", "score"), [(286.0, 0.002, 100, None), (12.0, 0.02, 10, False)])
 def test_a_feature_between_the_nodes_of_quadrature_makes_nothing_biased(height, width, n, score):
-    """Between the nodes of both rules, which have 0 for a gradient of 0.252 or 0.1. If the noise of the pathwise one is small
-    enough to confirm the score function, the two judge in place of quadrature; otherwise that cannot be told.
+    """A feature between the nodes of both rules, for which quadrature gives 0. The gradient is 0.252 or 0.1.
 
-    d/dm E[A exp(-(x - c)^2 / 2 w^2)] = A w (c - m) exp(-(c - m)^2 / (2 + 2 w^2)) / (1 + w^2)^(3/2). The means are within 6
-    standard errors (false failure: 1e-8), and catch the 0 of quadrature where it is 20 of them off."""
+    If the pathwise gradient is precise enough to confirm the score function, these two judge instead of quadrature.
+    Otherwise there is no verdict.
+
+    d/dm E[A exp(-(x - c)^2 / 2 w^2)] = A w (c - m) exp(-(c - m)^2 / (2 + 2 w^2)) / (1 + w^2)^(3/2). The means are
+    within 6 standard errors (false failure: 1e-8), which catches the 0 of quadrature if it is 20 standard errors off.
+    """
     problem = of_normal(lambda x: height * jnp.exp(-(((x - 0.5) / width) ** 2) / 2), 0.0, wrt=("loc",))
     truth = height * width * 0.5 * np.exp(-0.25 / (2 + 2 * width**2)) / (1 + width**2) ** 1.5
     c = by_operations(problem, THREE, n=n)
@@ -171,7 +176,7 @@ def test_zero_in_every_draw_is_biased_where_the_gradient_is_known():
 
 
 def witness(mean, error=0.01, calls=10**5, constant=False):
-    """An estimate whose mean and standard error are known, of light tails; `error=0` is the same in every draw."""
+    """An estimate with known mean and standard error and light tails. `error=0` is the same in every draw."""
     one = lambda x: np.array([float(x)])
     effective = np.inf if constant else calls / 3 if error else 0.0
     of = Mean(one(mean), one(error), one(0), one(effective), one(error * calls**0.5))
@@ -187,22 +192,22 @@ KINDS = {"path": "path", "score": "score", "loo": "score", "weak": "weak", "enum
 @pytest.mark.parametrize(
     ("means", "exact", "jump", "verdicts"),
     [
-        # All agree, and one of the user's own does not.
+        # All agree except one of the user's own.
         ({"path": 2, "loo": 2, "mine": 1}, 2, False, {"path": False, "loo": False, "mine": True}),
-        # Quadrature missed something, and nothing confirms it. Then the score judges, which the path confirms.
+        # Quadrature missed something, and nothing confirms it. Then the score judges, because the path confirms it.
         ({"path": 2, "loo": 2, "score": 2}, 0, False, {"path": False, "loo": False, "score": False}),
         ({"loo": 2, "score": 2}, 0, False, {"loo": None, "score": None}),
-        # A step between the nodes: 0 by quadrature and, without a word, through f.
+        # A step between the nodes: 0 by quadrature and, silently, through f.
         ({"path": 0, "loo": 2}, 0, False, {"path": None, "loo": None}),
         ({"path": 0, "loo": 2, "weak": 2}, 0, False, {"path": True, "loo": False, "weak": False}),
-        # A wrong score and no other reference; with one, it is the score that is biased, of whatever baseline.
+        # A wrong score without any other reference. With one, the score is called biased, whatever its baseline.
         ({"path": 2, "loo": 1.5, "score": 1.5}, None, False, {"path": None, "loo": None, "score": None}),
         ({"path": 2, "loo": 1.5, "score": 1.5, "weak": 2}, None, False, {"path": False, "loo": True, "score": True}),
-        # Two of the same kind do not confirm one another, nor does what differentiates f where f jumps.
+        # Two of the same kind do not confirm each other. An estimator that differentiates f does not count if f jumps.
         ({"loo": 2, "score": 2}, None, False, {"loo": None, "score": None}),
         ({"path": 2, "loo": 2}, None, True, {"path": None, "loo": None}),
         ({"path": 0, "loo": 2, "weak": 2}, None, True, {"path": True, "loo": False}),
-        # A sum over the support and the estimator that makes the same sum.
+        # A sum over the support, and the estimator that computes the same sum.
         ({"enumerated": 2, "loo": 2}, 2, False, {"enumerated": False, "loo": False}),
         ({"enumerated": 2, "loo": 1}, 2, False, {"enumerated": None, "loo": None}),
     ],
@@ -218,7 +223,7 @@ def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts)
 
 
 def test_what_is_disputed_is_not_recommended():
-    """One of the two is wrong, and the one with the least variance may be it. Without the other there is only a caveat."""
+    """One of the two is wrong, maybe the one with the least variance. Without the other there is only a caveat."""
     for names, recommended in ((("path", "loo"), None), (("loo",), "loo")):
         found = {"path": witness(2.0), "loo": witness(1.5, 0.005), "score": witness(1.5)}
         task = Contenders(
@@ -238,7 +243,7 @@ def test_what_is_disputed_is_not_recommended():
 
 
 def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
-    """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or to 0.5."""
+    """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or 0.5."""
     for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
         found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
         task = Contenders({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
@@ -248,7 +253,7 @@ def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
 
 
 def test_silence_is_excused_where_something_is_rare():
-    """All draws are 0 for a known gradient of 2: an event of 1e-9 could hold it, and then nothing is known."""
+    """All draws are 0, but the gradient is 2. If an event of probability 1e-9 may account for it, there is no verdict."""
     found = {"silent": witness(0.0, 0.0), "loo": witness(2.0)}
     for rarest, verdict in ((1.0, "BIASED"), (1e-9, "cannot tell"), (0.0, "cannot tell")):
         task = Contenders({}, {}, ("x",), ("silent", "loo"), {}, np.array([2.0]), {}, kinds={"loo": "score"}, references=("loo",),
@@ -287,7 +292,7 @@ def entry(variance, noise, cost=1.0):
 
 
 def test_it_says_when_it_cannot_tell():
-    """Of two that are 4 % apart, known to 10 % each, the lead is log(1.1 x 1.04) / 0.141 = 0.95 standard errors for 1.645."""
+    """Two that are 4 % apart, each known to 10 %: a lead of log(1.1 x 1.04) / 0.141 = 0.95 standard errors; 1.645 needed."""
     judged = dict.fromkeys("ab", Judged(["unbiased so far"], np.zeros(1), [""]))
     task = Contenders({}, {}, ("x",), ("a", "b"), {}, None, {})
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
@@ -298,7 +303,7 @@ def test_it_says_when_it_cannot_tell():
     assert sentence.startswith("Use a: 3 times as efficient as b, the next best (95 % interval 2.27 to 3.96)")
     assert confidence > 0.999
     assert say(entry(1.0, 0.1), entry(0.0, 0.0))[2] == "Use b: it is exact, with variance 0."
-    # One that is left is not the best for that: 5 draws carry its variance, which rarer ones may multiply.
+    # The only one left is not recommended for that reason: 5 draws determine its variance, and rarer ones may multiply it.
     alone = recommend({"a": entry(1.0, 5**-0.5)}, ["a"], judged, task)
     assert alone == (
         "a",
@@ -327,7 +332,7 @@ def test_bad_input(change, message):
 
 
 def test_operations_of_one_call():
-    """A scan's body counts as often as it goes round; what does not depend on the key is still paid by every call."""
+    """The body of a scan counts once per iteration. Work that does not depend on the key counts in every call."""
 
     def with_scan(length):
         body = lambda carry, _: (jnp.sin(carry) * 1.01 + 0.1, None)
@@ -335,7 +340,7 @@ def test_operations_of_one_call():
 
     ten, twenty, forty = (compile_many(with_scan(k), jnp.float32(1.0), KEY).operations for k in (10, 20, 40))
     assert forty - twenty == pytest.approx(2 * (twenty - ten), rel=0.05)
-    assert twenty - ten == pytest.approx(30, rel=0.5)  # three operations a round, and a counter
+    assert twenty - ten == pytest.approx(30, rel=0.5)  # three operations per iteration, and a counter
     matrix = jnp.eye(8) + 0.1
     constant = compile_many(lambda p, key: jnp.linalg.cholesky(matrix * p)[0], jnp.float32(1.0), KEY)
     assert constant.constant
@@ -388,7 +393,7 @@ def deviations(x):
     ],
 )
 def test_infinite_variance(draw, infinite):
-    """Ten seeds each, of 200,000 draws: tails of 1.43 and 1 are named nine times or more, and lighter ones once at most."""
+    """Ten seeds each, 200,000 draws: tails of 1.43 and 1 are named at least nine times, lighter ones at most once."""
     rng = np.random.default_rng(0)
     named = sum(bool(infinite_variance(deviations(draw(rng, 200_000)), 200_000)[0]) for _ in range(10))
     assert named >= 9 if infinite else named <= 1
@@ -404,8 +409,11 @@ def mean_of(x):
 
 @pytest.mark.parametrize("chance", [0.01, 0.5])
 def test_unbiased_means_of_rare_draws_are_not_called_biased(chance):
-    """200,000 means of rare events (200 or 10,000 in each), at a rate of 1 % over 20 tests: the false alarms are within 5
-    standard deviations (3e-7) of the 100 that are allowed. Without the correction for skewness there are too many."""
+    """200,000 means of rare events (200 or 10,000 in each), at a rate of 1 % over 20 tests.
+
+    The false alarms are within 5 standard deviations (3e-7) of the 100 that are allowed. Without the correction for
+    skewness there are too many.
+    """
     rng, draws, many = np.random.default_rng(0), 20_000, 200_000
     k = rng.binomial(draws, chance, (2, many))
     p = k / draws
@@ -434,12 +442,12 @@ def test_no_verdict_on_few_draws_unless_f_jumps():
     assert verdict(Mean.exact(np.zeros(1)), False) == "BIASED"
     assert verdict(few, True, heavy=True) == "cannot tell"
     wide = Mean(np.array([0.5]), np.array([1.0]), np.zeros(1), np.full(1, 1e4), np.array([0.5]))
-    assert verdict(wide, False) == "cannot tell"  # a gradient of 0 would not have been noticed
+    assert verdict(wide, False) == "cannot tell"  # a gradient of 0 would not have been detected
 
 
 def repeated(repetitions, budget):
-    """Verdicts of so many comparisons, each with a key of its own, on programs that are compiled once."""
-    problem = of_normal(lambda x: jnp.exp(x) * jnp.sin(3 * x), wrt=("loc",))  # skewed, and of heavy tails
+    """The verdicts of several comparisons, each with its own key. The programs are compiled once."""
+    problem = of_normal(lambda x: jnp.exp(x) * jnp.sin(3 * x), wrt=("loc",))  # skewed, with heavy tails
     four = {**THREE, "antithetic": lambda f, q, key, n: rgrad.reparameterized(f, rgrad.antithetic(q), key, n)}
     runs, task = compiled(of_problem(problem, four, None, None, 4, KEY), KEY)
     assert task.exact is not None
@@ -456,20 +464,20 @@ def repeated(repetitions, budget):
 
 @pytest.mark.long
 def test_no_unbiased_estimator_is_called_biased_more_often_than_stated():
-    """80 comparisons of four unbiased estimators: more than 8 with a false alarm have a probability under 1e-6 at 1 %."""
+    """80 comparisons of four unbiased estimators. At 1 %, more than 8 false alarms have a probability under 1e-6."""
     assert sum(repeated(40, 3e7)) <= 8
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_false_alarms_in_1000_repetitions():
-    """2,000 comparisons: as many false alarms as 1 % allows, with a false failure under 1e-6."""
+    """2,000 comparisons with as many false alarms as 1 % allows. False failure: under 1e-6."""
     assert sum(repeated(1000, 3e7)) <= binom.isf(1e-6, 2000, RATE)
 
 
 @pytest.mark.long
 def test_a_step_is_called_biased_every_time():
-    """In each of 300 comparisons, and at 30 other places of the step."""
+    """In each of 300 comparisons, and for 30 other positions of the step."""
     gradients = {"reparameterized": THREE["reparameterized"], "leave_one_out": THREE["leave_one_out"], "score": SCORE}
     step = lambda at: of_normal(lambda x: jnp.where(x > at, 1.0, 0.0), wrt=("loc",))
     runs, task = compiled(of_problem(step(0.0), gradients, None, None, 4, KEY), KEY)
@@ -482,7 +490,7 @@ def test_a_step_is_called_biased_every_time():
 
 
 def suite():
-    """40 problems whose exact variances are known: the normals by quadrature, the discrete ones by enumeration."""
+    """40 problems with known exact variances: the normals by quadrature, the discrete ones by enumeration."""
     functions = {
         "square": lambda x: x**2, "cube": lambda x: x**3, "fourth": lambda x: x**4, "linear": lambda x: x + 1.0,
         "sin": jnp.sin, "sin3": lambda x: jnp.sin(3 * x), "sin10": lambda x: jnp.sin(10 * x), "cos": jnp.cos,
@@ -540,5 +548,5 @@ def test_the_suite_has_40_problems():
 @pytest.mark.long
 @pytest.mark.parametrize("problem", SUITE, ids=[name for name, *_ in SUITE])
 def test_the_recommendation_is_the_best(problem):
-    """At a confidence of 95 % or more, and none of the 150 verdicts on all 40 is wrong (all estimators are unbiased)."""
+    """At a confidence of 95 % or more. None of the 150 verdicts on all 40 is wrong (all estimators are unbiased)."""
     assert check_recommendation(*problem), "cannot tell"

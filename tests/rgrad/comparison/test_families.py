@@ -1,6 +1,6 @@
-"""`rgrad.compare` on 200 random problems of all families, ordinary and extreme: what is right is not called biased.
+"""`rgrad.compare` on 200 random problems of all families, ordinary and extreme: nothing right is called biased.
 
-pytest -m long tests/test_compare_families.py -k gamma
+pytest -m long tests/rgrad/comparison/test_families.py -k gamma
 """
 
 import zlib
@@ -18,7 +18,7 @@ from rgrad.comparison.contenders import of_problem
 from rgrad.comparison.verdicts import RATE
 from rgrad.comparison.witnesses import judge_all
 
-KEYS = 5  # all of which have to say so before an estimator is an offender
+KEYS = 5  # an estimator is an offender only if all of them call it biased
 EACH = 5  # problems of each family
 BUDGET = 3e7  # operations
 
@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     params: dict
 
 
-# Smooth, bounded or slowly growing functions of u = (x - middle) / spread: right for every estimator, tails or none.
+# Smooth, bounded or slowly growing functions of u = (x - middle) / spread: every estimator is right, for any tails.
 OBJECTIVES = {
     "tanh": jnp.tanh,
     "sin": lambda u: jnp.sin(u + 0.4),
@@ -71,7 +71,7 @@ def positive(of):
 
 
 def of_shapes(of, *names, middle, spread):
-    """Of concentrations; `middle` and `spread` are functions of them."""
+    """A family with concentrations. `middle` and `spread` are functions of them."""
 
     def make(rng):
         values = {name: concentration(rng) for name in names}
@@ -214,7 +214,7 @@ def problems(family):
 
 
 def offenders(name, problem, n=10):
-    """The estimators that are called biased with each of the keys. Programs are compiled once."""
+    """The estimators that are called biased with every key. Programs are compiled once."""
     runs, task = compiled(of_problem(problem, None, None, None, n, jax.random.key(0)), jax.random.key(0))
     guilty = set(task.asked)
     for seed in range(KEYS):
@@ -235,9 +235,12 @@ def test_there_are_200():
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_right_estimator_is_called_biased(family):
-    """All of them are right, since nothing here jumps. By chance one is called biased in 1 % of comparisons; with all of 5 keys
-    in one of 200 problems with a probability of 2e-8. A bias of `smallest_bias`, over 0.1 standard deviations of a call at
-    this budget, would be seen with all of them in 6 of 10 problems."""
+    """All estimators are right, because nothing here jumps.
+
+    By chance one is called biased in 1 % of comparisons, and with all of 5 keys in one of 200 problems with probability
+    2e-8. A bias of `smallest_bias`, over 0.1 standard deviations of a call at this budget, would be detected with all
+    of them in 6 of 10 problems.
+    """
     assert 200 * RATE**KEYS < 1e-6
     found = [offender for name, problem in problems(family) for offender in offenders(name, problem)]
     assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Bounds of K samples: every rule against enumeration or quadrature, published figures, the noise."""
+"""Bounds of K samples: every gradient against enumeration or quadrature, published figures, and the noise."""
 
 import json
 from functools import partial
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 TABLE = jnp.array([[0.4, -1.0, 0.7], [1.1, 0.2, -0.6]])
 
 
-# Exact, by enumeration: a Categorical over three values. theta[:3] are of q, theta[3] of the model, theta[4] of both.
+# Exact, by enumeration: a Categorical over three values. theta[:3] belong to q, theta[3] to the model, theta[4] to both.
 THETA = np.array([0.3, -0.5, 0.1, 0.8, 0.6])
 
 
@@ -36,7 +36,7 @@ def log_p_of(theta):
 
 
 def exact_bound(theta, k):
-    """Over all tuples, with their probabilities live."""
+    """The sum over all tuples, with differentiable probabilities."""
     x = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * k, indexing="ij"), -1).reshape(-1, k)
     log_q = jax.nn.log_softmax(logits_of(theta))[x]
     bound = jax.nn.logsumexp(jax.vmap(jax.vmap(log_p_of(theta)))(x) - log_q, -1) - np.log(k)
@@ -52,7 +52,7 @@ ON_BOUNDS = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
     ids=["K = 1", "K = 3", "two bounds of K = 2"],
 )
 def test_exact_over_all_tuples(rules, k, n, x64):
-    """Value, gradient and Hessian to 1e-10, for parameters of q, of the model and of both; and VIMCO is less noisy."""
+    """Value, gradient and Hessian to 1e-10, for parameters of q, of the model and of both. VIMCO is less noisy."""
 
     def loss(theta, samples):
         q = Given(logits_of(theta), samples.reshape(n, k))
@@ -72,7 +72,7 @@ def test_exact_over_all_tuples(rules, k, n, x64):
 
 
 def test_vimco_is_its_equation(x64):
-    """Of one draw: d L + sum_j (L - L_-j) d log q(x_j), L_-j with the geometric mean of the others for w_j."""
+    """For one draw: d L + sum_j (L - L_-j) d log q(x_j). L_-j has the geometric mean of the others in place of w_j."""
     x, at = np.array([0, 2, 2, 1]), jnp.asarray(THETA)
 
     def by_hand(theta):
@@ -87,7 +87,7 @@ def test_vimco_is_its_equation(x64):
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(at), jax.jit(jax.grad(by_hand))(at), atol=1e-12)
 
 
-# By quadrature: a Normal. `loc` and `log_scale` are of q, `m` of the model, `s` of both.
+# By quadrature: a Normal. `loc` and `log_scale` belong to q, `m` to the model, `s` to both.
 AT = {"loc": 0.4, "log_scale": -0.3, "m": 1.0, "s": 0.5}
 
 
@@ -104,7 +104,7 @@ def normal_bound(p, key, k, n, rule):
 
 
 def quadrature(p, k):
-    """By 40 nodes in each dimension."""
+    """With 40 nodes in each dimension."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     weights = weights / weights.sum()
     q = normal_of(p)
@@ -117,7 +117,7 @@ def quadrature(p, k):
 
 @pytest.fixture(scope="module")
 def truth():
-    """K to the gradient of the bound, and for K = 2 its Hessian."""
+    """For each K the gradient of the bound, and for K = 2 its Hessian."""
     with jax.enable_x64(True):
         found = {}
         for k in (1, 2, 3):
@@ -132,7 +132,7 @@ def truth():
     [pytest.param(1, 0.06, marks=pytest.mark.long), (2, 0.06), pytest.param(3, 0.07, marks=pytest.mark.long)],
 )
 def test_unbiased_for_all_parameters(k, smallest_bias, truth):
-    """The mean of 3 bounds: each rule against quadrature, in every parameter; fails by accident once in a million.
+    """The mean of 3 bounds: each gradient against quadrature, in every parameter. False failures: one in a million.
 
     Sticking the landing is biased for q from K = 2 on, and right for the model's own parameter.
     """
@@ -159,10 +159,12 @@ def test_unbiased_for_all_parameters(k, smallest_bias, truth):
 
 
 def test_sticking_the_landing_is_biased_for_more_than_one_sample(x64):
-    """q = N(1/2, 1) and p = N(0, 1): -1/2 whatever is drawn, for -1/2 E[sum u_k^2], which at K = 2 is -0.275."""
+    """q = N(1/2, 1) and p = N(0, 1): -1/2 for every draw, instead of -1/2 E[sum u_k^2], which is -0.275 at K = 2."""
     loss = lambda loc, key, k, rule: iwae(dist.Normal(0.0, 1.0).log_prob, dist.Normal(loc, 1.0), key, k, 3, rule)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    u = 1 / (1 + np.exp(-nodes / 2**0.5))  # of two: their log-weights differ by (x_2 - x_1) / 2, of variance 1/2
+    u = 1 / (
+        1 + np.exp(-nodes / 2**0.5)
+    )  # for two: their log weights differ by (x_2 - x_1) / 2, which has variance 1/2
     right = -0.5 * np.sum(weights * (u**2 + (1 - u) ** 2)) / weights.sum()
     assert right == pytest.approx(-0.275, abs=5e-4)
     for k in (1, 2, 50):
@@ -182,7 +184,7 @@ def test_no_noise_where_q_is_p():
 
 @pytest.mark.long
 def test_the_squares_of_the_weights_give_the_same_mean():
-    """Against the plain trick, for vectors and by implicit derivatives; K = 3. Catches 0.03."""
+    """Against plain reparameterization, for vectors and implicit derivatives. K = 3. Catches 0.03."""
     tril = lambda p: jnp.diag(jnp.exp(p[2:])) + jnp.eye(2, k=-1) / 2
     cases = {
         "normal": (
@@ -209,7 +211,7 @@ def test_the_squares_of_the_weights_give_the_same_mean():
 
 
 def test_one_sample_is_the_elbo(x64):
-    """The same terms and derivatives as `expect` with the same key, to the last bit but one."""
+    """The same terms and derivatives as `expect` with the same key, up to the last bit."""
     key, n = jax.random.key(3), 7
     at = {name: jnp.asarray(value) for name, value in AT.items()}
 
@@ -232,12 +234,13 @@ def test_one_sample_is_the_elbo(x64):
 
 
 def test_doubly_reparameterized_toy():
-    """Published figures for q = N(-3, 1), p = N(2, 3^2), ten bounds of ten: here the fancier rule is the *worse*.
+    """Published figures for q = N(-3, 1), p = N(2, 3^2), ten bounds of ten samples. Here the fancier rule is *worse*.
 
-    Means -.481, -.716 of minus the bound in loc and softplus^-1(scale) by both; standard deviations .030, .077 (IWAE)
-    and .202, .365. (3 is the standard deviation: with variance 3 the means are -1.25, -1.47.) The means within six
-    standard errors and the rounding (false failures 1e-8), the deviations within 5 %, which is more than six standard
-    errors of 20,000 replicates; catches in the means 0.009 and 0.017.
+    The means of the gradients of minus the bound in loc and softplus^-1(scale) are -.481 and -.716 for both rules. The
+    standard deviations are .030 and .077 (IWAE), and .202 and .365 (DReG). (3 is the standard deviation: with variance
+    3 the means are -1.25 and -1.47.) The means are within six standard errors plus rounding (false failures: 1e-8). The
+    deviations are within 5 %, which is more than six standard errors of 20,000 replicates. Catches 0.009 and 0.017 in
+    the means.
     """
 
     def loss(params, key, rule):
@@ -259,7 +262,7 @@ def test_doubly_reparameterized_toy():
 
 @pytest.mark.parametrize("width", [32, 64])
 def test_vmap_jit_scan_and_widths(width):
-    """Over data points, the sum of the bounds and its gradient are the same in every way, by every rule; and its width."""
+    """Over data points, the sum of the bounds and its gradient are the same in every way, for every rule and precision."""
     with jax.enable_x64(width == 64):
         data, keys = jnp.array([0.3, -1.2, 2.0]), jax.random.split(jax.random.key(1), 3)
 
@@ -289,7 +292,7 @@ def test_second_derivatives_raise_where_they_would_be_wrong():
         for twice in (jax.hessian, lambda f: jax.grad(lambda p: jax.grad(f)(p)["loc"])):
             with pytest.raises(NotImplementedError, match=f"{name}: its gradient is right to first order only"):
                 jax.eval_shape(twice(loss), AT)
-        # Of the model's own parameter the samples are constants, and the second derivative is that of the plain trick.
+        # The samples do not depend on the model's own parameter: its second derivative is that of plain reparameterization.
         model = lambda m, rule: normal_bound(AT | {"m": m}, key, 3, 2, rule)
         second = jax.jit(jax.grad(jax.grad(model)), static_argnums=1)
         np.testing.assert_allclose(second(1.0, RULES[name]), second(1.0, rgrad.reparameterized), rtol=1e-5)
@@ -380,15 +383,15 @@ def test_bad_input():
         jax.grad(moving)(1.0)
 
 
-# Credit: bits, all outcomes of which are enumerated. Each has a law that depends on those before it.
+# Credit: bits, with all outcomes enumerated. The distribution of each bit depends on those before it.
 def bits_of(graph):
-    """`(log_probs, costs, influences)` of an outcome: three bits with costs of their own, or two."""
+    """`(log_probs, costs, influences)` of an outcome of two or three bits."""
 
-    def two(p, x):  # x0 -> x1; costs of x0, of x1 alone, and of both
+    def two(p, x):  # x0 -> x1; costs of x0, of only x1, and of both
         logits = jnp.array([p[0], p[1]])
         return logits, jnp.array([3 * x[0], 2 * x[1] + p[0], p[1] * x[0] * x[1]]), [[1, 0, 1], [0, 1, 1]]
 
-    def three(p, x):  # x0 -> x2 <- x1; a cost of each
+    def three(p, x):  # x0 -> x2 <- x1; a cost for each
         logits = jnp.array([p[0], p[1], p[0] * x[0] - x[1]])
         return logits, jnp.array([3 * x[0], 5 * x[1] * p[1], 2 * x[2]]), [[1, 0, 1], [0, 1, 1], [0, 0, 1]]
 
@@ -402,7 +405,7 @@ def bits_of(graph):
 @pytest.mark.parametrize("graph", ["two", "three", "sequence"])
 @pytest.mark.parametrize("baseline", [0.0, 2.0, "each"], ids=str)
 def test_credit_is_unbiased_and_less_noisy(graph, baseline, x64):
-    """Exact to 1e-12: value, gradient and Hessian of the expected cost; less noise than the plain score."""
+    """Exact to 1e-12: value, gradient and Hessian of the expected cost. Less noisy than the plain score."""
     at, count = jnp.array([0.4, -0.7]), 2 if graph == "two" else 3
     outcomes = jnp.array(list(np.ndindex(*[2] * count)), float)
     log_probs = lambda logits, x: dist.Bernoulli(logits=logits).log_prob(x)
@@ -434,7 +437,7 @@ def test_credit_is_unbiased_and_less_noisy(graph, baseline, x64):
 
 
 def test_credit_that_leaves_out_what_is_influenced_is_biased(x64):
-    """x0 -> x1, and a cost of x1: it depends on x0 too, through x1."""
+    """x0 -> x1, and a cost of x1, which also depends on x0 through x1."""
     at, outcomes = 0.4, jnp.array(list(np.ndindex(2, 2)), float)
     logits = lambda p, x: jnp.array([p, 2 * x[0]])
     log_probs = lambda p, x: dist.Bernoulli(logits=logits(p, x)).log_prob(x)
@@ -469,11 +472,11 @@ def run(run_main):
 
 
 def test_signal_to_noise(small_run):
-    """Near the optimum IWAE's falls with K for the inference network and DReG's rises; far from it DReG's falls.
+    """Near the optimum, IWAE's ratio for the inference network falls with K and DReG's rises. Far from it DReG's falls.
 
-    The seed is fixed. Of four other seeds each step is over 22 standard errors, so that with other random numbers too a
-    failure by accident is rarer than 1e-6. (That of the model's own parameter is not so clear, and not judged: its errors
-    are heavy-tailed.)
+    The seed is fixed. For four other seeds each step is over 22 standard errors, so with other random numbers, too,
+    false failures are rarer than 1e-6. (For the model's own parameter the result is less clear, because its errors are
+    heavy-tailed. It is not judged.)
     """
     rows = json.loads((small_run("bounds")[3] / "result.json").read_text())["rows"]
     assert all(tuple(row) == ROW for row in rows)
@@ -481,7 +484,7 @@ def test_signal_to_noise(small_run):
     near, far = 0.01, 0.5
 
     def step(distance, estimator, parameter):
-        """Of the ratio from K = 1 to K = 64, in standard errors."""
+        """The change of the ratio from K = 1 to K = 64, in standard errors."""
         first, last = (by[distance, estimator, parameter, k] for k in (1, 64))
         error = np.hypot(*((r["snr_high"] - r["snr_low"]) / 2 / 2.262 for r in (first, last)))
         return (last["snr"] - first["snr"]) / error
@@ -491,11 +494,11 @@ def test_signal_to_noise(small_run):
         assert step(near, "doubly_reparameterized", parameter) > 8
         assert step(far, "doubly_reparameterized", parameter) < -8
         assert by[near, "reparameterized", parameter, 1]["snr"] > 4 * by[near, "reparameterized", parameter, 1]["floor"]
-        # The same mean by both; not so by sticking the landing, which for K = 64 is biased.
+        # Both have the same mean. Sticking the landing does not: it is biased for K = 64.
         iwae_, dreg, stl = (by[far, name, parameter, 64]["norm"] for name in list(RULES)[:3])
         assert dreg == pytest.approx(iwae_, rel=0.02)
         assert stl != pytest.approx(iwae_, rel=0.02)
-    for k in (1, 64):  # one estimator as far as the model is concerned
+    for k in (1, 64):  # for the model these are the same estimator
         assert by[near, "reparameterized", "mu", k]["snr"] == pytest.approx(
             by[near, "doubly_reparameterized", "mu", k]["snr"], rel=1e-3
         )

@@ -1,4 +1,4 @@
-"""`rgrad.elbo` and `rgrad.location_scale`: the notes' equations; gradients against closed forms; what raises, and when."""
+"""`rgrad.elbo` and `rgrad.location_scale`: the notes' equations, gradients against closed forms, and refusals."""
 
 from functools import partial
 
@@ -35,8 +35,10 @@ def general(D, seed=0):
 
 @pytest.mark.parametrize("name", PHIS)
 def test_the_notes_equations_at_64(name, x64):
-    """(4), (5), (6a), (6h) and (7c), each side by its own arithmetic, for a general C and a lower triangle: not only to
-    1e-5 relative but to 1e-9, in 64 bits."""
+    """(4), (5), (6a), (6h) and (7c), each side computed separately, for a general C and a lower triangle.
+
+    To 1e-9 relative in 64 bits, not only to 1e-5.
+    """
     phi, law = PHIS[name]
     D, n = 64, 20
     A = np.random.default_rng(1).normal(size=(D, D)) / D
@@ -64,7 +66,7 @@ def test_the_notes_equations_at_64(name, x64):
         np.testing.assert_allclose(exact[0], values.mean() + h, rtol=1e-9)  # (6h)
         np.testing.assert_allclose(sampled[0], (values - law.logpdf(noise).sum(1) + log_det).mean(), rtol=1e-9)  # (6a)
         hand = s.mean(0), s.T @ noise / n + np.linalg.inv(scale).T  # (7c)
-        for gradient in (exact[1], sampled[1]):  # the very same
+        for gradient in (exact[1], sampled[1]):  # exactly the same
             for mine, by_hand in zip(gradient, hand, strict=True):
                 assert np.linalg.norm(mine - by_hand) < 1e-9 * np.linalg.norm(by_hand)
 
@@ -89,8 +91,10 @@ leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 
 
 def test_the_gradient_is_unbiased():
-    """By six ways at once, for a general C: 1e-6 for all their 36 numbers together; catches a bias of 0.18 in any, where
-    the gradients are up to 2.1."""
+    """In six ways, for a general C. False failures: 1e-6 for all 36 numbers together.
+
+    Catches a bias of 0.18 in any of them, where the gradients are up to 2.1.
+    """
     reparameterized, score_function = rgrad.reparameterized, rgrad.score_function
     ways = [(reparameterized, "sampled"), (reparameterized, "detached"), (score_function, "sampled"),
             (score_function, "exact"), (score_function, "detached"), (leave_one_out, "detached")]  # fmt: skip
@@ -104,8 +108,10 @@ def test_the_gradient_is_unbiased():
 
 @pytest.mark.long
 def test_the_value_is_unbiased_for_a_gamma():
-    """-KL(Gamma(2, 1.5), Gamma(3, 1)) and its gradient in closed form, by exact and detached entropies, where their
-    gradients differ. 1e-6 together; catches 0.03."""
+    """-KL(Gamma(2, 1.5), Gamma(3, 1)) and its gradient in closed form, with exact and detached entropies.
+
+    Their gradients differ here. False failures: 1e-6 together. Catches 0.03.
+    """
     p = dist.Gamma(3.0, 1.0)
     truth = lambda a: -dist.kl_divergence(dist.Gamma(a[0], a[1]), p)
     elbo = lambda a, key, *way: rgrad.elbo(p.log_prob, dist.Gamma(a[0], a[1]), key, 8, *way)
@@ -153,7 +159,7 @@ def test_entropies(name):
 
 
 def test_entropies_of_vectors_count_every_coordinate():
-    """Of three coordinates, whichever parameter is the vector: against those of each, added up."""
+    """Three coordinates, whichever parameter is the vector: the sum of the entropies of each."""
     vector = jnp.array([1.5, 2.0, 3.0])
     families = (
         dist.Normal,
@@ -190,7 +196,7 @@ def test_entropies_of_vectors_count_every_coordinate():
 
 
 def test_entropies_of_images(x64):
-    """Of affine images, against quadrature of -q log q; of a linear image of vectors, and its derivative, log |det C|."""
+    """Affine images, against quadrature of -q log q. A linear image of vectors, with its derivative, log |det C|."""
     image = dist.TransformedDistribution(dist.StudentT(5.0), dist.transforms.AffineTransform(1.0, -2.0))
     x = np.linspace(-2000, 2000, 2_000_001)
     log_q = np.asarray(image.log_prob(x))
@@ -216,8 +222,10 @@ def hessian(e, estimator=rgrad.reparameterized):
 
 
 def test_second_derivatives():
-    """d2/dmu2 of E[-(z - 1)^2 - z^4/10] at mu = 0.7, s = 0.5 is -2 - 1.2 (mu^2 + s^2) = -2.888. 1e-6 for all; catches
-    0.25. By detaching it raises, also through jit."""
+    """d2/dmu2 of E[-(z - 1)^2 - z^4/10] at mu = 0.7, s = 0.5 is -2 - 1.2 (mu^2 + s^2) = -2.888.
+
+    False failures: 1e-6 for all. Catches 0.25. With a detached entropy it raises, also under jit.
+    """
     ways = [("sampled", rgrad.reparameterized), ("exact", rgrad.reparameterized), ("sampled", leave_one_out)]
     draw = lambda key: [hessian(*way)(0.7, key) for way in ways]
     assert_unbiased(draw, [-2 - 1.2 * (0.49 + 0.25)] * 3, smallest_bias=0.25, replicates=20_000)
@@ -243,7 +251,7 @@ def test_jit_vmap_and_scan():
 
 
 def test_a_fit_stops_where_log_g_becomes_nan_and_keeps_the_last_good_parameters():
-    def log_g(z):  # to the right of 1 there is no density
+    def log_g(z):  # the density is 0 to the right of 1
         return jnp.where(z.sum() < 1.0, 10 * z.sum(), jnp.nan)
 
     def loss(params, key):
@@ -259,7 +267,7 @@ def test_a_fit_stops_where_log_g_becomes_nan_and_keeps_the_last_good_parameters(
     for a, b in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.all(np.isfinite(fitted.params["mu"]))
-    assert 0.9 < fitted.params["mu"].sum() < 1.2  # the step before it was at the edge
+    assert 0.9 < fitted.params["mu"].sum() < 1.2  # the previous step was at the edge
 
 
 def test_a_singular_c_within_a_fit_is_refused():

@@ -1,4 +1,4 @@
-"""`expect`: its contract, its transformations in any order, nesting, and what it refuses."""
+"""`expect`: its contract, transformations in any order, nesting, and bad input."""
 
 from functools import partial
 
@@ -77,7 +77,7 @@ OUTER_INNER = [(a, b) for a in ESTIMATORS for b in ESTIMATORS]
 
 @pytest.mark.parametrize(("outer", "inner"), OUTER_INNER)
 def test_nested_is_unbiased_for_every_pair_of_estimators(outer, inner):
-    """x ~ N(t, 1), y ~ N(x, 1): E[x y] = t^2 + 1, gradient 4 at t = 2. Catches 0.15."""
+    """x ~ N(t, 1), y ~ N(x, 1): E[x y] = t^2 + 1, with gradient 4 at t = 2. Catches 0.15."""
 
     def f(x, key):
         return rgrad.expect(lambda y: x * y, dist.Normal(x, 1.0), key, 3, inner)
@@ -87,8 +87,10 @@ def test_nested_is_unbiased_for_every_pair_of_estimators(outer, inner):
 
 
 def test_nested_variance_falls_as_one_over_n():
-    """From n = 10 to 1000 by 100, within the intervals at level 1 - 1e-6; a key shared by all samples would leave a
-    floor and a ratio under 20."""
+    """From n = 10 to 1000 it falls by 100, within the intervals at level 1 - 1e-6.
+
+    With one key shared by all samples there would be a floor, and a ratio under 20.
+    """
 
     def variance(n, replicates):
         def f(x, key):
@@ -117,7 +119,7 @@ def test_samples_may_be_pytrees_and_distributions_a_users_own():
         rsample = sample
 
         def log_prob(self, x):
-            return -((x["a"] - self.t) ** 2) / 2 - x["b"] ** 2 / 2  # a constant is left out
+            return -((x["a"] - self.t) ** 2) / 2 - x["b"] ** 2 / 2  # up to a constant
 
     for estimator in ESTIMATORS:
         draw = jax.grad(lambda t, k, e=estimator: rgrad.expect(lambda x: x["a"] ** 2 + x["b"], Pair(t), k, 10, e))
@@ -125,7 +127,7 @@ def test_samples_may_be_pytrees_and_distributions_a_users_own():
 
 
 def test_values():
-    """The first is within 6.3 standard errors: false failures under 1e-9."""
+    """The first is within 6.3 standard errors. False failures: under 1e-9."""
     assert rgrad.expect(lambda x: x > 0, dist.Normal(0.0, 1.0), KEY, 1000) == pytest.approx(0.5, abs=0.1)
     assert rgrad.expect(lambda x: 3, dist.Poisson(2.0), KEY, 8, rgrad.score_function) == 3.0
     assert rgrad.expect(lambda x: x, dist.Normal(0.0, 1.0), jax.random.PRNGKey(0), 7).shape == ()

@@ -1,4 +1,4 @@
-"""`rgrad.fit`: the steps that optax would take, in pieces or at once, one by one or many; and what stops it."""
+"""`rgrad.fit` takes the same steps as optax: in pieces or at once, one fit or many. What stops a fit."""
 
 import re
 from functools import partial
@@ -71,14 +71,16 @@ def test_many_fits_in_one_program():
     one = rgrad.fit(loss, START, optax.sgd(0.02), keys[7], 300)
     np.testing.assert_allclose(many.params["loc"][7], one.params["loc"], rtol=1e-4)
     assert many.trace.loss.shape == (50, 300)
-    assert before <= 6  # for the shape, the gradient and the loop; not for each step or fit
-    # loc goes to 3 and scale to 0: of 50 fits the mean is within 0.1 (over 6 standard errors of 0.12/sqrt(50)).
+    assert before <= 6  # once each for the shape, the gradient and the loop, not for every step or fit
+    # loc converges to 3 and scale to 0. The mean of 50 fits is within 0.1 (over 6 standard errors of 0.12/sqrt(50)).
     assert abs(many.params["loc"].mean() - 3) < 0.1
 
 
 def test_a_state_lowers_the_noise():
-    """The same fits with and without a moving average: the spread of the end is at least 1.5 times smaller.
-    It is about 7 times smaller (noise of 10 + x against x), so that false failures are far under 1e-6."""
+    """The same fits with and without a moving average: it makes the spread at the end at least 1.5 times smaller.
+
+    The true factor is about 7 (noise of 10 + x against x), so false failures are far below 1e-6.
+    """
     keys = jax.random.split(KEY, 200)
     far = lambda params, key, estimator: rgrad.expect(
         lambda x: x + 10.0, dist.Normal(params["loc"], 1.0), key, 10, estimator
@@ -111,13 +113,13 @@ def test_divergence_stops_with_the_step_and_keeps_the_trace():
 
 
 def test_a_trace_has_no_loss_that_was_never_computed():
-    """nan if the first loss already is, and what the earlier piece ended with in the pieces after a stop; never 0."""
+    """nan if the first loss is nan. In pieces after a stop, the last value of the earlier piece. Never 0."""
     root = lambda params, key: jnp.sqrt(params["a"])
     first = rgrad.fit(root, {"a": -1.0}, optax.sgd(0.1), KEY, 3)
     assert np.isnan(first.trace.loss).all()
     assert np.isnan(first.trace.gradient_norm).all()
     assert (int(first.stopped_at), bool(first.diverged)) == (0, True)
-    at_zero = rgrad.fit(root, {"a": 0.0}, optax.sgd(0.1), KEY, 3).trace  # its loss is 0, its derivative inf
+    at_zero = rgrad.fit(root, {"a": 0.0}, optax.sgd(0.1), KEY, 3).trace  # its loss is 0 and its derivative inf
     np.testing.assert_array_equal(at_zero.loss, 0.0)
     assert np.isnan(at_zero.gradient_norm).all()
     steep = lambda params, key: params["loc"] ** 4
@@ -140,7 +142,7 @@ def test_a_step_out_of_the_feasible_set_is_refused():
     np.testing.assert_array_equal(many.stopped_at, [2, 10, -1])
     assert not many.diverged.any()
     assert (many.params["scale"] > 0).all()
-    # It stays stopped in later pieces.
+    # It remains stopped in later pieces.
     later = rgrad.fit(down, jax.tree.map(lambda x: x[0], many), optax.sgd(0.1), KEY, 5, feasible=positive)
     assert (int(later.stopped_at), int(later.step)) == (2, 25)
     assert later.params["scale"] == many.params["scale"][0]
@@ -182,7 +184,7 @@ def test_nothing_need_be_recorded():
 
 
 def test_the_same_fits_however_they_are_called():
-    """Alone, under vmap (where the program is compiled with options), under jit, and differentiated: one trajectory."""
+    """One trajectory: alone, under vmap (compiled with our own options), under jit, and when differentiated."""
     fit = lambda at, key: rgrad.fit(loss, {"loc": at, "scale": 1.0}, optax.adam(0.02), key, 50).params["loc"]
     keys, at = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
     alone = [fit(*of) for of in zip(at, keys, strict=True)]
@@ -196,7 +198,7 @@ def test_the_same_fits_however_they_are_called():
 
 
 def test_a_fit_that_stops_does_not_hold_up_the_others():
-    """The counter of Adam goes on in all of them, and is one number: its powers are not taken for each fit."""
+    """Adam's counter advances in all fits and stays one number, so its powers are not computed for each fit."""
     steep = lambda params, key: params["loc"] ** 2
     inside = lambda params: jnp.abs(params["loc"]) < 1.5
     fit = lambda at: rgrad.fit(steep, {"loc": at}, optax.adam(0.1), KEY, 30, feasible=inside)

@@ -1,4 +1,4 @@
-"""Exact references against closed forms (Mohamed et al. 2020, Gal 2016, the post), and None where they cannot be had."""
+"""Exact references against closed forms (Mohamed et al. 2020, Gal 2016, the post), and None if there are none."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ def test_mohamed_et_al(k):
         assert exact.mean == {"loc": pytest.approx(2 * d, abs=1e-12), "scale": pytest.approx(2.0)}
         assert exact.per_sample == {"loc": pytest.approx(loc), "scale": pytest.approx(scale)}
         assert exact.per_pair == {"loc": 0.0, "scale": 0.0}
-    # Leave-one-out is the mean baseline to first order in 1/n, and has a part per pair.
+    # Leave-one-out equals the mean baseline to first order in 1/n, and also has a part per pair.
     exact = rgrad.exact_moments(problem, leave_one_out)
     assert exact.per_sample == {"loc": pytest.approx(8 * d**2 + 10), "scale": pytest.approx(40 * d**2 + 56)}
     assert exact.per_pair["loc"] > 0
@@ -55,7 +55,7 @@ def test_mohamed_et_al(k):
 
 
 def test_leave_one_out_against_enumeration_of_calls():
-    """The variance of whole calls of three samples of a Bernoulli, over all eight of them."""
+    """The variance of whole calls with three samples of a Bernoulli, over all eight outcomes."""
     problem = SimpleNamespace(
         distribution=lambda p: dist.Bernoulli(probs=p["p"]), objective=lambda p, x: (x - 0.45) ** 2, params={"p": 0.3}
     )
@@ -78,7 +78,7 @@ def test_gal_where_reinforce_wins():
 
 @pytest.mark.parametrize("full", [True, False])
 def test_two_dimensions(full):
-    """|x|^2/2 at N(mu, I): score in loc_i, with f = (mu . e) + ...: against an independent tensor Gauss-Hermite rule."""
+    """|x|^2/2 at N(mu, I): score in loc_i, with f = (mu . e) + ..., against a separate tensor Gauss-Hermite rule."""
     loc = jnp.array([1.0, -0.5])
     problem = SimpleNamespace(
         distribution=lambda p: dist.MultivariateNormal(p["loc"], scale_tril=jnp.eye(2)) if full else dist.Normal(p["loc"], 1.0).to_event(1),
@@ -100,7 +100,7 @@ def median_of_the_others(values):
 
 
 def fresh_baseline(f, q, key, n):
-    """Unbiased, but it draws twice, and the nodes of the second draw would be those of the first."""
+    """Unbiased, but it draws twice, and both draws would get the same nodes."""
     other = jax.vmap(f)(q.sample(jax.random.fold_in(key, 1), (n,)))
     return rgrad.score_function(f, q, key, n, baseline=jax.lax.stop_gradient(other))
 
@@ -128,11 +128,11 @@ def keyed_noise(f, q, key, n):
         (normal(lambda x: jnp.exp(x**2 / 3)), rgrad.score_function),  # an infinite variance
         (normal(lambda x: x**2), partial(rgrad.score_function, baseline=lambda v: jnp.roll(v, 1))),  # not exchangeable
         (normal(lambda x: x**2), lambda f, q, k, n: rgrad.surrogate(jax.vmap(f)(q.sample(k, (n,))), jnp.zeros(n)) * n),
-        (normal(lambda x: x**2), keyed_noise),  # noise of its own
+        (normal(lambda x: x**2), keyed_noise),  # it has its own noise
         (normal(lambda x: x**2), partial(rgrad.score_function, baseline=median_of_the_others)),
         (normal(lambda x: x**2), fresh_baseline),
         (normal(lambda x: jnp.abs(x - 2.03)), rgrad.reparameterized),
-        (normal(lambda x: jnp.cos(2 * jnp.pi * x / 0.075)), rgrad.reparameterized),  # in step with the nodes
+        (normal(lambda x: jnp.cos(2 * jnp.pi * x / 0.075)), rgrad.reparameterized),  # periodic with the step of the nodes
         (SimpleNamespace(distribution=lambda p: Doubled(p["m"], 1.0), objective=lambda p, x: x**2, params={"m": 1.0}), rgrad.reparameterized),
         (SimpleNamespace(distribution=lambda p: dist.Gamma(p["a"], 1.0), objective=lambda p, x: x, params={"a": 2.0}), rgrad.reparameterized),
         (SimpleNamespace(distribution=lambda p: dist.Poisson(p["a"]), objective=lambda p, x: x, params={"a": 2.0}), rgrad.score_function),
@@ -155,7 +155,7 @@ def test_bad_input():
 
 
 def test_a_logit_of_exactly_zero():
-    """Where NumPyro's own derivative of the density is off by 1/2: d/dl E[(b - t)^2] = p (1 - p) ((1 - t)^2 - t^2) = 0.025."""
+    """NumPyro's derivative of the density is off by 1/2: d/dl E[(b - t)^2] = p (1 - p) ((1 - t)^2 - t^2) = 0.025."""
 
     problem = SimpleNamespace(
         params={"logit": 0.0},

@@ -1,4 +1,4 @@
-"""`measure` and `Moments`: against 64-bit NumPy on the same draws; intervals that cover; one program; no overflow."""
+"""`measure` and `Moments`: 64-bit NumPy on the same draws, coverage of the intervals, one program, no overflow."""
 
 import os
 import subprocess
@@ -22,12 +22,12 @@ FIELDS = ("mean", "m2", "m3", "m4")
 
 
 def cubed(key):
-    """Skewed, and far from 0 and from 1 in size."""
+    """A skewed draw, with a mean far from 0 and a size far from 1."""
     return (3 + jax.random.normal(key)) ** 3 * 1e-9
 
 
 def draws(draw, start, count, key=KEY):
-    """The draws that `measure` is to make, by the definition of their keys, as 64-bit floats."""
+    """The draws that `measure` must make, from the definition of their keys, as 64-bit floats."""
     numbers = np.arange(start, start + count, dtype=np.uint64)
     high, low = (
         jnp.asarray(numbers >> np.uint64(32), jnp.uint32),
@@ -72,7 +72,7 @@ def test_pieces_merge_to_the_whole(cuts):
 
 @pytest.mark.parametrize("start", [2**31 - 500, 2**32 - 500, 2**32 + 7, 2**40 - 1])
 def test_counters_do_not_overflow(start):
-    """Replicates on both sides of 2^31 and 2^32 are those that their numbers say, and none comes twice."""
+    """Replicates on both sides of 2^31 and 2^32 are the right ones, and none is repeated."""
     assert_same(rgrad.measure(cubed, KEY, 1000, start=start), moments_of(draws(cubed, start, 1000)))
     assert len(set(draws(cubed, start, 1000))) > 990
 
@@ -88,24 +88,26 @@ def test_counts_past_32_bits_merge():
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1000.0])
 def test_no_scale_or_offset_loses_digits(scale, offset):
-    """Powers of 1e30 overflow 32 bits and those of 1e-12 underflow; 1000 standard deviations off zero cancels."""
+    """Powers of 1e30 overflow in 32 bits, powers of 1e-12 underflow, and 1000 standard deviations from zero cancel."""
     draw = lambda key: (jax.random.normal(key) + offset) * scale
     moments, truth = rgrad.measure(draw, KEY, 100_000), moments_of(draws(draw, 0, 100_000))
-    for power, field in enumerate(FIELDS, 1):  # the mean and the third moment are near zero: relative to the spread
+    for power, field in enumerate(
+        FIELDS, 1
+    ):  # the mean and the third moment are near zero, so compare them relative to the spread
         size = max(abs(truth[field]), scale**power)
         assert abs(getattr(moments, field) - truth[field]) <= 1e-6 * size, field
     assert moments.kurtosis == pytest.approx(3, abs=0.1)
 
 
 def test_sums_are_compensated():
-    """One lane adds up 200,000 powers one by one: plain 32-bit sums would be off by 1e-5 or more."""
+    """One lane adds 200,000 powers one by one. Plain 32-bit sums would be off by 1e-5 or more."""
     draw = lambda key: jnp.abs(jax.random.normal(key))
     moments = rgrad.measure(draw, KEY, 200_000, batch=1)
     assert_same(moments, moments_of(draws(draw, 0, 200_000)), rtol=5e-7)
 
 
 def test_a_first_batch_unlike_the_rest():
-    """The shift and the scale are those of the first batch, here of one draw, and constant in the first hundred."""
+    """The shift and scale come from the first batch, which here is one draw. The first hundred draws are constant."""
     rare = lambda key: jnp.where(jax.random.uniform(key) < 0.999, 0.0, 100.0 * jax.random.normal(key))
     assert_same(rgrad.measure(rare, KEY, 20_000, batch=1), moments_of(draws(rare, 0, 20_000)))
 
@@ -113,7 +115,7 @@ def test_a_first_batch_unlike_the_rest():
 @pytest.mark.parametrize("size", [1e-25, 1e20, 3e37])
 @pytest.mark.parametrize("common", [0.0, 1.0, 1e-20])
 def test_rare_values_of_another_size_altogether(size, common):
-    """Powers of (size / common) overflow 32 bits many times over, whenever the rare ones come."""
+    """Powers of (rare size / common size) overflow 32 bits by far, whenever the rare values occur."""
     if size < 1e-20 * common:
         pytest.skip("32 bits cannot tell the sum from the common value")
     rare = lambda key: jnp.where(jax.random.uniform(key) < 0.02, size, common) * jax.random.uniform(key, minval=0.5)
@@ -155,7 +157,7 @@ def test_constants_have_no_variance():
 
 
 def test_integers_beyond_the_floats():
-    """Against NumPy in 64 bits on the same draws: 32-bit floats have only every 128th number near two billion."""
+    """Against NumPy in 64 bits on the same draws. Near two billion only every 128th integer is a 32-bit float."""
     draw = lambda key: {
         "2^26": 2**26 + jax.random.randint(key, (), 0, 2),
         "2e9": jax.random.randint(key, (2,), 2_000_000_000, 2_000_000_010),
@@ -175,7 +177,7 @@ def test_integers_beyond_the_floats():
 
 
 def test_near_the_largest_float():
-    """Of 3.4e38: the square of the spread is 3.5e75, and the difference of two draws may be more than there are floats for."""
+    """Near 3.4e38: the squared spread is 3.5e75, and the difference of two draws may exceed the largest float."""
     draw = lambda key: jnp.stack([
         6e37 * jax.random.normal(key), 1e38 * jnp.clip(jax.random.normal(key), -3, 3),
         jnp.where(jax.random.bernoulli(key, 0.3), 3.3e38, -3.3e38), 1e-37 * jax.random.normal(key),
@@ -188,7 +190,7 @@ def test_near_the_largest_float():
 
 
 def test_an_interval_has_no_width_only_if_nothing_depends_on_the_key():
-    """What all of 1,000 draws agree on says nothing of rarer ones. Of what can only be 0 or 1, it is the rule of three."""
+    """1,000 equal draws do not exclude rarer values. For numbers that can only be 0 or 1, the rule of three applies."""
     n, rare = 1000, 1 - 0.05 ** (1 / 1000)
     assert rare == pytest.approx(3 / n, rel=0.004)
 
@@ -232,7 +234,7 @@ def test_an_interval_has_no_width_only_if_nothing_depends_on_the_key():
 
 
 def test_a_callback_may_draw_numbers_of_its_own():
-    """Nothing that is traced says that it depends on the key."""
+    """The trace does not show that its result depends on the key."""
     draw = lambda key: jax.pure_callback(lambda: np.float32(0.5), jax.ShapeDtypeStruct((), jnp.float32))
     assert np.isnan(rgrad.measure(draw, KEY, 10).interval()).all()
 
@@ -258,7 +260,7 @@ def test_pytrees_vmap_and_jit():
 
 
 def test_traced_or_not_the_moments_are_the_same():
-    """Outside of all traces the program is compiled with options of its own, which JAX refuses within another one."""
+    """Outside all traces the program is compiled with our own options. JAX refuses these inside another trace."""
     draw = lambda t, key: jax.grad(
         lambda t: rgrad.expect(jnp.square, dist.Normal(t, 1.0), key, 7, rgrad.score_function)
     )(t)
@@ -271,7 +273,7 @@ def test_traced_or_not_the_moments_are_the_same():
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 7])
 def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
-    """Every replicate is in one piece, whole batches of it but at both ends; the moments are those of one loop."""
+    """Every replicate is in exactly one piece, of whole batches except at both ends. One loop gives the same moments."""
     monkeypatch.setattr(streaming, "CORES", cores)
     first = lambda key: jax.random.key_data(key)[0]
     cases = [(0, 5, 64), (0, 64, 64), (5, 200, 64), (60, 9, 64), (0, 1000, 1), (2**32 - 70, 500, 32)]
@@ -286,7 +288,7 @@ def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's cores")
 def test_settings_of_jax_hold_in_every_piece(monkeypatch):
-    """64 bits within a context are those of the thread that asks."""
+    """64 bits in a context apply only to the calling thread."""
     monkeypatch.setattr(streaming, "CORES", 3)
     with jax.enable_x64(True):
         moments = rgrad.measure(lambda key: jnp.float64(1) + jax.random.key_data(key)[0] * 1e-12, KEY, 999)
@@ -309,8 +311,8 @@ print("now", float(mean()))
 
 
 def test_from_the_first_use_to_the_last():
-    """The first while something is traced, the last when Python shuts down and starts no thread."""
-    # Without the tests' compilation cache: reading it may print warnings of its own.
+    """The first use is while something is traced. The last is when Python is shutting down and starts no threads."""
+    # Without the tests' compilation cache: reading it may print warnings.
     env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run([sys.executable, "-c", LIFE], capture_output=True, text=True, env=env, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -344,7 +346,7 @@ def test_one_program_whatever_the_replicates():
 
 
 def test_intervals_are_the_textbook_ones_for_a_normal():
-    """Student's t and chi-squared, where the kurtosis is exactly 3; the quantiles are approximations good to 1e-3."""
+    """Student's t and chi-squared if the kurtosis is exactly 3. The quantiles are approximations, accurate to 1e-3."""
     for n in (5, 20, 1000):
         moments = rgrad.Moments(np.int64(n), *(np.float64(x) for x in (1.0, 2.0, 0.0, 12.0)), np.int64(0))
         for level in (0.5, 0.95, 0.999):
@@ -397,7 +399,7 @@ def test_bad_input(options, error, match):
 
 
 def coverage(repetitions, estimator, n, replicates, exact_mean, exact_variance):
-    """How often the 95 % intervals of mean and variance hold the truth, on the post's problem."""
+    """The share of 95 % intervals of the mean and the variance that contain the truth, on the post's problem."""
 
     def draw(key):
         loss = lambda t: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, n, estimator)
@@ -412,7 +414,7 @@ def coverage(repetitions, estimator, n, replicates, exact_mean, exact_variance):
 
 
 def check_coverage(repetitions):
-    """95 +- 1 %, and beyond that only what chance explains: 4.9 standard errors of so many repetitions (1e-6)."""
+    """95 +- 1 %, plus only what chance explains: 4.9 standard errors for this number of repetitions (1e-6)."""
     leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
     slack = 0.01 + 4.9 * (0.95 * 0.05 / repetitions) ** 0.5
     for estimator, variance in (
@@ -426,21 +428,21 @@ def check_coverage(repetitions):
 
 
 def test_intervals_cover():
-    """False failures 1e-6 each; with 500 repetitions this catches a coverage of 85 % (z +- 1.44 for 1.96) or less."""
+    """False failures: 1e-6 each. With 500 repetitions this catches a coverage of 85 % (z = 1.44, not 1.96) or less."""
     check_coverage(500)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_intervals_cover_within_one_percent():
-    """The same with 20,000 repetitions of 10,000 replicates: catches a coverage outside 95 +- 2.2 %."""
+    """The same with 20,000 repetitions of 10,000 replicates. Catches a coverage outside 95 +- 2.2 %."""
     check_coverage(20_000)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_billion_replicates_in_constant_memory():
-    """Within 1e-6 of 64-bit moments of the same draws, and no more memory than for a million."""
+    """Within 1e-6 of 64-bit moments of the same draws, with no more memory than for a million."""
     import resource
 
     draw = lambda key: (2 + jax.random.normal(key)) ** 2
@@ -483,7 +485,7 @@ class Accelerator:
 
 
 def test_numbers_in_flight():
-    """More on a GPU, as far as its memory goes; the batch follows, and what is measured does not depend on it."""
+    """A GPU has more in flight, as far as its memory allows. The batch follows. The result does not depend on it."""
     assert in_flight() == IN_FLIGHT
     assert [in_flight(Accelerator(m)) for m in (None, 90e9, 8e9, 1e9)] == [2**26, 2**26, 2**24, 2**21]
     draw = lambda key: jax.random.normal(key, (10,)).mean()

@@ -1,4 +1,4 @@
-"""`rgrad.sweep`: every cell right, its draws its own, one program for each shape; and what it refuses."""
+"""`rgrad.sweep`: every cell is right and has its own draws, each shape has one program, and bad input is refused."""
 
 import itertools
 import logging
@@ -43,9 +43,12 @@ def swept():
 
 
 def test_every_cell_is_right(swept):
-    """36 means and 36 variances within 6 standard errors, of a normal: 1.4e-7 by accident together; the score function's
-    tails at N = 4 stretch that to under 1e-6. Catches a mean off by 4 % of a gradient's standard deviation, a variance
-    off by 10 % (reparameterized) to 25 %."""
+    """36 means and 36 variances within 6 standard errors.
+
+    False failures: 1.4e-7 in total for a normal; the score function's tails at n = 4 raise that to just under 1e-6.
+    Catches a mean that is off by 4 % of a gradient's standard deviation, and a variance that is off by 10 %
+    (reparameterized) to 25 %.
+    """
     locs, scales = np.meshgrid([-1.0, 0.0, 3.0], [0.5, 1.0, 2.0], indexing="ij")
     for size in (4, 20):
         moments = swept.moments(n=size)
@@ -71,7 +74,7 @@ def test_rows(swept):
 
 
 def same_draws(a, b):
-    """Within 1e-6, of a standard deviation where that is more."""
+    """Within 1e-6, or 1e-6 of a standard deviation if that is more."""
     for x, y in zip(a.rows(), b.rows(), strict=True):
         assert list(x.items())[:6] == list(y.items())[:6]
         for name in ("mean", "variance", "standard_error"):
@@ -84,7 +87,7 @@ def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
     first = go({"loc": [0.0, 1.0, 2.0], "scale": [1.0, 2.0], "n": [10]})
     other = go({"n": [10], "scale": [2.0, 1.0], "loc": [2.0, 0.0, 1.0]}, chunk=4)
     same_draws(first, other)
-    # Nor what the other cells are, nor whether a parameter is an axis.
+    # The other cells do not matter either, nor whether a parameter is an axis.
     alone = rgrad.sweep(square, {"loc": [1.0]}, ONE, {"scale": 2.0}, key=KEY, replicates=300, common_noise=common)
     same = [row for row in first.rows() if (row["loc"], row["scale"]) == (1.0, 2.0)]
     assert [r["mean"] for r in alone.rows()] == pytest.approx([r["mean"] for r in same], rel=1e-6)
@@ -92,8 +95,10 @@ def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
 
 
 def test_cells_have_draws_of_their_own_unless_they_share_them():
-    """x = loc + eps: with the noise in common, 2 x differs between cells by 2 (loc' - loc) exactly. Without, that
-    difference has the standard deviation 0.13: within 1e-7 of 2 by accident 6e-7."""
+    """x = loc + eps: with common noise, 2 x differs between cells by exactly 2 (loc' - loc).
+
+    Without it, the difference has standard deviation 0.13 and is within 1e-7 of 2 with probability 6e-7.
+    """
     axes = {"loc": [0.0, 1.0]}
     own = rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=50).moments().mean["reparameterized"]["loc"]
     shared = rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=50, common_noise=True)
@@ -103,7 +108,7 @@ def test_cells_have_draws_of_their_own_unless_they_share_them():
 
 
 def test_a_cell_is_measured_as_by_measure():
-    """The moments of `measure` with the cell's own key."""
+    """The same moments as `measure` with the cell's own key."""
     grid = grid_of(square, {"loc": [0.5, 1.5], "n": [8]})
     words = grid.words(grid.shapes[0], 1, 1)[0]
     key = jax.random.fold_in(jax.random.fold_in(KEY, words[0]), words[1])
@@ -120,7 +125,7 @@ def test_dimension_is_an_axis():
     )
     of = swept.moments(dimension=3).mean["reparameterized"]["loc"]
     assert of.shape == (2, 3)
-    # A normal of standard deviation 2/sqrt(5 * 2000) = 0.02: 8 of them, by accident 1e-14.
+    # A normal with standard deviation 2/sqrt(5 * 2000) = 0.02. 8 of them: false failures 1e-14.
     assert of == pytest.approx(np.array([[0.0] * 3, [4.0] * 3]), abs=0.16)
     assert [row["parameter"] for row in swept.rows()[:2]] == ["loc[0]", "loc[0]"]
     with pytest.raises(ValueError, match="choose one of: n=5, dimension=1, n=5, dimension=3"):
@@ -128,7 +133,7 @@ def test_dimension_is_an_axis():
 
 
 def test_one_program_for_each_shape(caplog):
-    """Whatever the cells, the chunks and the replicates: each of two shapes is compiled once."""
+    """Each of two shapes is compiled once, whatever the cells, the chunks and the replicates."""
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         rgrad.sweep(square, {"loc": np.linspace(0, 1, 9), "n": [2, 3]}, ONE, key=KEY, replicates=64, chunk=2)
     compiled = [r for r in caplog.records if "Finished XLA compilation" in r.message and "_many" in r.message]
@@ -166,13 +171,13 @@ def test_out_of_memory_halves_what_is_in_flight(monkeypatch, caplog):
 
 
 def test_what_is_in_flight_fits():
-    """As much at once whatever the cells, so that memory does not grow with them."""
+    """The amount in flight does not depend on the number of cells, so neither does the memory."""
     few, many = (grid_of(square, {"loc": np.linspace(0, 1, points), "n": [1000]}) for points in (64, 100_000))
     of = [
         extent_for(g, g.shapes[0], BOTH, 1000, devices_for(), common) for common in (False, True) for g in (few, many)
     ]
     assert of[0].lanes * of[0].batch == of[1].lanes * of[1].batch == of[2].lanes * of[2].batch
-    assert of[2].batch >= 16 * of[0].batch  # noise in common is made once for many cells
+    assert of[2].batch >= 16 * of[0].batch  # common noise is made once for many cells
     assert all(e.cells * e.replicates * 1000 <= 2 * CALL["cpu"] for e in of)
     long = extent_for(few, few.shapes[0], BOTH, 10**9, devices_for(), False)
     assert long.replicates < 10**9
@@ -180,7 +185,7 @@ def test_what_is_in_flight_fits():
 
 
 def test_two_devices():
-    """The same moments within 1e-6 from two devices, in a process of their own."""
+    """Two devices give the same moments within 1e-6. Runs in a separate process."""
     program = """if True:
         import jax, numpy as np
         from experiments.common.problems import PROBLEMS
@@ -233,7 +238,7 @@ def test_devices_for():
 
 
 def test_the_key_of_a_cell_is_of_its_coordinates():
-    """No two cells have the same words; an array filled with a number is known as that number."""
+    """No two cells have the same words. An array filled with one number has the words of that number."""
     grid = grid_of(square, {"loc": np.linspace(-1, 1, 50), "scale": np.linspace(1, 2, 40), "n": [1, 2]})
     words = np.concatenate([grid.words(shape, 0, grid.cells) for shape in grid.shapes])
     assert len(np.unique(words, axis=0)) == len(words) == 4000
