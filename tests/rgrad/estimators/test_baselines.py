@@ -1,4 +1,4 @@
-"""Baselines add no bias, by enumeration of every tuple of samples; those that would are refused."""
+"""Baselines add no bias, by enumeration of every tuple of samples. Those that would are refused."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def f(logits, x):
-    """Depends on the parameters too."""
+    """Also depends on the parameters."""
     return jnp.array([1.0, -2.0, 3.5])[x] + logits[0] ** 2 * x
 
 
@@ -47,7 +47,7 @@ BASELINES = {
 @pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_no_bias_by_enumeration(baseline, n, x64):
-    """Exact to 1e-10, so that any bias at all is caught (the plain mean's would be 1/n of the gradient)."""
+    """Exact to 1e-10, which catches any bias. (For the plain mean it would be 1/n of the gradient.)"""
     logits = jnp.asarray(LOGITS)
     for derivative in (jax.grad, jax.hessian):
         estimate = derivative(lambda p, s: loss(p, s, BASELINES[baseline](p)))
@@ -57,7 +57,7 @@ def test_no_bias_by_enumeration(baseline, n, x64):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_moving_average_over_three_calls_by_enumeration(decay, x64):
-    """Three calls of two samples, the state carried along: 729 sequences; each call's gradient is unbiased to 1e-10."""
+    """Three calls of two samples, the state passed on: 729 sequences. Each call's gradient is unbiased to 1e-10."""
     logits = jnp.asarray(LOGITS)
 
     def calls(samples):
@@ -164,18 +164,18 @@ def test_a_baseline_that_uses_its_own_sample_only_sometimes_is_refused(name):
 
 
 def test_what_is_not_seen_when_tracing_is_nan_at_the_actual_values():
-    """A switch by two integers that are traced, of which nothing says that they can differ so."""
+    """A switch on two traced integers: the trace does not show that their values differ in this way."""
     late = lambda step, start: lambda v: jnp.where(step <= start, rgrad.leave_one_out(v), v.mean())
     terms = jax.jit(lambda v, step, start: rgrad.surrogate(v, v, late(step, start)))
     v = jnp.array([2500.0, 2610.0, 2433.0, 2590.0])
     assert np.isfinite(terms(v, 5, 10)).all()
     assert np.isnan(terms(v, 20, 10)).all()
-    # The gradient is nan too, and of what the baseline closes over there is none.
+    # The gradient is nan too. What the baseline closes over gets no gradient.
     assert np.isnan(jax.grad(lambda v: terms(v, 20, 10).sum())(v)).all()
 
 
 def test_leave_out_formulas_are_finite_at_large_values():
-    """What cancels only by rounding: 1e4 +- 1, in 32 bits."""
+    """The terms cancel only up to rounding: 1e4 +- 1, in 32 bits."""
     v = 1e4 + jax.random.normal(KEY, (50,))
     for name in ("the geometric mean of the others", "their variance"):
         assert np.isfinite(jax.jit(lambda v, name=name: rgrad.surrogate(v, v, HONEST[name]))(v)).all()
@@ -207,7 +207,7 @@ UNSHOWN = {
 
 
 def test_what_the_trace_shows():
-    """Independent by the trace, without moving anything; and never for one that does depend."""
+    """Shown to be independent by the trace, without changing any value. Never so for a baseline that is dependent."""
     values = jnp.arange(8.0)
     for name, baseline in SHOWN.items():
         assert shown_independent(baseline, values), name
@@ -216,7 +216,7 @@ def test_what_the_trace_shows():
 
 
 def test_a_scan_of_the_values_before_is_taken_as_it_is():
-    """Its carry is in 32 bits, so it cannot be called in 64; by enumeration of two samples it is unbiased to 1e-6."""
+    """Its carry is in 32 bits, so it cannot be called in 64. By enumeration of two samples it is unbiased to 1e-6."""
     before = SHOWN["the values before, in a scan"]
     logits = jnp.asarray(LOGITS, jnp.float32)
     found = expectation(lambda samples: jax.grad(loss)(logits, samples, before), 2)

@@ -1,4 +1,4 @@
-"""An objective that JAX cannot differentiate, which every estimator that "asks nothing of f" must take."""
+"""An objective that JAX cannot differentiate. Every estimator that allows any f must accept it."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def above(x):
-    """1 where x > 0.3, as NumPy says. To differentiate it in x raises."""
+    """1 if x > 0.3, computed by NumPy. Differentiating it in x raises."""
     shape = jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32)
     return jax.pure_callback(lambda x: np.float32(np.asarray(x) > 0.3), shape, x, vmap_method="expand_dims")
 
@@ -72,7 +72,7 @@ ASK_NOTHING = {
 
 @pytest.mark.parametrize("name", ASK_NOTHING)
 def test_no_derivative_passes_through_the_sample(name):
-    """JAX raises when it traces the derivative of a callback, so that nothing need be computed."""
+    """JAX raises while it traces the derivative of a callback, so nothing needs to be computed."""
     q, estimator, f = ASK_NOTHING[name]
     with_theta = lambda t, key: rgrad.expect(lambda x: t * f(x), q(t), key, 4, estimator)
     keyed = lambda t, key: rgrad.expect(lambda x, k: t * f(x), q(t), key, 4, estimator, keyed=True)
@@ -82,7 +82,7 @@ def test_no_derivative_passes_through_the_sample(name):
 
 
 @pytest.mark.parametrize(
-    ("q", "probability", "slope"),  # of x > 0.3, and its derivative at t = 0: from the density at 0.3
+    ("q", "probability", "slope"),  # the probability of x > 0.3, and its derivative at t = 0, the density at 0.3
     [
         (lambda t: dist.Normal(t, 1.0), stats.norm.sf(0.3), stats.norm.pdf(0.3)),
         (lambda t: dist.Exponential(jnp.exp(t)), np.exp(-0.3), -0.3 * np.exp(-0.3)),
@@ -90,14 +90,14 @@ def test_no_derivative_passes_through_the_sample(name):
     ids=["Normal", "Exponential"],
 )
 def test_the_measure_valued_gradient_of_a_black_box(q, probability, slope):
-    """With the derivative of a parameter that f uses itself: of (1 + t) 1[x > 0.3] at t = 0. False failures: 1e-6."""
+    """Includes the derivative of a parameter that f uses itself: (1 + t) 1[x > 0.3] at t = 0. False failures: 1e-6."""
     loss = lambda t, key: rgrad.expect(lambda x: (1 + t) * above(x), q(t), key, 100, rgrad.measure_valued)
     truth = slope + probability
     assert_unbiased(lambda key: jax.grad(loss)(0.0, key), truth, smallest_bias=0.02, replicates=2_000)
 
 
 def test_a_mixed_derivative_of_measure_valued_is_that_of_f():
-    """d/dphi d/dt E[sin(phi) x^2], x ~ N(t, 1), is that of the estimate: f keeps its parameter in the rule."""
+    """d/dphi d/dt E[sin(phi) x^2], x ~ N(t, 1), equals that of the estimate: f keeps its parameter inside the rule."""
     loss = lambda t, phi: rgrad.expect(
         lambda x: jnp.sin(phi) * x**2, dist.Normal(t, 1.0), KEY, 100, rgrad.measure_valued
     )

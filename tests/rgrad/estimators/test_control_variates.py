@@ -1,4 +1,4 @@
-"""Control variates: no bias by enumeration, the variances that are known, and each refusal."""
+"""Control variates: no bias by enumeration, known variances, and bad input."""
 
 from functools import partial
 
@@ -14,14 +14,14 @@ from tests.calibration import assert_unbiased
 from tests.enumeration import LOGITS, Given, expectation
 
 KEY = jax.random.key(0)
-one_at_a_time.register(Given)(lambda q: q)  # its logits are free
+one_at_a_time.register(Given)(lambda q: q)  # its logits are independent parameters
 leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 optimal = partial(rgrad.score_function, baseline=rgrad.optimal)
 delta = partial(rgrad.score_function, control_variate=rgrad.delta)
 
 
 def f(logits, x):
-    """Depends on the parameters too."""
+    """Also depends on the parameters."""
     return jnp.array([1.0, -2.0, 3.5])[x] + logits[0] ** 2 * x
 
 
@@ -31,7 +31,7 @@ def truth(logits):
 
 @pytest.mark.parametrize("n", [3, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 10))])
 def test_optimal_has_no_bias_by_enumeration(n, x64):
-    """Every tuple of n samples of a Categorical: exact to 1e-10, the Hessian of two samples too."""
+    """Every tuple of n samples of a Categorical, exact to 1e-10. For two samples the Hessian too."""
     logits = jnp.asarray(LOGITS)
     for derivative in (jax.grad, jax.hessian) if n == 2 else (jax.grad,):
         estimate = derivative(lambda p, s: rgrad.expect(partial(f, p), Given(p, s), KEY, n, optimal))
@@ -43,8 +43,11 @@ def test_optimal_has_no_bias_by_enumeration(n, x64):
     "name", ["Categorical", *(pytest.param(n, marks=pytest.mark.long) for n in ("vector", "low rank"))]
 )
 def test_optimal_of_parameters_that_are_not_free(name):
-    """Probabilities that sum to 1, and a matrix that NumPyro keeps beside those that it is made of: one leaf at a time their
-    scores have no mean of 0 (the gradient of `W[x]` would be a tenth of what it is). Catches 0.06 of gradients up to 2."""
+    """Probabilities that sum to 1, and a matrix that NumPyro stores next to the parameters it is computed from.
+
+    The score of a single leaf does not have mean 0. (The gradient of `W[x]` would be a tenth of the true one.) Catches
+    0.06 in gradients up to 2.
+    """
     w, low = jnp.array([1.0, -2.0, 3.5]), jnp.array([[0.6], [-0.4]])
     problems = {
         "Categorical": (lambda t: dist.Categorical(probs=jax.nn.softmax(t)), lambda x: w[x], lambda t: w @ jax.nn.softmax(t)),
@@ -79,10 +82,12 @@ def test_planted_a_coefficient_that_saw_its_own_sample_is_biased(x64, monkeypatc
 
 
 def test_optimal_is_no_worse_than_leave_one_out_at_1000():
-    """The costs of Mohamed et al. 2020 at N(1, 1): (x - k)^2, exp(-k x^2), cos k x, both parameters; 26 ratios of variances
-    over 4,000 calls with the same keys. The two are within 2 % of each other at worst where optimal has nothing to gain;
-    the ratios have a standard error of 2 % at most, so 1.2 is 9 of them beyond: fails by accident with less than 1e-10.
-    Catches an `optimal` that is 35 % worse."""
+    """The costs of Mohamed et al. 2020 at N(1, 1): (x - k)^2, exp(-k x^2), cos k x, for both parameters.
+
+    These are 26 ratios of variances over 4,000 calls with the same keys. If optimal has nothing to gain, the two differ
+    by at most 2 %. The ratios have a standard error of at most 2 %, so 1.2 is 9 of them away: false failures are under
+    1e-10. Catches an `optimal` that is 35 % worse.
+    """
     k_square, k_exp, k_cos = jnp.arange(-3.0, 4.0), jnp.array([0.1, 1.0, 10.0]), jnp.array([0.5, 1.0, 5.0])
 
     def costs(x):
@@ -110,7 +115,7 @@ def test_optimal_at_two_samples_is_leave_one_out():
 
 
 def test_optimal_of_distributions_with_several_leaves():
-    """A LogNormal holds its loc twice, a Gamma is used through a chain of the parameter; values are those of f."""
+    """A LogNormal stores its loc twice, and a Gamma uses a function of the parameter. The values are those of f."""
     for q in (lambda t: dist.LogNormal(t, 0.5), lambda t: dist.Gamma(t**2, 2.0), lambda t: dist.MultivariateNormal(t * jnp.ones(2), covariance_matrix=t * jnp.eye(2))):  # fmt: skip
         loss = lambda t, e, q=q: rgrad.expect(jnp.sum, q(t), KEY, 10, e)
         value, gradient = jax.jit(jax.value_and_grad(partial(loss, e=optimal)))(1.5)
@@ -120,7 +125,7 @@ def test_optimal_of_distributions_with_several_leaves():
 
 
 def test_delta_leaves_nothing_of_a_quadratic():
-    """f - h is 0 for a quadratic f: the gradient has no variance, whatever the covariance."""
+    """f - h is 0 for a quadratic f, so the gradient has no variance, whatever the covariance."""
     tril = jnp.array([[1.0, 0.0], [0.5, 0.8]])
     a = jnp.array([[2.0, 0.3], [0.3, -1.0]])
 
@@ -138,7 +143,7 @@ def test_delta_leaves_nothing_of_a_quadratic():
 
 
 def test_a_known_expectation_as_a_pair_or_made_of_f_and_q():
-    """h = 3 x of expectation 3 loc leaves x^2 - 3 x: the same numbers as its score function and 3, either way."""
+    """h = 3 x has expectation 3 loc, and leaves x^2 - 3 x: the numbers equal its score function plus 3, either way."""
     loss = lambda t, estimator: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), KEY, 5, estimator)
     by_hand = lambda t: rgrad.expect(lambda x: x**2 - 3 * x, dist.Normal(t, 1.0), KEY, 5, rgrad.score_function) + 3 * t
     made = partial(rgrad.score_function, control_variate=lambda f, q: (lambda x: 3 * x, 3 * q.mean))

@@ -1,4 +1,4 @@
-"""Estimators for discrete distributions. Exact wherever it can be: the noise of a call is replaced by the nodes of a rule."""
+"""Estimators for discrete distributions. Exact if possible: the noise of a call is replaced by the nodes of a rule."""
 
 import itertools
 from functools import partial
@@ -40,7 +40,7 @@ BITS_ONLY = ("arm", "disarm")
 FIRST_ORDER = ("arm", "disarm", "straight_through", "straight_through+temperature")
 
 DERIVATIVES = (lambda g: g, jax.grad, lambda g: jax.grad(jax.grad(g)))
-P = np.array([0.2, 0.5, 0.8])  # a logit of exactly 0 is where many begin
+P = np.array([0.2, 0.5, 0.8])  # many fits start at a logit of exactly 0
 BY = {"probs": (lambda p: dist.Bernoulli(probs=p), P), "logits": (lambda a: dist.Bernoulli(logits=a), logit(P))}
 
 
@@ -49,9 +49,9 @@ def functions(x):
 
 
 def of_one_bit(expectation, order, *options):
-    """The value of `expectation(f, q)` and its derivatives up to an order, for both of `BY`, all of P and the three functions.
+    """The value of `expectation(f, q)` and derivatives up to an order, for both of `BY`, all of P and three functions.
 
-    f depends on the parameter as well. With options, arrays of the same length, `expectation(f, q, *option)`.
+    f also depends on the parameter. With options, arrays of the same length, it is `expectation(f, q, *option)`.
     """
 
     def all_orders(build, i, t, *option):
@@ -82,7 +82,7 @@ def closed_form(f, q):
 
 @pytest.fixture
 def noise(monkeypatch):
-    """`noise(name, nodes, ...)`: the next calls of `jax.random.name` return these nodes, one after the other."""
+    """`noise(name, nodes, ...)`: the next calls of `jax.random.name` return these nodes, in turn."""
 
     def use(name, *nodes):
         left = list(nodes)
@@ -105,20 +105,20 @@ def gauss(*edges, nodes):
 
 
 def product(*rules):
-    """Rules for independent coordinates to one rule: nodes `(N, D)`, weights `(N,)`."""
+    """Combines rules for independent coordinates into one rule: nodes `(N, D)`, weights `(N,)`."""
     nodes = jnp.meshgrid(*(x for x, _ in rules), indexing="ij")
     weights = jnp.meshgrid(*(w for _, w in rules), indexing="ij")
     return jnp.stack([x.ravel() for x in nodes], -1), jnp.stack([w.ravel() for w in weights], -1).prod(-1)
 
 
 def thirds(p):
-    """Exact for what is linear in u between p, 1 - p and the ends: ARM in each of its coordinates."""
+    """Exact for functions that are linear in u between p, 1 - p and the ends: ARM in each of its coordinates."""
     return gauss(0.0, jnp.minimum(p, 1 - p), jnp.maximum(p, 1 - p), 1.0, nodes=1)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def fast_to_compile():
-    """Here compiling takes the time, not running."""
+    """These tests spend their time compiling, not running."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -134,7 +134,7 @@ def test_enumerated_is_the_closed_form_to_second_order():
 
 @pytest.mark.parametrize("estimator", [arm, disarm])
 def test_antithetic_is_unbiased(estimator, noise):
-    """To 1e-10: f differs between the pair by 0.4 to 7, so any wrong factor is seen."""
+    """To 1e-10. f differs within the pair by 0.4 to 7, so any wrong factor is caught."""
 
     def mean(f, q):
         u, w = thirds(jax.lax.stop_gradient(q.probs))
@@ -145,12 +145,12 @@ def test_antithetic_is_unbiased(estimator, noise):
 
 
 def two_uniforms(p, nodes):
-    """Gauss's rule for the two uniforms of a sample, apart on both sides of where the bit changes."""
+    """Gauss's rule for the two uniforms of a sample, separately on both sides of the point where the bit changes."""
     return gauss(0.0, 1 - p, 1.0, nodes=nodes), gauss(0.0, 1.0, nodes=nodes)
 
 
 def test_rebar_is_unbiased_to_second_order(noise):
-    """To 1e-8, for two pairs of eta and temperature; the control variate moves single terms by more than 0.1."""
+    """To 1e-8, for two pairs of eta and temperature. The control variate changes single terms by more than 0.1."""
 
     def mean(f, q, eta, temperature):
         uv, w = product(*two_uniforms(jax.lax.stop_gradient(q.probs), 16))
@@ -162,7 +162,7 @@ def test_rebar_is_unbiased_to_second_order(noise):
 
 
 def test_relax_is_unbiased_to_second_order(noise):
-    """With a control variate of the user's own."""
+    """With a user's own control variate."""
 
     def mean(f, q):
         uv, w = product(*two_uniforms(jax.lax.stop_gradient(q.probs), 12))
@@ -199,14 +199,18 @@ def test_gumbel_softmax_is_the_relaxed_expectation(noise):
 
 
 def logistic_rule():
-    """The trapezoidal rule for a logistic variable, by 2000 nodes: exact to 1e-14 for what is analytic."""
+    """The trapezoidal rule for a logistic variable with 2000 nodes, exact to 1e-14 for analytic functions."""
     eps = np.arange(-36, 36, 0.036)
     return eps, 0.036 * expit(eps) * expit(-eps)
 
 
 def test_the_bias_of_gumbel_softmax_exists_and_shrinks_with_the_temperature(noise, x64):
-    """Of d/dlogit, exactly. With rho the density of the noise, the gradient is the integral of f'(s(y)) s'(y) rho(T y - a)
-    over y: the bias is T rho' m_1 + T^2 rho''/2 m_2 to second order, m_k the k-th moment of f'(s(y)) s'(y) in y."""
+    """The bias of d/dlogit, exactly. With rho the density of the noise, the gradient is the integral of
+
+        f'(s(y)) s'(y) rho(T y - a)
+
+    over y. To second order the bias is T rho' m_1 + T^2 rho''/2 m_2, with m_k the k-th moment of f'(s(y)) s'(y) in y.
+    """
     eps, w = logistic_rule()
     temperatures = 0.5 ** np.arange(5)
 
@@ -224,7 +228,7 @@ def test_the_bias_of_gumbel_softmax_exists_and_shrinks_with_the_temperature(nois
     bias = every() - truth
 
     s = expit(eps)
-    slopes = np.array([7.0 + 0 * s, 2 * (s + 1), 0.5 / np.sqrt(s + 1)]) * w  # the weights hold s'
+    slopes = np.array([7.0 + 0 * s, 2 * (s + 1), 0.5 / np.sqrt(s + 1)]) * w  # the weights include s'
     first, second = slopes @ eps, slopes @ eps**2
     T, skew = temperatures[-1], 2 * P[:, None] - 1
     theory = variance * (T * skew * first + T**2 * (skew**2 - 2 * variance) * second / 2)
@@ -238,7 +242,7 @@ def functions_at(x):
 
 
 def test_the_sampled_bias_of_gumbel_softmax():
-    """f = (x + 1)^2 at p = 0.2, T = 1: its mean gradient in the logit is the quadrature's and not 3 p (1 - p) = 0.48."""
+    """f = (x + 1)^2 at p = 0.2, T = 1: the mean gradient in the logit is that of quadrature, not 3 p (1 - p) = 0.48."""
     eps, w = logistic_rule()
     s = expit(logit(0.2) + eps)
     relaxed = w @ (2 * (s + 1) * s * (1 - s))
@@ -255,7 +259,7 @@ def test_the_sampled_bias_of_gumbel_softmax():
 
 @pytest.mark.parametrize("temperature", [None, 0.5])
 def test_straight_through_has_the_value_and_the_bias_of_its_formula(temperature, noise):
-    """E[f'(b) dp], or E[f'(b) d sigmoid(z / T)] by quadrature; to 1e-8. Off by (2 p - 1) f''/2 for a square."""
+    """E[f'(b) dp], or E[f'(b) d sigmoid(z / T)] by quadrature, to 1e-8. For a square it is off by (2 p - 1) f''/2."""
 
     def mean(f, q):
         p = jax.lax.stop_gradient(q.probs)
@@ -289,7 +293,7 @@ def expected_slope(p, T):
 
 
 def toy(target, b):
-    """The objective of the papers: the nearer `target` to 1/2, the less the values say of the gradient."""
+    """The objective of the papers. The closer `target` is to 1/2, the less the values reveal about the gradient."""
     return jnp.mean((b - target) ** 2)
 
 
@@ -316,7 +320,7 @@ def test_the_toy_exactly(estimator, bits, noise, x64):
 
 
 def test_rebar_of_two_bits_exactly(noise, x64):
-    """To 1e-7 of gradients of 0.005 to 1.3, in four dimensions; f has an interaction."""
+    """To 1e-7, for gradients of 0.005 to 1.3, in four dimensions. f has an interaction."""
     p, f = jnp.array([0.2, 0.7]), lambda x: 3 * x[0] * x[1] ** 2 - x[0] + toy(0.45, x)
 
     def loss(a):
@@ -330,7 +334,7 @@ def test_rebar_of_two_bits_exactly(noise, x64):
 
 
 def test_disarm_is_arm_given_the_pair(noise, x64):
-    """So its variance is smaller, for one bit; exactly."""
+    """So its variance is smaller, exactly, for one bit."""
     f = lambda x: (x - 0.45) ** 2
     for p in (0.2, 0.4, 0.8):
         u, w = gauss(0.0, min(p, 1 - p), max(p, 1 - p), 1.0, nodes=2)
@@ -343,7 +347,7 @@ def test_disarm_is_arm_given_the_pair(noise, x64):
 
 
 def test_the_toy_by_sampling():
-    """Leave-one-out, eight bits, target 0.45: catches 3e-4 of gradients of 0.002 to 0.003."""
+    """Leave-one-out, eight bits, target 0.45. Catches 3e-4 in gradients of 0.002 to 0.003."""
     p = np.linspace(0.2, 0.8, 8)
     q = lambda a: dist.Bernoulli(logits=a).to_event(1)
     draw = jax.grad(lambda a, key: rgrad.expect(partial(toy, 0.45), q(a), key, 50, leave_one_out))
@@ -366,7 +370,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("kind", VECTORS)
 def test_vectors_are_unbiased(kind):
-    """With the noise that they draw: a key used twice would show here. Catches 0.02 of gradients of up to 0.4."""
+    """With the noise that they draw, which would reveal a key used twice. Catches 0.02 in gradients up to 0.4."""
     build, f, a = VECTORS[kind]
     names = [name for name in UNBIASED if kind == "bits" or name not in BITS_ONLY]
     loss = lambda a, key, name: rgrad.expect(f, build(a), key, 10, UNBIASED[name])
@@ -376,7 +380,7 @@ def test_vectors_are_unbiased(kind):
 
 
 def test_the_conditional_noise_has_the_law_of_the_noise():
-    """Mean and square of what is drawn given the sample, against the same of what it was drawn with. Catches 0.05."""
+    """Noise drawn given the sample has the mean and mean square of the sample's own noise. Catches 0.05."""
     for build, _, a in VECTORS.values():
         how = relaxation(build(jnp.asarray(a)), "test")
 
@@ -390,11 +394,11 @@ def test_the_conditional_noise_has_the_law_of_the_noise():
         assert_unbiased(difference, np.zeros((2, *np.shape(a))), smallest_bias=0.05)
 
 
-# The score function on each discrete distribution, and on vectors of them.
+# The score function for each discrete distribution, and for vectors of them.
 
 
 def at(q, samples):
-    """`q`, whose samples are those given."""
+    """`q` with the given samples."""
     q.sample = lambda key, shape: samples
     return q
 
@@ -436,7 +440,7 @@ BASELINES = {
 
 
 def probabilities(q, values):
-    """Written with probs: NumPyro's derivative in logits is wrong at 0 (see `rgrad.distributions.log_density`)."""
+    """Computed from probs: NumPyro's derivative in logits is wrong at 0 (see `rgrad.distributions.log_density`)."""
     if isinstance(q, dist.BernoulliLogits | dist.BinomialLogits):
         p = jax.nn.sigmoid(q.logits)
         q = dist.Binomial(q.total_count, probs=p) if hasattr(q, "total_count") else dist.Bernoulli(probs=p)
@@ -445,7 +449,7 @@ def probabilities(q, values):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_score_function_over_all_pairs_of_samples(name, x64):
-    """Value, gradient and second derivative with every baseline, to 1e-7 (countable supports are cut where less is left)."""
+    """Value, gradient and second derivative with every baseline, to 1e-7. (Countable supports are truncated below it.)"""
     build, t, values = COUNTS[name]
     values, t = jnp.array(values), jnp.asarray(t, float)
     f = lambda t, x: jnp.sqrt(1.0 + jnp.sum(x**2)) + t * jnp.sum(x)
@@ -496,7 +500,7 @@ def test_score_function_on_what_numpyro_draws():
 
 
 def test_score_function_keeps_the_width_of_values():
-    """Of a function of integers: 1234.667, which in 16 bits is 1235."""
+    """A function of integers with value 1234.667, which is 1235 in 16 bits."""
     value = rgrad.expect(lambda x: 1234.567 * x + 0.1, dist.DiscreteUniform(1, 1), KEY, 1, rgrad.score_function)
     assert float(value) == pytest.approx(1234.667, rel=1e-6)
 
@@ -506,7 +510,7 @@ def test_score_function_keeps_the_width_of_values():
 
 @pytest.mark.parametrize("name", [name for name in COUNTS if "Poisson" not in name and "Geometric" not in name])
 def test_enumerated_on_each_finite_distribution(name, x64):
-    """Value, gradient and Hessian against the sum written out, to 1e-10."""
+    """Value, gradient and Hessian against the explicit sum, to 1e-10."""
     build, t, values = COUNTS[name]
     values = jnp.array(values)
     f = lambda t, x: jnp.sqrt(1.0 + jnp.sum(x**2)) + t * jnp.sum(x)
@@ -517,7 +521,7 @@ def test_enumerated_on_each_finite_distribution(name, x64):
 
 
 def test_enumerated_supports(x64):
-    """Nested events, expanded ones, supports that begin elsewhere or differ, a user's own: probabilities sum to 1."""
+    """Nested and expanded events, supports that start elsewhere or differ, a user's own: probabilities sum to 1."""
 
     class Die:
         has_rsample = False
@@ -563,7 +567,7 @@ def test_enumerated_gives_n_equal_terms_and_ignores_what_cannot_happen():
     np.testing.assert_allclose([value, *gradient], [np.log(2), 0, 0, 0], atol=1e-6)
 
 
-# Graphs of two and three variables, each site with its own estimator.
+# Graphs of two and three variables, with a separate estimator at each site.
 
 A, B = np.array([0.3, -0.5, 0.1]), np.array([[0.5, -0.5, 0.0], [1.0, 0.2, -0.3], [-0.4, 0.6, 0.9]])
 C, F = np.array([0.6, -0.8, 0.2]), np.random.default_rng(0).normal(size=(3, 3, 2))
@@ -571,7 +575,7 @@ THETA = {"a": A, "b": B, "c": C}
 
 
 def chain(theta, key, sites):
-    """a ~ Categorical, b | a ~ Categorical, c | b ~ Bernoulli; f is a table of the three."""
+    """a ~ Categorical, b | a ~ Categorical, c | b ~ Bernoulli. f is a table of the three."""
     first, second, third = sites
     table = lambda a, b, c: jnp.einsum("ijk,i,j,k->", jnp.asarray(F), a, b, jnp.stack([1 - c, c]))
 
@@ -615,13 +619,13 @@ def test_graphs_by_enumeration_exactly(x64):
 
 @pytest.mark.parametrize(("graph", "combinations"), [(pair, PAIRS), (chain, CHAINS)], ids=["two", "three"])
 def test_graphs_with_an_estimator_for_each_site(graph, combinations):
-    """Catches 0.05 in any coordinate, of gradients of up to 0.4."""
+    """Catches 0.05 in any coordinate, in gradients up to 0.4."""
     exact = jax.jit(lambda: jax.grad(graph)(THETA, KEY, (enumerated,) * len(combinations[0])))()
     draw = lambda key: [jax.grad(graph)(THETA, key, sites) for sites in combinations]
     assert_unbiased(draw, [exact] * len(combinations), smallest_bias=0.05, replicates=10_000)
 
 
-# What holds for all of them.
+# Properties of all of them.
 
 
 def all_of_them(t, key, f=lambda x: jnp.sum(x * jnp.array([1.0, 2.0])) ** 2, keyed=False):
@@ -630,7 +634,7 @@ def all_of_them(t, key, f=lambda x: jnp.sum(x * jnp.array([1.0, 2.0])) ** 2, key
 
 
 def test_transformations():
-    """Gradients at three parameters, with three keys, are the same numbers by vmap and one after the other by scan."""
+    """Gradients at three parameters with three keys are the same numbers by vmap and by scan."""
     ts, keys = jnp.array([0.5, 1.0, -2.0]), jax.random.split(KEY, 3)
 
     def scanned(ts):
@@ -651,7 +655,7 @@ def test_the_width_is_that_of_the_parameters(x64):
 
 
 def test_objectives_may_return_integers_and_bools_and_take_a_key():
-    """The same numbers as with floats, and as without a key; a step has no relaxed gradient."""
+    """The same numbers as with floats, and as without a key. A step has no relaxed gradient."""
     kinds = {
         "float": (lambda x: jnp.where(x[0] > 0.5, 1.0, 0.0), False),
         "bool": (lambda x: x[0] > 0.5, False),
@@ -663,7 +667,7 @@ def test_objectives_may_return_integers_and_bools_and_take_a_key():
     )()
     for kind, name in itertools.product(("bool", "keyed int"), ESTIMATORS):
         if (kind, name) == ("keyed int", "score_function+leave_one_out"):
-            continue  # its q.sample splits the key: the samples are others
+            continue  # its q.sample splits the key, so the samples differ
         got, want = ([order[name] for order in both[of]] for of in (kind, "float"))
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7, err_msg=f"{kind}, {name}")
     assert both["float"][1]["enumerated"] > 0.1
@@ -672,7 +676,7 @@ def test_objectives_may_return_integers_and_bools_and_take_a_key():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_second_derivatives_are_right_or_raise(name):
-    """Right: to second order above. A parameter of f alone may be differentiated as ever."""
+    """They are right to second order, see above. A parameter that only f uses can always be differentiated."""
 
     def loss(t, phi):
         f = lambda x: phi**2 * (x + 1) ** 2
@@ -690,8 +694,10 @@ def test_second_derivatives_are_right_or_raise(name):
 
 
 def test_rebar_trains_its_own_control_variate():
-    """eta and log temperature by Adam on the squared gradient, from eta = 0, the score function: the variance falls by two
-    or more, outside intervals at level 1 - 1e-7. The state is carried by scan."""
+    """eta and log temperature, by Adam on the squared gradient, starting at eta = 0, the score function.
+
+    The variance falls by a factor of two or more, outside intervals at level 1 - 1e-7. scan carries the state.
+    """
     a = logit(np.array([0.2, 0.4, 0.6, 0.8]))
 
     def gradient(control, key):
@@ -714,7 +720,7 @@ def test_rebar_trains_its_own_control_variate():
     assert np.all(low[0] > 2 * high[1]), (low, high, trained)
 
 
-# What is refused.
+# Bad input.
 
 
 def refused(error, match, q, estimator):
@@ -779,7 +785,7 @@ def test_temperatures_are_positive(estimator, temperature):
 
 def test_one_hot_is_a_categorical():
     a = jnp.array([0.3, -jnp.inf, 0.1])
-    one_hot = partial(OneHotCategorical, validate_args=False)  # NumPyro refuses -inf, which rules a class out
+    one_hot = partial(OneHotCategorical, validate_args=False)  # NumPyro rejects -inf, which excludes a class
     x = one_hot(a).sample(KEY, (1000,))
     np.testing.assert_array_equal(x.argmax(-1), dist.Categorical(logits=a, validate_args=False).sample(KEY, (1000,)))
     np.testing.assert_array_equal(x.sum(-1), 1.0)
@@ -793,7 +799,7 @@ def test_one_hot_is_a_categorical():
 
 
 def test_estimators_see_through_jax_random():
-    """Those that look at what `q` is make of `jax_random(q)` what they make of q, which is drawn by jax.random here anyway."""
+    """Estimators that inspect `q` treat `jax_random(q)` like q. jax.random draws the samples in any case."""
     q = lambda a: dist.Bernoulli(logits=a * jnp.ones(2)).to_event(1)
 
     def gradients(wrap):
@@ -802,5 +808,5 @@ def test_estimators_see_through_jax_random():
 
     wrapped, plain = jax.jit(lambda: (gradients(rgrad.jax_random), gradients(lambda q: q)))()
     np.testing.assert_allclose(wrapped, plain, rtol=1e-6)
-    # E[(s + 1)^2] of two bits is 1 + 3 * 2 p + 2 p^2, whose derivative in p is 6 + 4 p = 8.
+    # For two bits E[(s + 1)^2] is 1 + 3 * 2 p + 2 p^2, with derivative 6 + 4 p = 8 in p.
     np.testing.assert_allclose(wrapped[0], 8 * 0.25, rtol=1e-6)

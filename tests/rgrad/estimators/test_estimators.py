@@ -24,7 +24,7 @@ def drawn(draws, estimator):
     return lambda f, q, key, n: estimator(f, draws(q), key, n)
 
 
-# Those of the table, and further settings of theirs.
+# The estimators of the table, and some with other options.
 ESTIMATORS = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()} | {
     "score_function+number": partial(rgrad.score_function, baseline=2.0),
     "score_function+moving_average": partial(rgrad.score_function, baseline=rgrad.moving_average(0.5).update(1.5)),
@@ -55,7 +55,7 @@ def vector(p):
 
 
 VECTOR = {"loc": jnp.array([0.5, 1.0, -0.4]), "log_scale": jnp.array([0.1, -0.3, 0.2])}
-LOG_NORMAL = {"loc": 1.0, "log_scale": 1.0}  # of the powers: mu and log sigma are 1
+LOG_NORMAL = {"loc": 1.0, "log_scale": 1.0}  # for the powers: mu and log sigma are 1
 
 
 def bump(x):
@@ -181,7 +181,7 @@ DISCRETE = ("Bernoulli", "vector of Bernoullis", "Poisson")
 SQUARES = ("x^2, loc and scale", "theta x^2, theta in f too")
 VECTORS = ("sum x", "sum x^2/2", "w.x", "(w.x)^2")
 SCALARS = ("constant", *SQUARES, "x^3", "x^4")
-# Which problems each is tested on.
+# The problems that each estimator is tested on.
 RULES = {
     "reparameterized": [name for name in PROBLEMS if name not in DISCRETE],
     "reparameterized+antithetic": (*SQUARES, "x^4", "(w.x)^2", "full covariance", "low rank", "LogNormal"),
@@ -215,7 +215,7 @@ def test_every_estimator_of_the_table_is_tested():
     assert set(rgrad.ESTIMATORS) - ELSEWHERE <= set(RULES)
 
 
-# Each problem takes seconds, most of them to compile: the fast tests take one of each kind of rule, the long ones take all.
+# Each problem takes seconds, mostly to compile. The fast tests use one of each kind of rule, the long ones use all.
 CORE = (
     "x^2, loc and scale", "theta x^2, theta in f too", "(w.x)^2", "full covariance", "StudentT", "VonMises", "Gamma", "Dirichlet",
     "LogNormal", "Exponential", "Bernoulli", "Poisson",
@@ -225,7 +225,7 @@ ALWAYS = (
     "reparameterized", "score_function+leave_one_out", "score_function+delta", "score_function+antithetic+pairs", "generalized",
     "rejection", "measure_valued",
 )  # fmt: skip
-# Of the others the Hessian is made of the same parts.
+# The Hessians of the others consist of the same parts.
 HESSIANS = ("reparameterized", "score_function+leave_one_out", "score_function+optimal", "generalized")
 MORE_HESSIANS = (
     "score_function", "score_function+moving_average", "score_function+delta", "score_function+known",
@@ -246,8 +246,10 @@ def loss_of(name, estimator, n):
     ids=lambda x: x if isinstance(x, str) else "core" if x is CORE else "all",
 )
 def test_gradient_is_unbiased(estimator, problems):
-    """All its problems in one program. Catches, in each, a bias of 15 % of the largest gradient coordinate (of 1, for the
-    constant, whose gradient is 0)."""
+    """All problems of one estimator in one program.
+
+    Catches a bias of 15 % of the largest gradient coordinate in each (and of 1 for the constant, whose gradient is 0).
+    """
     parts, truth = {}, {}
     for name in (name for name in RULES[estimator] if name in problems):
         loss, params, exact = loss_of(name, estimator, 50)
@@ -268,8 +270,10 @@ def test_gradient_is_unbiased(estimator, problems):
 )
 def test_gamma_by_shape_and_rate(estimator):
     """E[1 - exp(-b x)] = 1 - 2^-a at a in {.1, 1, 2, 5} and b in {.2, 1, 5}: d/da = 2^-a log 2, d/dlog b = -a 2^-a / 2.
-    Catches a bias of 15 % of each. The score function in 64 bits: in 32 a sample at a = .1 may round to 0, where the
-    density is infinite."""
+
+    Catches a bias of 15 % of each. The score function runs in 64 bits: in 32 bits a sample at a = .1 may round to 0,
+    where the density is infinite.
+    """
 
     def loss(p, b, key):
         q = dist.Gamma(p["a"], b * jnp.exp(p["t"]))
@@ -288,7 +292,7 @@ def test_gamma_by_shape_and_rate(estimator):
 
 @pytest.mark.parametrize("estimator", [*HESSIANS, *map(long, MORE_HESSIANS)])
 def test_hessian_is_unbiased(estimator):
-    """Catches a bias of 0.2 where the largest of the Hessian is 0.8; the score of the score left out would be off by more."""
+    """Catches a bias of 0.2 if the largest entry is 0.8. Omitting the score of the score would be off by more."""
     loss, params, exact = loss_of("theta cos x, theta in f too", estimator, 50)
     draw = lambda key: jax.hessian(loss)(params, key)
     assert_unbiased(
@@ -298,7 +302,7 @@ def test_hessian_is_unbiased(estimator):
 
 @pytest.mark.parametrize(("width", "estimator"), [long(64, "reparameterized"), (32, "generalized")])
 def test_small_concentrations(width, estimator):
-    """d E[x] at Beta(.02, .02) is (12.5, -12.5): by the trick in 64-bit floats only. Catches 5 %."""
+    """d E[x] at Beta(.02, .02) is (12.5, -12.5). The reparameterization trick runs in 64 bits only. Catches 5 %."""
 
     def draw(key):
         loss = lambda p: rgrad.expect(lambda x: x, dist.Beta(p[0], p[1]), key, 50, ESTIMATORS[estimator])
@@ -309,22 +313,25 @@ def test_small_concentrations(width, estimator):
 
 
 def test_small_concentrations_are_wrong_in_32_bits():
-    """What the docstring of `reparameterized` warns of: at .01 the mean is 20.5 for 25. Some 15 standard errors from either
-    bound, so that it fails when the library mends it, and then the docstring is to be changed."""
+    """The warning in the docstring of `reparameterized`: at .01 the mean is 20.5 instead of 25.
+
+    The bounds are about 15 standard errors away on either side. If this test fails because JAX has fixed its
+    derivatives, change the docstring.
+    """
     loss = lambda p, key: rgrad.expect(lambda x: x, dist.Beta(p, 0.01), key, 50)
     moments = rgrad.measure(lambda key: jax.grad(loss)(0.01, key), jax.random.key(0), 20_000)
     assert moments.mean < 23
 
 
 def test_leave_one_out_on_the_two_sample_minimum():
-    """n = 2, where a baseline that sees itself is off by half. Catches 0.2 of 4."""
+    """n = 2, where a baseline that sees its own sample is off by half. Catches 0.2 of 4."""
     loss = lambda t, key: rgrad.expect(lambda x: x**2, dist.Normal(t, 1.0), key, 2, leave_one_out)
     assert_unbiased(lambda key: jax.grad(loss)(2.0, key), 4.0, smallest_bias=0.2, replicates=200_000)
 
 
 @pytest.mark.parametrize("kind", [long("scalar"), "vector", "full covariance"])
 def test_64_bit(kind, x64):
-    """Terms and gradients are 64-bit floats, and the variances are the exact ones to rounding of the same draws."""
+    """Terms and gradients are 64-bit floats. The variances equal the exact ones of the same draws up to rounding."""
     q = {
         "scalar": lambda t: dist.Normal(t, 1.0),
         "vector": lambda t: dist.Normal(t * jnp.ones(2), 1.0).to_event(1),
@@ -350,7 +357,7 @@ def test_reparameterized_needs_rsample():
 
 @pytest.mark.parametrize("wrap", [jax.grad, jax.hessian])
 def test_the_special_cases_of_the_generalised_reparameterization(wrap):
-    """The identity is the score function, and a map of all the parameters the reparameterization trick: the same numbers."""
+    """The identity gives the numbers of the score function, and a map with all parameters those of the pathwise one."""
     f = lambda x: jnp.sin(x) + x**2
 
     def loss(p, key, estimator_of):
@@ -369,8 +376,11 @@ def test_the_special_cases_of_the_generalised_reparameterization(wrap):
 
 
 def test_measure_valued_has_the_published_variance():
-    """Mohamed et al. 2020: (x - k)^2 at N(1, 1), d = 1 - k = 4, coupled: (16 / 2 pi) (2 - pi/2) d^2 for loc and 4 d^2 + 4
-    for scale. Within intervals at level 1 - 1e-7; catches a variance off by 3 %."""
+    """Mohamed et al. 2020: (x - k)^2 at N(1, 1), d = 1 - k = 4, coupled.
+
+    The variance is (16 / 2 pi) (2 - pi/2) d^2 for loc and 4 d^2 + 4 for scale. Within intervals at level 1 - 1e-7.
+    Catches a variance that is off by 3 %.
+    """
 
     def draw(key):
         loss = lambda p: rgrad.expect(lambda x: (x + 3) ** 2, dist.Normal(p[0], p[1]), key, 1, rgrad.measure_valued)
@@ -384,7 +394,7 @@ def test_measure_valued_has_the_published_variance():
 
 
 def test_measure_valued_of_a_step_where_the_trick_is_silent():
-    """d/dloc P(x > 0) = phi(0) = 0.3989 at N(0, 1); the pathwise gradient is 0. Catches 0.02."""
+    """d/dloc P(x > 0) = phi(0) = 0.3989 at N(0, 1). The pathwise gradient is 0. Catches 0.02."""
     step = lambda estimator: (
         lambda key: jax.grad(lambda t: rgrad.expect(lambda x: x > 0, dist.Normal(t, 1.0), key, 10, estimator))(0.0)
     )
@@ -417,7 +427,7 @@ def test_what_has_no_rule_says_so(estimator, q, error, match):
 
 
 def test_events_written_by_expand():
-    """`.expand([2]).to_event(1)` is a vector like another: the same values as with the parameters written out."""
+    """`.expand([2]).to_event(1)` is a vector like any other: the same values as with the parameters written out."""
     for make, estimators in (
         (lambda t, shape: dist.Normal(t * jnp.ones(shape), 1.0), (rgrad.measure_valued, rgrad.generalized)),
         (lambda t, shape: dist.Gamma(t * jnp.ones(shape), 2.0), (rgrad.generalized, rgrad.reparameterized)),
@@ -442,8 +452,11 @@ MIXED = {
 
 @pytest.mark.parametrize("names", [("Gamma",), pytest.param(tuple(MIXED), marks=pytest.mark.long)])
 def test_coordinates_with_a_shared_parameter_are_independent(names):
-    """E[x_0 x_last] is the product of two means, and so for its derivative; at t = 2. Noise that is shared adds the covariance,
-    from 0.05 (Beta) to 1 (Gamma). Catches a hundredth of the standard deviations, which are 0.2 to 5."""
+    """E[x_0 x_last] is the product of two means, and its derivative follows; at t = 2.
+
+    Shared noise would add the covariance, from 0.05 (Beta) to 1 (Gamma). Catches a hundredth of the standard
+    deviations, which are 0.2 to 5.
+    """
 
     def estimate(t, key):
         f = lambda x: jnp.ravel(x)[0] * jnp.ravel(x)[-1]
@@ -465,7 +478,7 @@ def test_coordinates_with_a_shared_parameter_are_independent(names):
 
 
 def test_noise_has_the_shape_of_the_event():
-    """Of what is drawn for `generalized` and `rejection`, whatever the shapes of the parameters."""
+    """The noise drawn by `generalized` and `rejection`, whatever the shapes of the parameters."""
     for name, make in MIXED.items():
         for q in (make(2.0), rgrad.jax_random(make(2.0))):
             source = by_moments(q).source
@@ -480,7 +493,7 @@ def test_noise_has_the_shape_of_the_event():
 
 @pytest.mark.long
 def test_what_32_bits_cannot_hold_is_nan_or_right():
-    """What is small or large is handled in logarithms; a sampler outside its range, and a map that is none, are nan."""
+    """Small and large values use logarithms. A sampler outside its range, and a map that is not invertible, give nan."""
     gradient = lambda q, e, f: jax.grad(lambda t: rgrad.expect(f, q(t), jax.random.key(0), 2000, e))(1.0)
     bounded = lambda z: 1 / (1 + z)
     assert np.isfinite(gradient(lambda t: dist.Gamma(0.01 * t, 1.0), rgrad.score_function, bounded))
@@ -508,7 +521,7 @@ def elbo_term(s, key, p_scale, landing):
 
 
 def test_sticking_the_landing():
-    """Its gradient is 0 at q = p, sample by sample; with the score it is not."""
+    """Its gradient is 0 at q = p, sample by sample. With the score it is not."""
     keys = jax.random.split(jax.random.key(0), 100)
     gradients = lambda landing: jax.vmap(jax.grad(lambda s, k: elbo_term(s, k, 1.5, landing)), (None, 0))(1.5, keys)
     assert np.abs(gradients(True)).max() < 1e-6
@@ -516,7 +529,7 @@ def test_sticking_the_landing():
 
 
 def test_sticking_the_landing_may_be_worse():
-    """Variances 2 (s - 1/s)^2 against 2 s^2, p = N(0, 1): at s = 1/2, 4.5 against 0.5. Within 1 - 1e-7 intervals."""
+    """Variances 2 (s - 1/s)^2 and 2 s^2, p = N(0, 1): at s = 1/2, 4.5 and 0.5. Within intervals at level 1 - 1e-7."""
     for landing, variance in ((True, 2 * (0.5 - 2) ** 2), (False, 2 * 0.5**2)):
         draw = lambda key, landing=landing: jax.grad(lambda s: elbo_term(s, key, 1.0, landing))(0.5)
         low, high = rgrad.measure(draw, jax.random.key(0), 400_000).variance_interval(1 - 1e-7)
@@ -537,9 +550,9 @@ def lower(t):
 
 
 def test_generalized_by_a_map_that_is_not_elementwise():
-    """z = L(t) eps, whose noise does not depend on t: the gradient of every call is the pathwise one, to rounding.
+    """z = L(t) eps, whose noise does not depend on t: the gradient of every call is the pathwise one, up to rounding.
 
-    (With the sums of the rows of the Jacobian for its diagonal it would be off by 0.3 on average.)
+    (With the sums of the rows of the Jacobian instead of its diagonal it would be off by 0.3 on average.)
     """
     f = lambda x: x[0] * x[1] + x[1] ** 2
     maps = lambda t: (lambda e: e @ lower(t).T, lambda z: solve_triangular(lower(t), z.T, lower=True).T)
@@ -561,7 +574,7 @@ def test_generalized_by_a_map_that_mixes_samples_is_nan():
 
 
 def test_maps_of_many_coordinates():
-    """More than have a full Jacobian: elementwise maps are taken, others are nan."""
+    """More coordinates than a full Jacobian allows: elementwise maps work, others give nan."""
     from rgrad.tracing.jacobian import of_any_map
 
     eps = jax.random.normal(KEY, (3, 70))

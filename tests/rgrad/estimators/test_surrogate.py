@@ -1,4 +1,4 @@
-"""The score function for samples that come from elsewhere. Exact, by enumeration, wherever it can be."""
+"""The score function for samples from elsewhere. Exact, by enumeration, if possible."""
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,11 @@ def log_q(logits, x):
 
 @pytest.mark.parametrize("baseline", [0.0, 2.0, rgrad.leave_one_out], ids=["0", "2", "leave_one_out"])
 def test_importance_weights(baseline, x64):
-    """Samples of p, weights q/p: the value, gradient and Hessian of E_q[f], exact to 1e-10."""
+    """Samples of p with weights q/p: the value, gradient and Hessian of E_q[f], exact to 1e-10."""
     logits, other = jnp.asarray(LOGITS), jnp.array([-0.2, 0.4, 0.6])
 
     def loss(p, samples):
-        weights = jnp.exp(log_q(p, samples) - log_q(other, samples))  # its derivative must not count
+        weights = jnp.exp(log_q(p, samples) - log_q(other, samples))  # its derivative must not contribute
         return rgrad.surrogate(F[samples], log_q(p, samples), baseline, weights=weights).mean()
 
     for derivative in (lambda g: g, jax.grad, jax.hessian):
@@ -73,7 +73,7 @@ def test_groups_are_centred_each_on_its_own(wrap):
 
 @pytest.mark.parametrize("groups", [None, jnp.array([0, 0, 1, 1])], ids=["one group", "two groups"])
 def test_unnormalised_log_density_is_right_where_centring_cancels_the_normaliser(groups, x64):
-    """log q + a normaliser of its own for each group: exact to 1e-10, where without centring it is off by over 0.1."""
+    """log q plus a different normaliser for each group: exact to 1e-10. Without centring it is off by over 0.1."""
     logits = jnp.asarray(LOGITS)
 
     def gradient(samples, **options):
@@ -143,7 +143,7 @@ def test_values_are_kept_and_integers_become_floats():
 
 
 def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
-    """The others of the sample that has nearly all the weight still have a mean of their own: by NumPy in 64 bits."""
+    """If one sample has nearly all the weight, the others still have a mean of their own. Against NumPy in 64 bits."""
     rng, n = np.random.default_rng(0), 40
     values, groups, mask = rng.normal(size=n), rng.integers(0, 3, n), rng.random(n) < 0.9
     weights = np.exp(rng.normal(size=n))
@@ -155,7 +155,7 @@ def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
         terms = lambda lp, w: rgrad.surrogate(
             jnp.asarray(values), lp, rgrad.leave_one_out, weights=w, mask=kept, groups=group
         )
-        # d terms_i / d lp_i is weight_i (value_i - baseline_i), and n / (how many are kept) times that.
+        # d terms_i / d lp_i is weight_i (value_i - baseline_i), times n / (the number that is kept).
         jacobian = jax.jit(jax.jacobian(terms))(jnp.zeros(n), jnp.asarray(weights, jnp.float32))
         found = values - np.asarray(jacobian).diagonal() / weights * kept.mean()
         np.testing.assert_allclose(found[kept], want[kept], rtol=1e-5, atol=1e-5)
@@ -184,7 +184,7 @@ def with_baseline(baseline, key, t=2.0):
 
 
 def test_a_baseline_array_that_is_made_of_the_values_is_refused():
-    """As far as it can be seen: by the trace, under vmap and scan too; without one, the plain mean."""
+    """If it can be detected: by the trace, also under vmap and scan; without a trace, the plain mean."""
     key = jax.random.key(0)
     for name, baseline in MADE_OF_VALUES.items():
         with pytest.raises(ValueError, match=r"computed from the values .*rgrad.independent"):
@@ -208,7 +208,7 @@ COPIES = {
 
 
 def test_values_that_are_repeated_for_tokens():
-    """In one group they are refused: leave_one_out would hold an answer's own value. In groups by position they are right."""
+    """In one group they are refused: leave_one_out would contain an answer's own value. Grouped by position they work."""
     answers, log_p = jnp.array([1.0, 0.3, 2.7, 0.6]), jnp.arange(12.0)
     positions = np.tile(np.arange(3), 4)
     for repeated in COPIES.values():
@@ -223,7 +223,7 @@ def test_values_that_are_repeated_for_tokens():
         assert np.isnan(traced(answers, jnp.zeros(12, int))).all()
         assert np.isfinite(traced(answers, jnp.asarray(positions))).all()
         assert np.isfinite(jax.jit(lambda r, of=of: of(r, positions))(answers)).all()
-    # Numbers that are equal by chance are not copies.
+    # Numbers that happen to be equal are not copies.
     rgrad.surrogate(jnp.array([0.0, 1.0, 1.0, 0.0]), jnp.ones(4), groups=jnp.zeros(4, int))
     with pytest.raises(ValueError, match="copies of one number"):
         rgrad.surrogate(jnp.repeat(jnp.array([0.11, 0.3, 2.7, 0.6]), 3), log_p, groups=np.zeros(12, int))
