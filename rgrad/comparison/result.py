@@ -137,9 +137,7 @@ def conclude(
     ]
     by = dict.fromkeys(reference for of in judged.values() for reference in of.by)
     reference = "; ".join(by) or (
-        "nothing: no two references agree"
-        if task.exact is not None or task.judges
-        else "nothing: there is no reference"
+        "none, because no two references agree" if task.exact is not None or task.judges else "none"
     )
     return Comparison(
         rows, totals, chosen, sentence, confidence, dict(task.left_out), task.notes, reference, n, cost, spent, compile_seconds

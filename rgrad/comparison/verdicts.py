@@ -70,7 +70,7 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
     - "BIASED": the means differ, and at least `EFFECTIVE` draws determine each of them. The second condition is needed
       because with few draws a steep sigmoid looks like a step: its pathwise gradient is 0 except for rare large values
       that have not occurred. The condition is waived if `jump` says that f was found to jump (or, for each coordinate,
-      that rare draws cannot hold what is missing), and for an estimate without randomness.
+      that rare draws cannot account for what is missing), and for an estimate without randomness.
     - "unbiased so far": the means do not differ, and a bias of `smallest_bias` would have been detected with
       probability `POWER`. That bias is smaller than the gradient itself or than the standard deviation of one call.
     - "cannot tell": everything else. `why` gives the reason.

@@ -57,7 +57,7 @@ def rebar(
 def relax(
     f: Objective, q: Distribution, key: Array, n: int, *, control_variate: Callable[[Array], ArrayLike] | None = None
 ) -> Array:
-    """RELAX: the score function minus a control variate whose mean gradient is known by reparameterization.
+    """RELAX: the score function minus a control variate whose mean is differentiated by reparameterization.
 
     With z the noise whose sign (or largest entry) is the sample b, and z' drawn anew given b:
 

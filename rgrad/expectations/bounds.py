@@ -235,8 +235,8 @@ def doubly_reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
     gradient for the parameters of q comes only through the samples, weighted by the squares of the weights. A parameter
     that both share gets both parts.
 
-    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased for every K. The gradient for q is exactly 0 if q
-    = p. For K = 1 this is `sticking_the_landing`. To first order only: a second derivative raises.
+    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased for every K. It is exactly 0 for q
+    if q = p. For K = 1 this is `sticking_the_landing`. To first order only: a second derivative raises.
 
     Returns:
         Shape `(n,)`, per bound. The bounds are independent.

@@ -48,8 +48,8 @@ def elbo(
     estimators, and for other families (Gamma, by implicit differentiation), the gradients differ too.
 
     `entropy="detached"` is the sampled form with the parameters of `log q` held constant. It drops `-d log q(z)` from
-    the gradient, which has mean 0, so the gradient stays unbiased. With the reparameterization trick this is sticking
-    the landing, whose gradient is exactly 0 if q is g normalised. With the score function it is REINFORCE for the ELBO
+    the gradient. That term has mean 0, so the gradient stays unbiased. With the reparameterization trick this is
+    sticking the landing, whose gradient is exactly 0 if q is g normalised. With the score function it is REINFORCE for the ELBO
     as in textbooks, `(log g - log q) d log q`. It is right to first order only: a second derivative raises.
 
     Args:
@@ -64,8 +64,7 @@ def elbo(
 
     Returns:
         A scalar, per call: the mean over n samples. It is nan if log_g is nan. In that case `rgrad.fit` takes no step
-            and
-        reports where it stopped.
+        and reports where it stopped.
 
     Raises:
         ValueError: an unknown `entropy`, a Cholesky factor with a diagonal that is not positive (if it is not traced),

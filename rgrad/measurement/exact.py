@@ -208,7 +208,7 @@ def _by_rule(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> 
 def _is_pairwise(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> bool:
     """Whether the estimate from five samples is the mean of those from all pairs, and a function of only the samples.
 
-    Three samples would not be enough: there a median of the other two equals their mean.
+    Three samples would not be enough: the median of the other two is their mean, so a median baseline would pass.
     """
     nodes = jnp.asarray(rule.nodes)
     fives = nodes[np.random.default_rng(0).choice(len(nodes), (8, 5), p=rule.weights)]

@@ -133,7 +133,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
             raise TypeError(f"measure: draw must return real numbers, got {leaf.dtype}; return e.g. the real part")
     lane = jnp.arange(lanes, dtype=jnp.uint32)
     first = (jnp.asarray(start[0]), jnp.asarray(start[1]) & np.uint32(~(lanes - 1) & 0xFFFFFFFF))
-    # Integers are measured as the widest float.
+    # Integers are measured as floats of the widest type.
     dtype = jnp.result_type(jnp.float32, *(x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else float for x in leaves))
 
     def step(state: tuple[Words, SUMS, list[Array]]) -> tuple[Words, SUMS, list[Array]]:
