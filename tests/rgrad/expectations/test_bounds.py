@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,13 @@ import pytest
 import rgrad
 from experiments.bounds import BoundsSettings
 from experiments.bounds import run as run_bounds
-from experiments.bounds.study import RULES
+from experiments.bounds.settings import Rule
 from rgrad.expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from rgrad.expectations.credit import credit
 from tests.calibration import assert_unbiased
 from tests.enumeration import Given, expectation
 
+RULES = {name: getattr(rgrad, name) for name in get_args(Rule)}
 ROOT = Path(__file__).parent.parent.parent.parent
 TABLE = jnp.array([[0.4, -1.0, 0.7], [1.1, 0.2, -0.6]])
 
