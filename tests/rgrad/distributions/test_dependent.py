@@ -217,7 +217,7 @@ def test_refusals():
         ):
             rgrad.expect(lambda x: x, rgrad.quasi(dist.Normal(0.0, 1.0)), KEY, 4, estimator)
     with pytest.raises(
-        NotImplementedError, match=r"generalized makes its own noise for Gamma, so it cannot use antithetic draws"
+        NotImplementedError, match=r"generalized makes its own noise for Gamma, so it cannot use quasi draws"
     ):
         rgrad.expect(lambda x: x, rgrad.quasi(dist.Gamma(2.0, 1.0)), KEY, 4, rgrad.generalized)
     with pytest.raises(ValueError, match="leave_pair_out: n = 2 leaves no other pair"):
