@@ -10,7 +10,8 @@ from pathlib import Path
 
 # Before jax is imported: keep the programs that tests compile for the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Small ones too: eager code compiles each operation, and the caches of a process are cleared after each file.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests spend most of their time on compilation, and much of that on optimisation. The results are the same without it.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
