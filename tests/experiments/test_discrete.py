@@ -33,7 +33,7 @@ def test_what_the_table_shows():
         off = abs(row["bias"]) / (row["standard_error"] + 1e-8)  # what 32 bits leave
         assert off > 20 if row["biased"] else off < 6, row
         assert row["bias"] == pytest.approx(row["mean"] - row["exact_mean"], abs=1e-12)
-        assert r["biased"] == (r["estimator"] in ("gumbel_softmax", "straight_through"))
+        assert row["biased"] == (row["estimator"] in ("gumbel_softmax", "straight_through"))
     assert {row["estimator"]: row["evaluations"] for row in rows} == {
         "score_function+leave_one_out": 6, "rebar+trained": 18, "gumbel_softmax": 6, "enumerated": 4,
     }  # fmt: skip
