@@ -1,87 +1,90 @@
-"""The picture of `experiments.benchmark`: how fast each contender is beside ours, and what the cost grows with."""
+"""The figure of `experiments.benchmark`: the time of each contender relative to ours, and how the cost grows.
+
+Lower or further left is faster in every panel.
+"""
 
 from typing import Any
 
-from experiments.benchmark.rivals import CONTENDERS
-from experiments.common.plotting import COLOURS as OKABE
-from experiments.common.plotting import MARKERS, figure_files, grid
+from experiments.common.plotting import figure_files, house_style, legend_below, panels, plain_log, style_of
 
-PANELS = ("draws", "fit", "sweep", "growth", "dimension", "cold")
-COLOURS = (*OKABE, "#999999", "#8c510a")
-ORDER = tuple(CONTENDERS)
+PANELS = ("draws", "dimension", "fit", "sweep", "growth", "cold")
+TITLES = {
+    "draws": "one gradient of n samples",
+    "dimension": "one gradient in D dimensions",
+    "fit": "fits",
+    "sweep": "a sweep",
+    "growth": "rgrad, 1,000 samples per gradient",
+    "cold": "a cold start",
+}
 
 
+@house_style()
 def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`, a panel for each section with a picture."""
+    """`figure.png` and `figure.svg`: a panel for each section except `precision`, which is only in the table."""
     sections = [name for name in PANELS if any(r["section"] == name for r in rows)]
-    figure, axes = grid(max(1, len(sections)))
-    drawing = {"draws": _speeds, "dimension": _speeds, "fit": _bars, "sweep": _bars, "cold": _bars, "growth": _growth}
+    columns = min(2, max(1, len(sections)))
+    figure, grid = panels(max(1, -(-len(sections) // 2)), columns, height=2.2)
+    axes = grid.ravel()
+    drawing = {"draws": _lines, "dimension": _lines, "fit": _dots, "sweep": _dots, "cold": _dots, "growth": _growth}
     for axis, section in zip(axes, sections, strict=False):
         drawing[section](axis, [r for r in rows if r["section"] == section], section)
+        axis.set_title(TITLES[section])
         axis.grid(which="major", alpha=0.3)
+    for axis in axes[len(sections) :]:
+        axis.set_axis_off()
     if not sections:
-        axes[0].set_axis_off()
-        axes[0].text(0.5, 0.5, "precision has no picture: see the table", ha="center")
-    if "draws" in sections:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        axes[0].text(0.5, 0.5, "The section precision has no figure. See the table.", ha="center")
+    lines: dict[str, Any] = {}
+    for axis, section in zip(axes, sections, strict=False):
+        if drawing[section] is _lines:
+            handles, labels = axis.get_legend_handles_labels()
+            lines |= dict(zip(labels, handles, strict=True))
+    if lines:
+        legend_below(figure, (list(lines.values()), list(lines)), 5)
     device = "" if machine["device"] in ("cpu", machine["cpu"]) else f" and {machine['device']}"
-    figure.suptitle(f"Speed, side by side, on {machine['cores']} cores of {machine['cpu']}{device}", fontsize=11)
+    figure.suptitle(f"How fast is it? Lower or further left is faster. {machine['cores']} cores of {machine['cpu']}{device}",
+                    fontsize=10)  # fmt: skip
     return figure_files(figure)
 
 
-def _speeds(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
-    """Each contender's speed in units of ours in the same round."""
+def _lines(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
+    """The time of each contender relative to ours in the same round."""
     for name in dict.fromkeys(r["contender"] for r in rows):
-        i = ORDER.index(name)
         mine = sorted((r for r in rows if r["contender"] == name), key=lambda r: r["n"])
-        speed = [1 / r["times"] for r in mine]
-        spread = [
-            [1 / r["times"] - 1 / r["times_high"] for r in mine],
-            [1 / r["times_low"] - 1 / r["times"] for r in mine],
-        ]
-        axis.errorbar(
-            [r["n"] for r in mine], speed, spread, fmt=MARKERS[i % len(MARKERS)] + "-", ms=5,
-            lw=2.5 if i == 0 else 1, capsize=3, color=COLOURS[i], label=name,
-        )  # fmt: skip
-    what = "N, draws of a gradient" if section == "draws" else "D, dimensions"
-    axis.set(xscale="log", yscale="log", xlabel=what, ylabel="speed, rgrad = 1", title=f"{section}: higher is faster")
+        relative = [r["times"] for r in mine]
+        spread = [[r["times"] - r["times_low"] for r in mine], [r["times_high"] - r["times"] for r in mine]]
+        colour, marker = style_of(name)
+        axis.errorbar([r["n"] for r in mine], relative, spread, fmt=marker + "-", ms=5, capsize=3, color=colour, label=name,
+                      lw=2.5 if name == "rgrad" else 1)  # fmt: skip
+    what = "n, samples in one gradient" if section == "draws" else "D, dimensions"
+    axis.set(xscale="log", yscale="log", xlabel=what, ylabel="time, rgrad = 1")
+    plain_log(axis, "x")
 
 
-def _bars(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
+def _dots(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     rows = rows[::-1]
-    sizes = [r["times"] if section == "cold" else 1 / r["times"] for r in rows]
-    axis.barh(
-        [r["contender"] for r in rows], sizes, color=[COLOURS[0] if r["contender"] == "rgrad" else "grey" for r in rows]
-    )
-    for i, size in enumerate(sizes):
-        axis.text(size, i, f" {size:.2g}", va="center")
-    axis.set_xlim(0, 1.25 * max(sizes))
-    titles = {
-        "fit": ("speed, rgrad = 1", "fits: longer is faster"),
-        "sweep": ("speed, rgrad = 1", "a sweep: longer is faster"),
-        "cold": ("time, import jax = 1", "a cold start: shorter is faster"),
-    }
-    axis.set(xlabel=titles[section][0], title=titles[section][1])
+    axis.set(xscale="log", xlabel="time, import jax = 1" if section == "cold" else "time, rgrad = 1")
+    for i, r in enumerate(rows):
+        ours = r["contender"] == "rgrad"
+        axis.plot(r["times"], i, "o", ms=7, color=style_of("rgrad").colour if ours else "grey")
+        axis.annotate(f"{r['times']:,.2g}" if r["times"] < 100 else f"{r['times']:,.0f}", (r["times"], i), (7, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    axis.axvline(1, color="black", lw=0.8)
+    axis.set_yticks(range(len(rows)), [r["contender"] for r in rows])
+    low, high = min(1.0, *(r["times"] for r in rows)), max(1.0, *(r["times"] for r in rows))
+    axis.set(xlim=(low / 1.6, high * (high / low) ** 0.25 * 1.6), ylim=(-0.6, len(rows) - 0.4))
+    plain_log(axis, "x")
 
 
 def _growth(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
+    """The time of a draw, with the growth of the peak of memory beside each point."""
     rows = sorted(rows, key=lambda r: r["n"])
-    axis.plot([r["n"] for r in rows], [r["times"] for r in rows], "o-", color=COLOURS[0])
-    axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="draws",
-        ylabel="time of a draw, that of the most = 1",
-        title="growth: memory at each point",
-    )
-    axis.set_ylim(0.5 * min(r["times"] for r in rows), 2.5 * max(r["times"] for r in rows))
-    axis.margins(x=0.15)
+    colour, marker = style_of("rgrad")
+    axis.plot([r["n"] for r in rows], [r["times"] for r in rows], marker + "-", color=colour)
+    axis.set(xscale="log", yscale="log", xlabel="draws (labels: growth of memory)", ylabel="time of a draw, last = 1")
+    axis.set_ylim(0.7 * min(r["times"] for r in rows), 2.0 * max(r["times"] for r in rows))
+    axis.margins(x=0.28)
     for r in rows:
-        axis.annotate(
-            f"+{r['megabytes']:.1f} MB",
-            (r["n"], r["times"]),
-            (0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-        )
+        axis.annotate(f"+{r['megabytes']:.1f} MB", (r["n"], r["times"]), (2, 6), textcoords="offset points", ha="left")
+    plain_log(axis, "x")
+    plain_log(axis, "y")

@@ -1,4 +1,4 @@
-"""Pictures of any slice of a table: lines with their intervals, or heatmaps of two axes."""
+"""Figures of any slice of a table: lines with intervals, or heatmaps over two axes."""
 
 from typing import Any
 
@@ -8,43 +8,75 @@ from matplotlib.colors import LogNorm
 
 from experiments.common.errors import UsageError
 from experiments.common.long_table import MEASURED
-from experiments.common.plotting import COLOURS, MARKERS, figure_files, grid
+from experiments.common.plotting import (
+    COLOURS,
+    MARKERS,
+    figure_files,
+    grid,
+    house_style,
+    label_lines,
+    legend_below,
+    plain_log,
+    style_of,
+)
 
-WIDE = 30  # the largest over the smallest from which an axis is logarithmic
+WIDE = 30  # an axis is logarithmic if the largest value is more than this many times the smallest
+DIRECT = 3  # the largest number of lines that are labelled directly
 Rows = list[dict[str, Any]]
 
 
+@house_style()
 def draw(
     rows: Rows, x: str, y: str, hue: str | None, title: str, scales: tuple[str, str] = ("auto", "auto")
 ) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`: y over x, a line for each value of hue."""
+    """`figure.png` and `figure.svg`: y over x, with a line for each value of `hue`."""
     one_each(rows, (x, *((hue,) if hue else ())), y)
     figure, (axis,) = grid(1)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
-    many = len(series) > len(COLOURS)
+    ends = []
     for i, value in enumerate(series):
         mine = sorted((r for r in rows if (not hue or r[hue] == value) and r[y] is not None), key=lambda r: r[x])
-        colour = mpl.colormaps["viridis"](i / (len(series) - 1)) if many else COLOURS[i % len(COLOURS)]
+        colour, marker = _style(hue, value, i, len(series))
         at, of = [r[x] for r in mine], [r[y] for r in mine]
-        label = None if value is None else f"{hue} = {value:g}" if isinstance(value, float) else str(value)
-        axis.plot(at, of, marker=MARKERS[i % len(MARKERS)], ms=3, lw=1, color=colour, label=label)
+        label = None if value is None else _words(hue, value)
+        axis.plot(at, of, marker=marker, ms=3, lw=1, color=colour, label=label)
+        if label and mine:
+            ends.append((at[-1], of[-1], label, colour))
         if (limits := _limits(mine, y)) is not None:
             axis.fill_between(at, *limits, color=colour, alpha=0.2, lw=0)
     axis.set(xlabel=x, ylabel=y)
-    axis.set_title(title, fontsize="medium")
+    axis.set_title(title)
     axis.set_xscale(_scale([r[x] for r in rows], scales[0]))
     axis.set_yscale(_scale([r[y] for r in rows], scales[1]))
     axis.grid(which="major", alpha=0.3)
-    if hue:
-        figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(series) // 2))
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    if axis.get_yscale() == "log":
+        plain_log(axis, "y")
+    if ends and len(ends) <= DIRECT and np.isfinite([y for _, y, *_ in ends]).all():
+        figure.set_figwidth(9.0)
+        label_lines(axis, ends)
+    elif hue:
+        legend_below(figure, axis.get_legend_handles_labels(), ncols=2)
     return figure_files(figure)
 
 
+def _words(hue: str | None, value: Any) -> str:
+    return f"{hue} = {value:g}" if isinstance(value, float) else str(value)
+
+
+def _style(hue: str | None, value: Any, i: int, count: int) -> tuple[Any, str]:
+    """The style of an estimator, or one by position for the values of another column."""
+    if hue == "estimator":
+        return style_of(str(value))
+    if count > len(COLOURS):
+        return mpl.colormaps["viridis"](i / (count - 1)), MARKERS[i % len(MARKERS)]
+    return COLOURS[i], MARKERS[i]
+
+
+@house_style()
 def draw_heat(
     rows: Rows, x: str, y: str, heat: str, hue: str | None, title: str, scales: tuple[str, str]
 ) -> dict[str, bytes]:
-    """The same of a heatmap over x and y, a panel for each value of hue, all with one scale of colours."""
+    """The same as a heatmap over x and y. A panel for each value of `hue`, all with one colour scale."""
     one_each(rows, (x, y, *((hue,) if hue else ())), heat)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
     figure, axes = grid(len(series))
@@ -59,16 +91,14 @@ def draw_heat(
             field[up.index(r[y]), across.index(r[x])] = np.nan if r[heat] is None else r[heat]
         mesh = axis.pcolormesh(across, up, field, norm=norm, shading="nearest", cmap="viridis")
         axis.set(xlabel=x, ylabel=y, xscale=_scale(across, scales[0]), yscale=_scale(up, scales[1]))
-        axis.set_title(
-            "" if value is None else f"{hue} = {value:g}" if isinstance(value, float) else str(value), fontsize="small"
-        )
+        axis.set_title("" if value is None else _words(hue, value))
     figure.colorbar(mesh, ax=axes, label=heat)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(f"{heat}{', ' if title else ''}{title}")
     return figure_files(figure)
 
 
 def one_each(rows: Rows, names: tuple[str, ...], what: str) -> None:
-    """Raises UsageError where there are several rows for one point of the picture, and says what tells them apart."""
+    """Raises UsageError if there are several rows for one point of the figure. The message names the column that differs."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         other = first.setdefault(tuple(row[name] for name in names), row)
@@ -78,7 +108,7 @@ def one_each(rows: Rows, names: tuple[str, ...], what: str) -> None:
             values = sorted({str(r.get(name)) for r in rows})
             raise UsageError(
                 f"--where: there are several rows for {names[0]} = {row[names[0]]}, by {name} ({', '.join(values[:6])}"
-                f"{', ...' if len(values) > 6 else ''}); choose one, as --where {name}={values[0]}, or make it --hue"
+                f"{', ...' if len(values) > 6 else ''}); choose one, e.g. --where {name}={values[0]}, or use --hue {name}"
             )
 
 

@@ -1,46 +1,57 @@
-"""The picture of `experiments.crossover`: maps of the variance ratio with the contour where it is one; and lines."""
+"""The figure of `experiments.crossover`: maps of the variance ratio with its contour at one, and lines."""
 
 import math
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
 
-from experiments.common.plotting import COLOURS, figure_files, panels
+from experiments.common.plotting import COLOURS, figure_files, house_style, panels
 
 MOST = 2.0  # log10 of the ratio at which the colours end
-LABELS = {"k": "degree k of the Chebyshev polynomial"}
+LABELS = {"k": "k, degree of Chebyshev polynomial"}
 Rows = list[dict[str, Any]]
 
 
+@house_style()
 def draw_figure(rows: Rows, checks: Rows, settings: Any) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`: for d/d mu and for d/d sigma a map for each r; then lines, over D and over phi."""
+    """`figure.png` and `figure.svg`: a map for each r, for d/d mu and d/d sigma. Then lines over D and over phi."""
     names = settings.functions
     columns = min(3, len(names) + 1)
     half = math.ceil((len(names) + 1) / columns)
-    figure, axes = panels(2 * half, columns)
+    figure, axes = panels(2 * half, columns, height=2.3)
     for i, parameter in enumerate(("mu", "sigma")):
         here = axes[i * half : (i + 1) * half].ravel().tolist()
         for axis, name in zip(here, names, strict=False):
             mine = [r for r in rows if (r["part"], r["function"], r["parameter"]) == ("map", name, parameter)]
             at = [c for c in checks if (c["part"], c["function"], c["parameter"]) == ("map", name, parameter)]
             mesh = _map(axis, mine, at)
-            axis.set_title(f"d/d {parameter}, r = {mine[0]['r']}", fontsize=10)
+            axis.set_title(f"d/d {parameter}, r = {mine[0]['r']}")
         lines, *empty = here[len(names) :]
         _lines(lines, "dimension" if parameter == "mu" else "phi", rows, checks, settings)
         if parameter == "mu":
-            lines.set_title("d/d mu_1 of the sum of r over D, sigma = 1", fontsize=10)
-            lines.set_xlabel("D")
+            lines.set_title("d/d mu_1, sum of r over D coordinates")
+            lines.set_xlabel("D, dimensions (sigma = 1)")
         else:
-            lines.set_title(f"d/d phi, mu = {settings.mu}(phi), sigma = {settings.sigma}(phi)", fontsize=10)
-            lines.set_xlabel("phi")
+            lines.set_title("d/d phi, one parameter for both")
+            lines.set_xlabel(f"phi (mu {settings.mu}, sigma {settings.sigma})")
         for axis in empty:
             axis.set_axis_off()
     bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", extend="both", fraction=0.02, aspect=60, pad=0.01)
-    bar.set_label("log10 of the ratio Var[REINFORCE] / Var[reparameterized].  Blue: REINFORCE has the lower variance.  "
-                  "Black: ratio one; dashed: with the best constant baseline.  Dots: measured too")  # fmt: skip
-    figure.suptitle("Does the reparameterization trick always have the lower variance?  r(z), z ~ N("
-                    f"{settings.loc:g}, sigma^2)")  # fmt: skip
+    bar.set_label(
+        "maps: log10 of Var[score_function] / Var[reparameterized] (blue: score_function has the lower variance)"
+    )
+    key = (
+        ("-", "ratio (in maps: where it is one)"),
+        ("--", "the same with the best constant baseline"),
+        (".", "measured"),
+    )
+    handles = [Line2D([], [], ls="" if mark == "." else mark, marker=mark if mark == "." else "", color="black", ms=5)
+               for mark, _ in key]  # fmt: skip
+    figure.legend(handles, [words for _, words in key], loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("Does the reparameterization trick always have the lower variance? "
+                    f"E[r(z)], z ~ N({settings.loc:g}, sigma^2)")  # fmt: skip
     return figure_files(figure)
 
 
@@ -64,14 +75,14 @@ def _map(axis: Any, rows: Rows, checks: Rows) -> Any:
     label = LABELS.get(knob, knob)
     if infinite.any():
         axis.contourf(knobs, sigmas, infinite, [0.5, 1.5], colors="none", hatches=["////"])
-        label += "   (hatched: infinite by reparameterization)"
+        label += " (hatched: infinite variance)"
     axis.plot([c["value"] for c in checks], [c["sigma"] for c in checks], ".", color="black", ms=3)
     axis.set(yscale="log", xscale="log" if knob == "omega" else "linear", xlabel=label, ylabel="sigma")
     return mesh
 
 
 def _lines(axis: Any, x: str, rows: Rows, checks: Rows, settings: Any) -> None:
-    """The ratio against x, a dimension or a phi: a line for each r, dots where it was measured."""
+    """The ratio against x, a dimension or a phi. A line for each r, dots where the ratio was measured."""
     for name, colour in zip(settings.functions, COLOURS, strict=False):
         mine = sorted((r for r in rows if (r["part"], r["function"]) == (x, name)), key=lambda r: r[x])
         label = mine[0]["r"].replace(mine[0]["knob"], f"{mine[0]['value']:g}")
@@ -84,4 +95,4 @@ def _lines(axis: Any, x: str, rows: Rows, checks: Rows, settings: Any) -> None:
     axis.axhline(1, color="black", lw=1.6)
     axis.set(yscale="log", xscale="log" if x == "dimension" else "linear", ylabel="variance ratio")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(frameon=False, handlelength=1.2, labelspacing=0.2, borderpad=0.1)

@@ -106,7 +106,7 @@ def _figure(folder: Path, settings: Any) -> dict[str, bytes]:
         longest,
         "variance",
         "estimator",
-        f"{settings.problem}: d/d {parameter}{f', {title}' if title else ''}",
+        f"Problem {settings.problem}, gradient estimate of d/d {parameter}{f' at {title}' if title else ''}",
     )
 
 
