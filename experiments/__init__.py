@@ -1,3 +1,3 @@
-"""One question, one module, one figure: `python -m experiments.<question>`."""
+"""One question, one package, one figure: `python -m experiments.<question>`."""
 
-import rgrad  # noqa: F401  sets a flag of XLA's before JAX starts, here and in the processes that are started from here
+import rgrad  # noqa: F401  sets an XLA flag before JAX starts, in this process and in its children

@@ -1,4 +1,4 @@
-"""How fast is it, beside NumPy, PyTorch, stock JAX and C? Everything in one run, in turn, with the results checked.
+"""How fast is it compared to NumPy, PyTorch, plain JAX and C? One run, contenders in turn, every result checked.
 
 python -m experiments.benchmark
 """

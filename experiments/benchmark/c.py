@@ -1,7 +1,7 @@
-"""The reference of `experiments.benchmark` in C: what two cores can do where nothing is in the way.
+"""The reference of `experiments.benchmark` in C: the speed that the hardware allows.
 
-Threefry counters, Box-Muller and the sums in one loop over lanes that the compiler makes vectors of. A lane is a
-replicate, so that no sum is across a vector.
+Threefry counters, Box-Muller and the sums are one loop over lanes, which the compiler vectorises. Each lane is a
+replicate, so that no sum goes across a vector.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 COMMAND = ("-O3", "-march=native", "-ffast-math", "-pthread", "-shared", "-fPIC")
 
 # Threefry-2x32, 20 rounds: Salmon, Moraes, Dror and Shaw 2011. The polynomials of log, sin and cos: Moshier's Cephes
-# (logf, sinf, cosf). `u` is never 0, and 1 only by rounding; its least value gives |e| = 6.7.
+# (logf, sinf, cosf). `u` is never 0, and 1 only by rounding. Its smallest value gives |e| = 6.7.
 SOURCE = r"""
 #include <math.h>
 #include <pthread.h>
@@ -94,7 +94,7 @@ void sums(uint64_t key, uint64_t n, uint64_t replicates, double theta, int threa
 
 @cache
 def compiled() -> tuple[Callable[..., None] | None, str]:
-    """The function `sums`, compiled here for this machine; or None, and why not."""
+    """The function `sums`, compiled for this machine. Or None, with the reason."""
     compiler = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         return None, "there is no C compiler (cc)"

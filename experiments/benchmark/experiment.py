@@ -1,4 +1,4 @@
-"""How fast is it, beside NumPy, PyTorch, stock JAX and C? Everything in one run, in turn, with the results checked."""
+"""How fast is it compared to NumPy, PyTorch, plain JAX and C? One run, contenders in turn, every result checked."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from experiments.common.tables import number, print_table
 
 def run(settings: BenchmarkSettings) -> int:
     if settings.float_width != 32:
-        raise UsageError("--float-width 64: the contenders are written for 32 bits; leave it out")
+        raise UsageError("--float-width 64: the contenders support only 32 bits; leave it out")
     left_out: dict[str, str] = {}
     sections: dict[str, Any] = {
         "draws": (lambda advance: draws_section(settings, left_out, advance), len(settings.num_samples)),
@@ -45,7 +45,7 @@ def run(settings: BenchmarkSettings) -> int:
 
 
 def times(r: dict[str, Any]) -> str:
-    """A ratio, and its quartiles."""
+    """A ratio with its quartiles."""
     return f"{number(r['times'], 3)} [{number(r['times_low'], 2)}, {number(r['times_high'], 2)}]"
 
 
@@ -59,9 +59,9 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, str], settings: Bench
             sizes = list(dict.fromkeys(r["n"] for r in mine))
             at = {(r["contender"], r["n"]): r for r in mine}
             names = list(dict.fromkeys(r["contender"] for r in mine))
-            lines = [[f"{names[0]}: {UNITS[section]} a second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
+            lines = [[f"{names[0]}: {UNITS[section]} per second", *(number(at[names[0], n]["rate"], 2) for n in sizes)]]
             lines += [[name, *(times(at[name, n]) if (name, n) in at else "-" for n in sizes)] for name in names[1:]]
-            print_table(["contender", *(f"{'N' if section == 'draws' else 'D'} = {n:,}" for n in sizes)], lines, title)
+            print_table(["contender", *(f"{'n' if section == 'draws' else 'D'} = {n:,}" for n in sizes)], lines, title)
         elif section == "growth":
             lines = [[f"{r['n']:,}", times(r), f"{r['megabytes']:.1f} MB"] for r in mine]
             print_table(["draws", "time of a draw", "memory"], lines, title)
@@ -74,7 +74,7 @@ def report(rows: list[dict[str, Any]], left_out: dict[str, str], settings: Bench
         elif section == "cold":
             print_table(["until", "ratio"], [[r["contender"], times(r)] for r in mine], title)
         else:
-            first = [f"{mine[0]['contender']}: {UNITS[section]} a second", number(mine[0]["rate"], 2)]
+            first = [f"{mine[0]['contender']}: {UNITS[section]} per second", number(mine[0]["rate"], 2)]
             print_table(["contender", "ratio"], [first, *([r["contender"], times(r)] for r in mine[1:])], title)
         print(NOTES[section].format(**settings.model_dump()), end="\n\n")
     for name, why in left_out.items():

@@ -1,7 +1,7 @@
-"""The fit loop of `experiments.benchmark`: many fits at once of a normal to N(3, 2^2), by two estimators.
+"""The fit loop of `experiments.benchmark`: many simultaneous fits of a normal to N(3, 2^2), with two estimators.
 
-KL(N(mu, sigma^2), N(3, 2^2)) up to a constant, (y - 3)^2 / 8 by samples of y and -log sigma, by plain Adam from
-mu = 0 and sigma = 1; half of the fits by reparameterization, half by the score function.
+The loss is KL(N(mu, sigma^2), N(3, 2^2)) up to a constant: (y - 3)^2 / 8, estimated from samples of y, minus log sigma.
+Plain Adam starts from mu = 0 and sigma = 1. Half of the fits use reparameterization, half the score function.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from jax import Array
 import rgrad
 from experiments.benchmark.rivals import OURS, Missing, WrongResult, best_threads, torch_module
 
-SAMPLES = 10  # of a gradient
+SAMPLES = 10  # samples in one gradient
 RATE = 0.05
 OPTIMIZER = optax.adam(RATE)
-MU, SIGMA = 3.0, 2.0  # where the fits end, up to noise
+MU, SIGMA = 3.0, 2.0  # the fits end here, up to noise
 Fitted = tuple[np.ndarray, np.ndarray]
-"""mu and sigma of each fit, shape (2, fits): by reparameterization, by the score function."""
+"""mu and sigma of each fit, shape (2, fits): reparameterization first, then the score function."""
 FitJob = Callable[[int], Fitted]
 
 
@@ -49,7 +49,7 @@ def ours(steps: int, fits: int) -> FitJob:
 
 
 def torch_loss(params: Any, e: Any) -> Any:
-    """The sum of the losses of all fits: `params` has mu and log sigma of both estimators, shape (2, 2, fits)."""
+    """The sum of the losses of all fits. `params` holds mu and log sigma for both estimators, shape (2, 2, fits)."""
     mu, log_sigma = params
     y = mu[..., None] + log_sigma.exp()[..., None] * e
     x = y[1].detach()
@@ -59,7 +59,7 @@ def torch_loss(params: Any, e: Any) -> Any:
 
 
 def torch_job(torch: Any, steps: int, run: Callable[[int], Any]) -> FitJob:
-    """A job of `run(steps)`, which returns the parameters at the end, with as many threads as are best."""
+    """A job that calls `run(steps)`, which returns the final parameters, with the best number of threads."""
     set_threads = best_threads(torch, lambda: run(50))
 
     def job(seed: int) -> Fitted:
@@ -72,7 +72,7 @@ def torch_job(torch: Any, steps: int, run: Callable[[int], Any]) -> FitJob:
 
 
 def torch_batched(steps: int, fits: int) -> FitJob:
-    """One tensor for all fits, one backward pass and one fused Adam for each step."""
+    """One tensor for all fits, with one backward pass and one fused Adam update per step."""
     torch = torch_module()
 
     def run(steps: int) -> Any:
@@ -88,7 +88,7 @@ def torch_batched(steps: int, fits: int) -> FitJob:
 
 
 def torch_compiled(steps: int, fits: int) -> FitJob:
-    """The same with Adam's formulas in the step, which is compiled; its random numbers are made outside."""
+    """The same with Adam written out in the compiled step. Random numbers are drawn outside."""
     torch = torch_module()
     torch.compiler.reset()
 
@@ -113,7 +113,7 @@ def torch_compiled(steps: int, fits: int) -> FitJob:
 
 
 def jax_batched(steps: int, fits: int) -> FitJob:
-    """All fits in one array, with one key for a step: what JAX and optax do where nothing is checked or recorded."""
+    """All fits in one array, with one key per step: JAX and optax without checks and records."""
     f = lambda y: (y - MU) ** 2 / (2 * SIGMA**2)
 
     def loss(params: Any, key: Array) -> Array:
@@ -149,10 +149,10 @@ CONTENDERS: dict[str, Callable[[int, int], FitJob]] = {
 
 
 def check(name: str, fitted: Fitted) -> None:
-    """The medians over the fits are at mu and sigma, within 0.1 and 8 of their standard errors.
+    """Checks that the medians over the fits are mu and sigma, within 0.1 and 8 standard errors.
 
     Raises:
-        WrongResult: they are not.
+        WrongResult: a median is off.
     """
     for what, x, truth in zip(("mu", "sigma"), fitted, (MU, SIGMA), strict=True):
         error = 1.25 * x.std(1) / x.shape[1] ** 0.5

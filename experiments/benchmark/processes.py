@@ -1,4 +1,4 @@
-"""What `experiments.benchmark` measures in fresh processes: the growth of memory, and a cold start."""
+"""The sections of `experiments.benchmark` that need fresh processes: growth of memory, and a cold start."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from experiments.common.progress import Advance
 
 
 def child(code: str, *arguments: Any, **environment: str) -> list[Any]:
-    """What a fresh Python process prints, a JSON value a line."""
+    """The output of a fresh Python process, which prints one JSON value per line."""
     env = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     here = str(Path(__file__).parent.parent)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
-    env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # on a GPU this process has its memory
+    env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process already holds the memory of the GPU
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env=env | environment, capture_output=True, text=True, check=False
     )  # fmt: skip
@@ -33,7 +33,7 @@ GROWTH = "import sys; from experiments.benchmark.processes import grow; grow(*ma
 
 
 def grow(seed: int, rounds: int, *counts: int) -> None:
-    """In a process of its own: the time of so many draws, and by how much the peak of memory has grown since the first."""
+    """Runs in its own process. Prints the time of `counts` draws, and how much peak memory has grown since the first."""
     import resource
 
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -50,7 +50,7 @@ def grow(seed: int, rounds: int, *counts: int) -> None:
 
 
 def growth_section(settings: Any, advance: Advance) -> list[Row]:
-    """The time of a draw in units of that of the most draws, and the growth of the peak of memory."""
+    """The time of a draw relative to that at the largest count, and the growth of peak memory."""
     said = child(GROWTH, settings.seed, settings.rounds, *sorted(settings.growth))
     advance(1)
     last = statistics.median(said[-1]["seconds"]) / said[-1]["draws"]
@@ -90,15 +90,17 @@ print(json.dumps([jax_there - began, rgrad_there - jax_there, numpyro_there - rg
 
 
 def cold_section(settings: Any, advance: Advance) -> list[Row]:
-    """Seconds to import jax, to import rgrad after it, to use it (which imports NumPyro), and until a first result, in units
-    of the first."""
+    """The time to import jax, to import rgrad after it, to use rgrad (which imports NumPyro), and to a first result.
+
+    All relative to the first.
+    """
     with tempfile.TemporaryDirectory() as cache:
         kept = {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        child(COLD, **kept)  # fills it; and now all files have been read once
+        child(COLD, **kept)  # fills the cache, and reads all files once
         runs = []
         for _ in range(settings.rounds):
             runs.append((child(COLD)[0], child(COLD, **kept)[0]))

@@ -1,8 +1,8 @@
 """The contenders of `experiments.benchmark`: each does the same job in its own way.
 
-The job: gradients of E[x^2], x ~ N(theta, 1), at theta = 2, from n samples each, by the score function, mean (x^2 e), and
-by reparameterization, mean (2 x), with x = theta + e: one normal e for both. Over so many replicates of it the mean and
-the variance of both are kept.
+The job: gradients of E[x^2], x ~ N(theta, 1), at theta = 2, from n samples. The score function is mean (x^2 e), the
+reparameterized gradient is mean (2 x), with x = theta + e and the same normal e for both. The result is the mean and the
+variance of both over the replicates.
 """
 
 import ctypes
@@ -25,51 +25,51 @@ from experiments.benchmark.c import compiled
 THETA = 2.0
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 OURS = "rgrad"
-TORCH_DRAWS = 2**18  # of a call of PyTorch
-BLOCK = 2**14  # numbers of a block of NumPy, 64 KB: within the cache of a core
+TORCH_DRAWS = 2**18  # draws in one call of PyTorch
+BLOCK = 2**14  # numbers in a block of NumPy, 64 KB, to fit into the cache of a core
 
 
 class RivalMoments(NamedTuple):
-    """Of a call, over the replicates: first of the score function, second of reparameterization."""
+    """Moments of a call over the replicates: first the score function, then reparameterization."""
 
     replicates: int
-    """How many it came to: those asked for, or what fills whole batches."""
+    """The actual number: as requested, or rounded up to whole batches."""
     mean: tuple[float, float]
     variance: tuple[float, float]
 
 
 Job = Callable[[int, int], RivalMoments]
-"""(replicates, seed) to the moments."""
+"""Maps (replicates, seed) to the moments."""
 
 
 class Missing(Exception):
-    """A contender that cannot run here; the message says why."""
+    """A contender cannot run here. The message says why."""
 
 
 class WrongResult(RuntimeError):
-    """A contender that does not do the job: its time would mean nothing."""
+    """A contender computes a wrong result, so its time would be meaningless."""
 
 
 def rows_for(n: int, draws: int) -> int:
-    """How many replicates of n make about so many draws: a power of two."""
+    """The number of replicates of n samples, a power of two, that gives about this many draws."""
     return max(1, 2 ** round(np.log2(draws / n)))
 
 
 def of_sums(count: int, sums: Any) -> RivalMoments:
-    """From sums of g - 2 theta and its square, of each estimator."""
+    """Moments from sums of g - 2 theta and its square, for each estimator."""
     a, aa, b, bb = (float(x) / count for x in sums)
     unbiased = count / (count - 1)
     return RivalMoments(count, (2 * THETA + a, 2 * THETA + b), (unbiased * (aa - a * a), unbiased * (bb - b * b)))
 
 
 def sums_of(score: Any, path: Any) -> tuple[Any, ...]:
-    """What `of_sums` takes, of the two gradients of many replicates."""
+    """The sums for `of_sums`, from the two gradients of many replicates."""
     g, h = score - 2 * THETA, path - 2 * THETA
     return g.sum(), (g * g).sum(), h.sum(), (h * h).sum()
 
 
 def ours(n: int) -> Job:
-    """The public API, as the README has it."""
+    """The public API, used as in the README."""
 
     def loss(theta: Any, key: Array, estimator: rgrad.Estimator) -> Array:
         return rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, n, estimator)
@@ -86,7 +86,7 @@ def ours(n: int) -> Job:
 
 
 def numpy_loop(n: int) -> Job:
-    """A reader's: a Python loop over replicates, in 64 bits."""
+    """Naive code: a Python loop over replicates, in 64 bits."""
 
     def job(replicates: int, seed: int) -> RivalMoments:
         random = np.random.default_rng(seed)
@@ -101,9 +101,9 @@ def numpy_loop(n: int) -> Job:
 
 
 def numpy_threads(n: int) -> Job:
-    """What is best in NumPy: a thread for each core, 32 bits, SFC64, and blocks that stay in the cache."""
+    """Fast NumPy: a thread for each core, 32 bits, SFC64, and blocks that fit into the cache."""
     rows, piece = rows_for(n, BLOCK), min(n, BLOCK)
-    across = n < 256  # a sum is fast along a long contiguous axis, or across a short one
+    across = n < 256  # sums are fast along a long contiguous axis, or across a short one
 
     def part(blocks: int, seed: np.random.SeedSequence) -> Any:
         random = np.random.Generator(np.random.SFC64(seed))
@@ -132,7 +132,7 @@ def numpy_threads(n: int) -> Job:
 
 
 def in_calls(n: int, draws: int, call: Callable[[int, int], Any]) -> Job:
-    """A job of calls `call(rows, number) -> sums`, each of so many draws, added up in 64 bits."""
+    """A job that makes calls `call(rows, number) -> sums` of a fixed size, and adds them up in 64 bits."""
 
     def job(replicates: int, seed: int) -> RivalMoments:
         rows = rows_for(n, draws)
@@ -152,9 +152,9 @@ def torch_module() -> Any:
 
 
 def best_threads(torch: Any, call: Callable[[], Any]) -> Callable[[], None]:
-    """Sets the number of threads, one or one for each core, with which PyTorch is the faster at this.
+    """Sets the number of threads of PyTorch to one or to the number of cores, whichever is faster.
 
-    On a machine that does other work too, threads that wait for one another can be ten times as slow as one.
+    On a busy machine, threads that wait for each other can be ten times slower than one thread.
     """
 
     def seconds(threads: int) -> float:
@@ -172,7 +172,7 @@ def best_threads(torch: Any, call: Callable[[], Any]) -> Callable[[], None]:
 
 
 def torch_job(torch: Any, n: int, sums: Callable[[int], Any]) -> Job:
-    """A job of calls of `sums(rows)`."""
+    """A job that calls `sums(rows)` repeatedly."""
 
     def call(rows: int, seed: int) -> Any:
         torch.manual_seed(seed)
@@ -190,7 +190,7 @@ def torch_job(torch: Any, n: int, sums: Callable[[int], Any]) -> Job:
 
 
 def torch_eager(n: int) -> Job:
-    """PyTorch as one writes it: batched, and one backward pass for each estimator."""
+    """Ordinary PyTorch: batched, with one backward pass for each estimator."""
     torch = torch_module()
 
     def sums(rows: int) -> Any:
@@ -205,7 +205,7 @@ def torch_eager(n: int) -> Job:
 
 
 def torch_gradients(torch: Any) -> Callable[..., Any]:
-    """The sums of many replicates, by torch.func."""
+    """The sums of many replicates, with torch.func."""
 
     def path(theta: Any, e: Any) -> Any:
         return ((theta + e) ** 2).mean()
@@ -230,9 +230,9 @@ def torch_func(n: int) -> Job:
 
 
 def torch_compile(n: int) -> Job:
-    """The same, compiled; its random numbers are made outside, where they are ten times as fast on a CPU."""
+    """The same, compiled. Random numbers are drawn outside, which is ten times faster on a CPU."""
     torch = torch_module()
-    torch.compiler.reset()  # the programs of another n, of which it keeps eight and then compiles no more
+    torch.compiler.reset()  # drop the programs of other n: torch keeps only eight and then stops compiling
     sums = torch.compile(torch_gradients(torch), dynamic=False)
     try:
         return torch_job(torch, n, lambda rows: sums(torch.randn(rows, n)))
@@ -254,7 +254,7 @@ def both_gradients(e: Array) -> tuple[Array, Array]:
 
 
 def jax_naive(n: int) -> Job:
-    """jit(vmap(grad)) with a key for each replicate, and means and variances of all that it returns."""
+    """jit(vmap(grad)) with a key for each replicate, then means and variances of the results."""
     gradients = jax.jit(jax.vmap(lambda key: both_gradients(jax.random.normal(key, (n,)))))
 
     def call(rows: int, seed: int) -> Any:
@@ -264,7 +264,7 @@ def jax_naive(n: int) -> Job:
 
 
 def jax_streamed(n: int) -> Job:
-    """A loop within one program, which adds up the sums of batches, each with one key."""
+    """A loop in one program that adds up the sums of batches, with one key per batch."""
     rows = rows_for(n, 2**18)
 
     @jax.jit
@@ -283,7 +283,7 @@ def jax_streamed(n: int) -> Job:
 
 
 def c_reference(n: int) -> Job:
-    """C on all cores: threefry, Box-Muller and the sums in one loop, for this problem alone."""
+    """C on all cores, only for this problem: threefry, Box-Muller and the sums in one loop."""
     function, why = compiled()
     if function is None:
         raise Missing(why)

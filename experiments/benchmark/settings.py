@@ -1,4 +1,4 @@
-"""How fast is it, beside NumPy, PyTorch, stock JAX and C? Everything in one run, in turn, with the results checked.
+"""How fast is it compared to NumPy, PyTorch, plain JAX and C? One run, contenders in turn, every result checked.
 
 python -m experiments.benchmark
 """
@@ -19,10 +19,10 @@ Dimension = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class BenchmarkSettings(ExperimentSettings):
-    """Ratios of speed, measured side by side: medians of rounds in which each contender has its turn.
+    """Measures ratios of speed side by side: medians over rounds in which each contender has one turn.
 
-    A draw is one normal number of which one score-function and one reparameterized gradient of E[x^2], x ~ N(2, 1), are
-    made; means and variances of both are kept over replicates of N draws each.
+    A draw is one normal number that gives one score-function and one reparameterized gradient of E[x^2], x ~ N(2, 1). The
+    mean and the variance of both are accumulated over replicates of n draws each.
     """
 
     sections: Annotated[tuple[Section, ...], Field(min_length=1), ONCE] = (
@@ -34,11 +34,11 @@ class BenchmarkSettings(ExperimentSettings):
         "cold",
         "precision",
     )
-    """Which of draws, growth (time and memory from few draws to many), dimension, fit, sweep, cold and precision."""
+    """Any of draws, growth (time and memory against the number of draws), dimension, fit, sweep, cold and precision."""
     rivals: Annotated[tuple[Rival, ...], ONCE] = get_args(Rival)
-    """Which others; those that are not installed here are left out, with a word."""
+    """Contenders besides rgrad. Those that are not installed are left out, with a note."""
     num_samples: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
-    """N of the section draws, integers."""
+    """Samples in one gradient in the section draws, integers."""
     growth: Annotated[tuple[Draws, ...], Field(min_length=1), ONCE] = (
         1_000_000,
         10_000_000,
@@ -46,39 +46,39 @@ class BenchmarkSettings(ExperimentSettings):
         1_000_000_000,
         10_000_000_000,
     )
-    """How many draws, integers, at N = 1,000."""
+    """Numbers of draws in the section growth, integers, at n = 1,000."""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=1), ONCE] = (1, 10, 100, 1_000)
-    """D of the section dimension, integers."""
+    """D in the section dimension, integers."""
     steps: Annotated[int, Field(ge=200, le=2**24)] = 2_000
-    """Of a fit, an integer."""
+    """Steps of a fit, an integer."""
     fits: Annotated[int, Field(ge=10, le=2**20)] = 1_000
-    """How many fits at once by each of two estimators, an integer."""
+    """Simultaneous fits with each of two estimators, an integer."""
     cells: Annotated[int, Field(ge=3, le=2**24)] = 200
-    """Of the section sweep, an integer; each of 1e6 draws."""
+    """Cells in the section sweep, an integer. Each has 1e6 draws."""
     precision: Annotated[int, Field(ge=1_000, le=2**43)] = 1_000_000_000
-    """How many draws precision is measured over, an integer."""
+    """Draws in the section precision, an integer."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """How many times each contender has its turn, an integer."""
+    """Turns of each contender, an integer."""
     seconds: Annotated[float, Field(gt=0, le=3600)] = 0.15
-    """Of each turn in the sections draws and dimension, about; of one in fit at least."""
+    """Approximate length of a turn in the sections draws and dimension, minimum length in fit."""
 
 
 TITLES = {
-    "draws": "draws: times as fast as the other",
-    "growth": "growth, N = 1,000",
-    "dimension": "dimension: times as fast as the other",
-    "fit": "fits: times as fast as the other",
-    "sweep": "sweep: times as fast as the other",
+    "draws": "draws: speed-up over the contender",
+    "growth": "growth, n = 1,000",
+    "dimension": "dimension: speed-up over the contender",
+    "fit": "fits: speed-up over the contender",
+    "sweep": "sweep: speed-up over the contender",
     "cold": "a cold start",
     "precision": "precision",
 }
 NOTES = {
-    "draws": "brackets: quartiles of {rounds} rounds; under 1 the other is faster",
-    "growth": "the time of a draw in units of the last line's; by how much the peak of memory has grown since the first",
-    "dimension": "a sum of squares in D dimensions, 100 draws a gradient, the moments of every coordinate",
-    "fit": "{fits:,} fits at once of {steps:,} steps by each of two estimators, by rgrad in a thread each",
-    "sweep": "{cells:,} cells of 1e6 draws each; compilation is left out, but where each cell is compiled",
-    "cold": "a fresh process, from its first import on, in units of import jax; with the programs of an earlier one kept on disk",
-    "precision": "moments streamed in 32 bits of {precision:,} draws, 10 a gradient, beside the same draws in 64 bits",
+    "draws": "brackets: quartiles of {rounds} rounds; below 1 the contender is faster",
+    "growth": "time of a draw relative to the last line; growth of peak memory since the first line",
+    "dimension": "a sum of squares in D dimensions, 100 samples per gradient, moments of every coordinate",
+    "fit": "{fits:,} simultaneous fits of {steps:,} steps with each of two estimators; rgrad runs each estimator in a thread",
+    "sweep": "{cells:,} cells of 1e6 draws each; without compilation, except where each cell is compiled",
+    "cold": "a fresh process from its first import, relative to import jax; 'programs kept': compiled programs cached on disk",
+    "precision": "moments of {precision:,} draws accumulated in 32 bits, 10 per gradient, against the same draws in 64 bits",
 }
 UNITS = {"draws": "draws", "dimension": "coordinates", "fit": "steps", "sweep": "cells"}

@@ -1,4 +1,4 @@
-"""The measurements of `experiments.benchmark`: contenders in turn, round after round, and every result checked."""
+"""The measurements of `experiments.benchmark`: contenders take turns in rounds, and every result is checked."""
 
 import gc
 import platform
@@ -34,28 +34,29 @@ from experiments.benchmark.rivals import (
 from experiments.common.progress import Advance
 
 Row = dict[str, Any]
-SLACK = 8.0  # standard errors of a result that is right
-ROUNDING = 1e-4  # relative: what 32-bit sums may be off by
-PER_CALL = 1_000  # samples of a gradient where n is not varied
-FEWEST = 64  # replicates, for a variance that can be judged
-LEAST = 2**20  # draws of a turn: `measure` makes up to 65,536 replicates at once, and no fewer are as cheap
+SLACK = 8.0  # largest error of a correct result, in standard errors
+ROUNDING = 1e-4  # largest relative error of 32-bit sums
+PER_CALL = 1_000  # samples in one gradient if n is not varied
+FEWEST = 64  # replicates, so that the variance can be checked
+LEAST = 2**20  # draws in a turn: `measure` computes up to 65,536 replicates at once, and fewer are slower per draw
 LEAST_OF = {"numpy loop": 2**14}
 FIELDS = ("section", "contender", "n", "device", "rounds", "rate", "times", "times_low", "times_high", "seconds",
           "megabytes", "error")  # fmt: skip
 
 
 def row(section: str, contender: str, n: int, **values: Any) -> Row:
-    """`n` is the samples of a call, the draws, the dimension or the steps of all fits; what is not said is None."""
+    """A row. `n` is the samples in a call, the draws, the dimension or the steps of all fits. Missing fields are None."""
     return {**dict.fromkeys(FIELDS), "section": section, "contender": contender, "n": n, **values}
 
 
 def check(name: str, n: int, got: RivalMoments, slack: float = SLACK) -> None:
-    """The mean is 2 theta and the variances per call 87/n and 4/n, within `slack` standard errors.
+    """Checks that the mean is 2 theta and the variances per call are 87/n and 4/n, within `slack` standard errors.
 
-    The standard error of a variance is from the kurtosis of a call, 3 + 23.8/n for the score function and 3 for the other.
+    The standard error of a variance follows from the kurtosis of a call: 3 + 23.8/n for the score function, 3 for the
+    reparameterized gradient.
 
     Raises:
-        WrongResult: it is not.
+        WrongResult: a value is off.
     """
     for i, (estimator, variance, excess) in enumerate(
         (("score function", 87.0, EXCESS), ("reparameterized", 4.0, 0.0))
@@ -74,7 +75,7 @@ def check(name: str, n: int, got: RivalMoments, slack: float = SLACK) -> None:
 
 
 def _excess() -> float:
-    """The excess kurtosis of (theta + e)^2 e for a standard normal e, theta = 2, by the moments E e^k = (k - 1)!!."""
+    """The excess kurtosis of (theta + e)^2 e for standard normal e and theta = 2, from the moments E e^k = (k - 1)!!."""
     g = np.polynomial.Polynomial([-2 * THETA, THETA**2, 2 * THETA, 1.0])
     expect = lambda p: sum(c * np.prod(np.arange(k - 1, 0, -2.0)) for k, c in enumerate(p.coef) if k % 2 == 0)
     return float(expect(g**4) / expect(g**2) ** 2 - 3)
@@ -98,7 +99,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def in_turn(jobs: Mapping[Any, Callable[[int], float]], rounds: int, advance: Advance) -> dict[Any, list[float]]:
-    """What each job says in each round: in every round each has its turn, the first one another each time."""
+    """The result of each job in each round. Every job has one turn in a round, and another job starts each time."""
     said: dict[Any, list[float]] = {name: [] for name in jobs}
     names = list(jobs)
     for r in range(rounds):
@@ -116,7 +117,7 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def calibrated(name: str, n: int, job: Job, seconds: float, seed: int) -> int:
-    """The replicates, a power of two, that take about so long; and a first result that is checked."""
+    """The number of replicates, a power of two, that takes about `seconds`. Also checks a first result."""
     replicates = max(FEWEST, rows_for(n, LEAST_OF.get(name, LEAST)))
     job(FEWEST, seed)  # compiles
     while True:
@@ -135,7 +136,7 @@ def timed(name: str, n: int, job: Job, replicates: int, seed: int, turn: int) ->
 
 
 def draws_section(settings: Any, left_out: dict[str, str], advance: Advance) -> list[Row]:
-    """Draws per second for each n, by all contenders."""
+    """Draws per second for each n, for all contenders."""
     rows = []
     for n in settings.num_samples:
         jobs = {}
@@ -156,7 +157,7 @@ def draws_section(settings: Any, left_out: dict[str, str], advance: Advance) -> 
 
 
 def compared(section: str, n: int, rates: Mapping[str, list[float]], per_call: float) -> list[Row]:
-    """A row for each contender: how many times as fast as it we are, in the same round."""
+    """A row for each contender: our speed-up over it in the same round."""
     rows = []
     for name, mine in rates.items():
         low, times, high = quartiles([a / b for a, b in zip(rates[OURS], mine, strict=True)])
@@ -171,7 +172,7 @@ def compared(section: str, n: int, rates: Mapping[str, list[float]], per_call: f
 
 
 def dimension_section(settings: Any, advance: Advance) -> list[Row]:
-    """Coordinates drawn per second: x ~ N(theta, I) in D dimensions, the sum of squares, every coordinate's moments kept."""
+    """Coordinates drawn per second, for the sum of squares of x ~ N(theta, I) in D dimensions, with moments per coordinate."""
     rows = []
     for dimension in settings.dimensions:
         jobs = {}
@@ -189,7 +190,7 @@ def dimension_section(settings: Any, advance: Advance) -> list[Row]:
     return rows
 
 
-IN_DIMENSIONS = 100  # samples of a gradient there
+IN_DIMENSIONS = 100  # samples in one gradient in this section
 
 
 def ours_of_dimension(dimension: int) -> Any:
@@ -231,8 +232,10 @@ def streamed_of_dimension(dimension: int) -> Any:
 
 
 def timed_of_dimension(name: str, dimension: int, job: Any, replicates: int, seed: int, turn: int) -> float:
-    """Coordinates per second. The mean is 2 theta in each, the variances are 4/n and, with f = x_i^2 + S,
-    `(87 + 14 E S + E S^2) / n`, where S has D - 1 terms of mean 5 and variance 18: averages over coordinates are checked.
+    """Coordinates per second. Checks averages over the coordinates.
+
+    The mean is 2 theta in each coordinate. The variances are 4/n and, with f = x_i^2 + S, `(87 + 14 E S + E S^2) / n`,
+    where S has D - 1 terms with mean 5 and variance 18.
     """
     took, (count, mean, variance) = seconds_of(partial(job, replicates, seed + (turn + 1) * 2**24))
     others = dimension - 1
@@ -253,7 +256,7 @@ def timed_of_dimension(name: str, dimension: int, job: Any, replicates: int, see
 
 
 def fit_section(settings: Any, left_out: dict[str, str], advance: Advance) -> list[Row]:
-    """Steps per second, all fits together."""
+    """Steps per second of all fits together."""
     jobs: dict[str, Callable[[int], float]] = {}
 
     def timed_fits(name: str, job: benchmark_fit.FitJob, turn: int) -> float:
@@ -280,17 +283,17 @@ def fit_section(settings: Any, left_out: dict[str, str], advance: Advance) -> li
 
 
 def sweep_section(settings: Any, advance: Advance) -> list[Row]:
-    """Cells per second, of 1e6 draws each."""
+    """Cells per second. Each cell has 1e6 draws."""
     jobs = {name: make(settings.cells) for name, make in benchmark_sweep.CONTENDERS.items()}
     rates = in_turn(jobs, settings.rounds, advance)
     return compared("sweep", settings.cells, rates, benchmark_sweep.SIZE * benchmark_sweep.REPLICATES)
 
 
-SMALL_CALL = 10  # samples of a call where precision is measured: many replicates
+SMALL_CALL = 10  # samples in one call in this section, so that there are many replicates
 
 
 def precision_section(settings: Any, advance: Advance) -> list[Row]:
-    """The moments streamed in 32 bits beside those of the same 32-bit draws streamed in 64 bits: relative errors."""
+    """Relative errors of moments accumulated in 32 bits, against the same 32-bit draws accumulated in 64 bits."""
 
     def draw(key: Array) -> Array:
         def loss(theta: Any, estimator: rgrad.Estimator) -> Array:
@@ -317,7 +320,7 @@ def precision_section(settings: Any, advance: Advance) -> list[Row]:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine of this run."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

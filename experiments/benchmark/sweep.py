@@ -1,4 +1,4 @@
-"""The section `sweep` of `experiments.benchmark`: many cells of 1e6 draws each, beside a Python loop over them."""
+"""The section `sweep` of `experiments.benchmark`: many cells of 1e6 draws each, against a Python loop over the cells."""
 
 import time
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from rgrad.measurement import moments_of, options, power_sums, words
 from rgrad.problems import gradient
 from rgrad.sweeps import Cells, devices_for, each, extent_for, grid_of
 
-SIZE, REPLICATES = 1_000, 1_000  # 1e6 draws a cell
+SIZE, REPLICATES = 1_000, 1_000  # 1e6 draws per cell
 ESTIMATORS = {name: rgrad.ESTIMATORS[name].estimator for name in ("score_function", "reparameterized")}
-RECOMPILED = 3  # cells of the loop that compiles each: seconds apiece
-SLACK = 7.0  # standard errors of a right mean, over thousands of cells
+RECOMPILED = 3  # cells of the loop that compiles each cell, which takes seconds
+SLACK = 7.0  # largest error of a correct mean in standard errors, over thousands of cells
 
 
 def swept(cells: int, common: bool) -> Callable[[int], float]:
-    """Cells per second of a sweep, its one compilation left out."""
+    """Cells per second of a sweep, without its single compilation."""
     grid, devices = _grid(cells), devices_for()
     shape = grid.shapes[0]
     extent = extent_for(grid, shape, ESTIMATORS, REPLICATES, devices, common)
@@ -42,7 +42,7 @@ def swept(cells: int, common: bool) -> Callable[[int], float]:
 
 
 def looped(cells: int, again: bool) -> Callable[[int], float]:
-    """The same of a Python loop over one compiled function of the cell, or over a function that is new for each."""
+    """Cells per second of a Python loop, over one compiled function or (`again`) a new function for each cell."""
     locs = _grid(cells).axes["loc"]
 
     def program() -> Any:
@@ -84,7 +84,7 @@ def _grid(cells: int) -> Any:
 
 
 def _check(moments: Any, locs: np.ndarray[Any, Any], count: int) -> None:
-    """Each mean is 2 loc. Raises WrongResult where one is not."""
+    """Checks that each mean is 2 loc. Raises WrongResult if one is not."""
     for name, of in moments.mean.items():
         off = np.abs(np.ravel(of["loc"]) - 2 * locs) / np.ravel(moments.standard_error[name]["loc"])
         if not np.all(off[:count] <= SLACK):

@@ -16,7 +16,7 @@ from experiments.common.tables import number, print_table
 
 def run(settings: BoundsSettings) -> int:
     if "vimco" in settings.estimators and 1 in settings.k:
-        raise UsageError("--k: vimco with K = 1 has no other sample to make a baseline of; give K of 2 or more")
+        raise UsageError("--k: vimco needs another sample for its baseline; give K of at least 2")
 
     def study(advance: Advance) -> Outcome:
         rows = measured_rows(settings, jax.random.key(settings.seed), advance)
@@ -27,7 +27,7 @@ def run(settings: BoundsSettings) -> int:
 
 
 def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
-    """A table for each distance: the ratios, with K along the line."""
+    """Prints a table for each distance: the ratios, with a column for each K."""
     for distance in settings.perturbations:
         lines: dict[tuple[str, str], list[str]] = {}
         for r in rows:
@@ -41,8 +41,8 @@ def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
             f"signal-to-noise ratio and its 95 % interval, parameters within {distance:g} of the optimum",
         )
     print(
-        f"~ under twice the noise floor of {settings.replicates:,} replicates, {rows[0]['floor']:.2g}: mostly noise, "
-        "and no more than an upper bound"
+        f"~ below twice the noise floor of {settings.replicates:,} replicates, {rows[0]['floor']:.2g}: mostly noise, "
+        "only an upper bound"
     )
     norms = {(r["estimator"], r["perturbation"], r["k"]): r["norm"] for r in rows if r["parameter"] == "A"}
     k = max(settings.k)
@@ -51,5 +51,5 @@ def report(rows: list[dict[str, Any]], settings: BoundsSettings) -> None:
         if k > 1 and biased and right:
             print(
                 f"sticking_the_landing is biased: within {distance:g} of the optimum, at K = {k:,}, its mean gradient "
-                f"for A is {number(biased / right, 3)} times as long as the right one"
+                f"for A is {number(biased / right, 3)} times as long as the correct one"
             )

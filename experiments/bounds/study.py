@@ -15,16 +15,16 @@ from scipy.special import stdtrit
 import rgrad
 from experiments.common.progress import Advance
 
-PARTS = 10  # of the replicates, for the jackknife
-BLOCK = 64  # data points at once: what fits into a cache
+PARTS = 10  # into which the jackknife divides the replicates
+BLOCK = 64  # data points at once, to fit into a cache
 Params = dict[str, Array]
 
 
 def data_and_optimum(key: Array, points: int, dimension: int) -> tuple[Array, Params]:
-    """x drawn from the model with mu ~ N(0, I), shape `(points, dimension)`; and where the gradient is 0 for any K.
+    """Data x drawn from the model with mu ~ N(0, I), shape `(points, dimension)`, and the optimum for any K.
 
-    There mu is the mean of the data, and q has the mean of the posterior, (x + mu) / 2. Its variance is held at 2/3, where
-    the posterior's is 1/2.
+    At the optimum, mu is the mean of the data, and q has the mean of the posterior, (x + mu) / 2. The variance of q is
+    fixed at 2/3. That of the posterior is 1/2.
     """
     for_mu, for_x = jax.random.split(key)
     x = jax.random.normal(for_mu, (dimension,)) + 2**0.5 * jax.random.normal(for_x, (points, dimension))
@@ -39,7 +39,7 @@ def bound(params: Params, x: Array, key: Array, k: int, gradient: rgrad.Estimato
 
 
 def measured_rows(settings: Any, key: Array, advance: Advance) -> list[dict[str, Any]]:
-    """A row for each distance, K, estimator and parameter. All of one K share their samples."""
+    """A row for each distance, K, estimator and parameter. Rows with the same K share their samples."""
     for_data, for_direction, for_draws = jax.random.split(key, 3)
     data, optimum = data_and_optimum(for_data, settings.data_points, settings.dimension)
     keys = dict(zip(optimum, jax.random.split(for_direction, len(optimum)), strict=True))
@@ -61,7 +61,7 @@ def measured_rows(settings: Any, key: Array, advance: Advance) -> list[dict[str,
 
 
 def gradients(params: Params, data: Array, k: int, estimators: Sequence[str], key: Array) -> dict[str, Params]:
-    """One estimate by each rule of the gradient of the mean bound, at each of the stacked params."""
+    """One estimate of the gradient of the mean bound with each estimator, at each of the stacked params."""
 
     def of_point(x: Array, key: Array) -> dict[str, Params]:
         return jax.vmap(lambda p: {name: jax.grad(bound)(p, x, key, k, getattr(rgrad, name)) for name in estimators})(
@@ -76,7 +76,7 @@ def gradients(params: Params, data: Array, k: int, estimators: Sequence[str], ke
 def _row(
     parts: list[rgrad.Moments], estimator: str, parameter: str, place: int, distance: float, k: int
 ) -> dict[str, Any]:
-    """Its interval is the jackknife's, because the coordinates of one gradient depend on one another."""
+    """A row with a jackknife interval, because the coordinates of one gradient are dependent."""
     mine = [rgrad.Moments(m.count, *(tree[estimator][parameter][place] for tree in m[1:])) for m in parts]
     whole = _merged(mine)
     without = np.array([_snr(_merged(mine[:i] + mine[i + 1 :])) for i in range(PARTS)])

@@ -1,15 +1,15 @@
-"""The one exception for bad input: it becomes one line on stderr and exit status 2, never a traceback."""
+"""The exception for bad input. It is printed as one line on stderr, with exit status 2 and no traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done. The message names the call, the cause and the fix, in one line."""
+    """The input is invalid. The message says in one line which flag it was, what is wrong, and what to do."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'? (there are: ...)`: the end of a message about an unknown name."""
+    """The end of a message about an unknown name: `; did you mean 'x'? (there are: ...)`."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
     return (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {', '.join(known)})"

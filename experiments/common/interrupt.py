@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: an exception that is raised within a callback of JAX's garbage collection is swallowed."""
+"""Remembers Ctrl-C. An exception that is raised in a garbage-collection callback of JAX is swallowed."""
 
 import signal
 from typing import Any
@@ -13,7 +13,7 @@ def _remember(signum: int, frame: Any) -> None:
 
 
 def remember_interrupts() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt, as ever, and is remembered."""
+    """From now on, Ctrl-C raises KeyboardInterrupt as usual, and is also remembered."""
     signal.signal(signal.SIGINT, _remember)
 
 

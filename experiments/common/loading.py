@@ -1,4 +1,4 @@
-"""From a name to a problem or an estimator: those that are shipped, or `module:attribute` of the user's own."""
+"""Loads a problem or an estimator by name: a built-in one, or the user's own as `module:attribute`."""
 
 import importlib
 import importlib.util
@@ -13,12 +13,12 @@ from experiments.common.errors import UsageError, nearest
 from experiments.common.problems import PROBLEMS
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()}
-ALL = "all"  # in place of names: every one of these that applies
-COMPARED = "compared"  # every one that `rgrad.compare` has by default
+ALL = "all"  # selects every estimator that applies
+COMPARED = "compared"  # selects the default estimators of `rgrad.compare`
 
 
 def expanded(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once, with all that `all` and `compared` stand for."""
+    """The names without duplicates, with `all` and `compared` replaced by what they stand for."""
     groups = {
         ALL: tuple(ESTIMATORS),
         COMPARED: tuple(n for n, row in rgrad.ESTIMATORS.items() if row.compared and not row.biased),
@@ -27,37 +27,37 @@ def expanded(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def load_estimator(name: str) -> rgrad.Estimator:
-    """The estimator of that name, or the user's own `module:function`."""
+    """The estimator with this name, or the user's own `module:function`."""
     found = load("--estimators", name, ESTIMATORS)
     if not callable(found):
         raise UsageError(
-            f"--estimators {name}: it is a {type(found).__name__}; name a function (f, q, key, n) -> terms"
+            f"--estimators {name}: expected a function (f, q, key, n) -> terms, got {type(found).__name__}"
         )
     return found
 
 
 def load_problem(name: str) -> rgrad.Problem:
-    """The problem of that name, or the user's own `module:attribute`."""
+    """The problem with this name, or the user's own `module:attribute`."""
     found = load("--problem", name, PROBLEMS)
     for part in ("distribution", "objective", "params"):
         if not hasattr(found, part):
             raise UsageError(
                 f"--problem {name}: it has no {part!r}; a problem has distribution(params), objective(params, x) and "
                 "params, a dict of names to numbers or arrays"
-                + (" (where __init__ sets it, name an instance, not the class)" if isinstance(found, type) else "")
+                + (" (if __init__ sets it, give an instance and not the class)" if isinstance(found, type) else "")
             )
     if not isinstance(found.params, Mapping) or not found.params:
-        raise UsageError(f"--problem {name}: params must be a dict of names to numbers or arrays, with at least one")
+        raise UsageError(f"--problem {name}: params must be a non-empty dict of names to numbers or arrays")
     return found
 
 
 def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
-    """What is shipped under that name, or the user's own `module:attribute`; `flag` is for the error messages."""
+    """The built-in object with this name, or the user's own `module:attribute`. `flag` is for error messages."""
     if ":" not in name:
         if name in shipped:
             return shipped[name]
         if name.endswith(".py"):
-            raise UsageError(f"{flag} {name}: it is a file; write {name}:NAME, with the name of what is in it")
+            raise UsageError(f"{flag} {name}: this is a file; write {name}:NAME with a name defined in it")
         raise UsageError(f"{flag} {name}: unknown name{nearest(name, shipped)}, or your own as module:attribute")
     place, _, attribute = name.rpartition(":")
     module = _import(flag, name, place)
@@ -68,7 +68,7 @@ def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
 
 
 def _import(flag: str, name: str, place: str) -> Any:
-    """The module `place`: a dotted name, found from the current folder too, or the path of a .py file."""
+    """Imports `place`: a dotted name (the current folder is searched too), or the path of a .py file."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -76,7 +76,7 @@ def _import(flag: str, name: str, place: str) -> Any:
             return importlib.import_module(place)
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
         if spec is None or spec.loader is None or not Path(place).is_file():
-            raise UsageError(f"{flag} {name}: there is no file {place}; give its path from the current folder")
+            raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
@@ -86,16 +86,16 @@ def _import(flag: str, name: str, place: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(error.name + ".")):
             raise UsageError(
-                f"{flag} {name}: there is no module {error.name!r} here or installed; write file.py:attribute, or run "
-                "it from the folder that holds the module"
+                f"{flag} {name}: no module {error.name!r} here or installed; write file.py:attribute, or run "
+                "this from the folder that contains the module"
             ) from None
-        raise UsageError(f"{flag} {name}: it imports {error.name!r}, which is not installed; install it") from None
+        raise UsageError(f"{flag} {name}: the import of {error.name!r} failed; install it") from None
     except Exception as error:
-        raise UsageError(f"{flag} {name}: importing it raised {where_and_what(error)}; mend that first") from None
+        raise UsageError(f"{flag} {name}: the import raised {where_and_what(error)}; fix that first") from None
 
 
 def where_and_what(error: BaseException) -> str:
-    """`KeyError: 'scale' (mine.py, line 7)`: an exception in one line, with the innermost place of the user's code."""
+    """An exception in one line, with the innermost place in the user's code: `KeyError: 'scale' (mine.py, line 7)`."""
     text = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"

@@ -1,4 +1,4 @@
-"""Rows of a table.csv, chosen while it is read: only what is asked for is held."""
+"""Selects rows of a table.csv while reading it. Only the selected rows are kept in memory."""
 
 import csv
 import math
@@ -17,14 +17,14 @@ class Chosen(NamedTuple):
     rows: list[dict[str, Any]]
     columns: list[str]
     distinct: dict[str, list[Any]]
-    """The values of each column that is not measured, of the chosen rows, in ascending order."""
+    """The values in the selected rows of each column that is not measured, in ascending order."""
 
 
 def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
-    """The rows of `table` that have these values; without `keep` only what there is in its columns.
+    """The rows of `table` with these values. Without `keep`, only the values that occur in each column.
 
     Raises:
-        UsageError: there is no such file or column.
+        UsageError: the file or a column does not exist.
     """
     rows: list[dict[str, Any]] = []
     seen: dict[str, dict[Any, None]] = {}
@@ -43,17 +43,15 @@ def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
                     for name in row.keys() - MEASURED:
                         seen.setdefault(name, {})[row[name]] = None
     except FileNotFoundError:
-        raise UsageError(
-            f"{table.parent}: there is no {table.name} in it; give the folder of the results of a run"
-        ) from None
+        raise UsageError(f"{table.parent}: it has no {table.name}; give the folder with the results of a run") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table}: it cannot be read ({error}); give the folder of the results of a run") from None
+        raise UsageError(f"{table}: cannot read it ({error}); give the folder with the results of a run") from None
     ascending = lambda found: sorted(found, key=lambda v: (isinstance(v, str), v if v is not None else -math.inf))
     return Chosen(rows, columns, {name: ascending(found) for name, found in seen.items()})
 
 
 def value_of(text: str) -> Any:
-    """A number where it is one; None for an empty place, which is nan."""
+    """The text as a number if it is one. None for an empty field, which stands for nan."""
     try:
         return float(text) if text else None
     except ValueError:
@@ -61,7 +59,7 @@ def value_of(text: str) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, numbers to six digits: what a user writes of 0.1 in 32 bits."""
+    """Whether two values are equal, numbers to six digits: a user writes 0.1 for the 32-bit number closest to it."""
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
     return bool(a == b)

@@ -1,4 +1,4 @@
-"""A problem, its estimators and the measurement of their gradients, for the experiments."""
+"""A problem, its estimators, and the measurement of their gradients, for all experiments."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,20 +19,20 @@ from experiments.common.settings import ProblemSettings
 from rgrad.distributions import check_draw, evaluate, name_of
 from rgrad.problems import Point, gradient, names_to_differentiate, point_of
 
-CHUNK = 2**24  # draws between two moves of the progress bar, and between two chances to interrupt
-PILOT = 10_000  # draws of x on which the objective is tried first
-FEW = 200  # degrees of freedom of a variance under which its interval covers less than it says
+CHUNK = 2**24  # draws between updates of the progress bar, and between chances to interrupt
+PILOT = 10_000  # draws of x for a first test of the objective
+FEW = 200  # below this many degrees of freedom, the interval of a variance covers less than its nominal level
 
 
 class Measured(NamedTuple):
-    """The moments of the gradient estimates of one n: estimator, then parameter, to arrays of its shape."""
+    """The moments of the gradient estimates for one n, by estimator and parameter."""
 
     n: int
     moments: rgrad.Moments
 
     @property
     def weak(self) -> set[tuple[str, str, int]]:
-        """Which rows (estimator, parameter, n) have a variance interval that covers less than it says."""
+        """The rows (estimator, parameter, n) whose variance interval covers less than its nominal level."""
         return {
             (estimator, label, self.n)
             for estimator, freedoms in self.moments.variance_freedom.items()
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
 
 class ProblemTask(NamedTuple):
-    """What is to be measured: a problem at a point, some of its parameters, and the estimators by name."""
+    """The task of a measurement: a problem at a point, some of its parameters, and the estimators by name."""
 
     name: str
     problem: rgrad.Problem
@@ -53,17 +53,17 @@ class ProblemTask(NamedTuple):
     wrt: tuple[str, ...]
     estimators: Mapping[str, rgrad.Estimator]
     left_out: Mapping[str, str] = MappingProxyType({})
-    """What `--estimators all` leaves out, and why."""
+    """The estimators that `--estimators all` leaves out, with the reason."""
 
     def gradients(self, n: int) -> Callable[[jax.Array], dict[str, dict[str, jax.Array]]]:
-        """One call of every estimator, with the same key: one program for all, and a fair comparison."""
+        """One call of every estimator, with the same key. They share one program and the same draws."""
         return lambda key: {
             name: gradient(self.problem, self.point, self.wrt, key, n, estimator)
             for name, estimator in self.estimators.items()
         }
 
     def measure(self, key: jax.Array, n: int, replicates: int, advance: Advance) -> Measured:
-        """The moments of the gradients of that n over the replicates.
+        """The moments of the gradients from n samples over the replicates.
 
         Raises:
             UsageError: a gradient is nan or infinite.
@@ -86,8 +86,8 @@ class ProblemTask(NamedTuple):
                 if worst := int(np.max(count)):
                     raise UsageError(
                         f"{estimator}: its gradient for {name} was nan or infinite in {worst:,} of "
-                        f"{int(moments.count):,} estimates of {n} samples, though the objective was finite; look at "
-                        "its derivative (a root or a logarithm at 0?), or try --float-width 64"
+                        f"{int(moments.count):,} estimates of {n} samples, although the objective was finite; check "
+                        "its derivative (e.g. a root or a logarithm at 0), or try --float-width 64"
                     )
 
     def exact(self) -> dict[str, rgrad.ExactMoments | None]:
@@ -100,10 +100,10 @@ class ProblemTask(NamedTuple):
 def prepare(
     settings: ProblemSettings, name: str, estimators: tuple[str, ...], num_samples: tuple[int, ...]
 ) -> ProblemTask:
-    """The task that the settings describe, tried out before anything is written or measured.
+    """The task that the settings describe. It is tested before anything is written or measured.
 
     Raises:
-        UsageError: whatever is wrong with the problem, its parameters, or an estimator for it.
+        UsageError: the problem, its parameters or an estimator for it is invalid.
     """
     task = tried(settings, name, estimators)
     left_out = {}
@@ -111,8 +111,8 @@ def prepare(
         alone = task._replace(estimators={name: estimator})
         try:
             for n in num_samples:
-                # What rgrad refuses, it refuses when tracing. The parameters have been checked, once.
-                with usage(f"{name} with N = {n}", Exception), validation_enabled(False):
+                # rgrad raises its errors when tracing. The parameters have been checked before.
+                with usage(f"{name} with n = {n}", Exception), validation_enabled(False):
                     jax.eval_shape(alone.gradients(n), jax.random.key(0))
         except UsageError as error:
             if name in estimators:  # asked for by name
@@ -120,15 +120,15 @@ def prepare(
             left_out[name] = str(error)
     kept = {name: estimator for name, estimator in task.estimators.items() if name not in left_out}
     if not kept:
-        raise UsageError(f"--estimators {' '.join(estimators)}: none applies; {next(iter(left_out.values()))}")
+        raise UsageError(f"--estimators {' '.join(estimators)}: no estimator applies; {next(iter(left_out.values()))}")
     return task._replace(estimators=kept, left_out=left_out)
 
 
 def tried(settings: ProblemSettings, name: str, estimators: tuple[str, ...]) -> ProblemTask:
-    """The problem at its point, tried out on the first draws; the estimators by name, which are not.
+    """The problem at its point, tested on a few draws, and the estimators by name, not tested.
 
     Raises:
-        UsageError: whatever is wrong with the problem, its parameters, or the name of an estimator.
+        UsageError: the problem, its parameters or the name of an estimator is invalid.
     """
     problem = load_problem(name)
     with usage("--params" if settings.params else f"--problem {name}", ValueError):
@@ -141,7 +141,7 @@ def tried(settings: ProblemSettings, name: str, estimators: tuple[str, ...]) -> 
 
 
 def _distribution(task: ProblemTask) -> Any:
-    """The problem's distribution at its point, whose parameters are allowed."""
+    """The distribution of the problem at its point, with its parameters checked."""
     with usage(f"--problem {task.name}: distribution{_hint(task)}", Exception):
         with validation_enabled(False):
             q = task.problem.distribution(task.point)
@@ -151,33 +151,33 @@ def _distribution(task: ProblemTask) -> Any:
 
 
 def _hint(task: ProblemTask) -> str:
-    """What is likely wrong where a problem's own functions fail."""
+    """The likely cause if the functions of a problem fail."""
     if isinstance(task.problem, type):
-        return " (a class: its functions take no self; or name an instance)"
+        return " (this is a class: its functions must not take self; or give an instance)"
     changed = [n for n, value in task.problem.params.items() if jnp.shape(value) != task.point[n].shape]
     return f" (--params {', '.join(changed)} has another shape than the default)" if changed else ""
 
 
 def _check_arguments(q: Any) -> None:
-    """Raises where a parameter of a NumPyro distribution breaks its constraint, and says which that is."""
+    """Raises UsageError if a parameter of a NumPyro distribution violates its constraint. Names the parameter."""
     for name, constraint in getattr(q, "arg_constraints", {}).items():
         value = vars(q).get(name)
         try:
             allowed = value is None or np.all(constraint(value))
-        except (ValueError, NotImplementedError):  # a constraint that depends on the other parameters, as low < high
+        except (ValueError, NotImplementedError):  # a constraint that depends on other parameters, e.g. low < high
             continue
         if not allowed:
             rule = type(constraint).__name__.strip("_")
             raise UsageError(
-                f"--params: {name_of(q)} got {name} = {np.asarray(value).tolist()}, which is not allowed (it must be: "
-                f"{rule}); give another value"
+                f"--params: {name_of(q)} got {name} = {np.asarray(value).tolist()}, which is not allowed "
+                f"(constraint: {rule}); give another value"
             )
     if hasattr(q, "base_dist"):
         _check_arguments(q.base_dist)
 
 
 def _try_objective(task: ProblemTask, q: Any, seed: int) -> None:
-    """Raises where the objective raises, or is nan or infinite for any of the first draws."""
+    """Raises UsageError if the objective raises, or if it is nan or infinite for any of the first draws."""
     with usage(f"--problem {task.name}{_hint(task)}", Exception):
         check_draw(q, PILOT, "distribution")
         x = q.sample(jax.random.key(seed), (PILOT,))
@@ -186,13 +186,13 @@ def _try_objective(task: ProblemTask, q: Any, seed: int) -> None:
     if bad.size:
         example = np.array2string(np.asarray(jax.tree.leaves(x)[0][bad[0]]), precision=4)
         raise UsageError(
-            f"--problem {task.name}: objective is nan or infinite for {bad.size:,} of {PILOT:,} draws, as at x = {example}; "
-            "make it finite wherever the distribution can draw"
+            f"--problem {task.name}: objective is nan or infinite for {bad.size:,} of {PILOT:,} draws, e.g. at x = {example}; "
+            "make it finite on the whole support of the distribution"
         )
 
 
 def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]:
-    """One row for each parameter coordinate, n and estimator, the exact values beside the measured."""
+    """One row for each parameter coordinate, n and estimator, with measured and exact values."""
     exact = task.exact()
     rows = []
     for name in task.wrt:
@@ -226,7 +226,7 @@ def labels(name: str, value: Any) -> list[str]:
 
 @contextmanager
 def usage(where: str, *kinds: type[Exception]) -> Iterator[None]:
-    """An exception of these kinds as a UsageError: one line, with the place where a user's own code raised it."""
+    """Turns exceptions of these kinds into a UsageError of one line, with the place in the user's code that raised it."""
     try:
         yield
     except UsageError:

@@ -1,4 +1,4 @@
-"""The shipped problems, by name: each is `distribution(params)`, `objective(params, x)` and default `params`."""
+"""The built-in problems by name. Each has `distribution(params)`, `objective(params, x)` and default `params`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import rgrad
 
 
 class ShippedProblem(NamedTuple):
-    """min over params of `E[objective(params, x)]`, `x ~ distribution(params)`."""
+    """Minimise `E[objective(params, x)]`, `x ~ distribution(params)`, over params."""
 
     distribution: Callable[[Any], Any]
     objective: Callable[[Any, Any], Any]
@@ -23,7 +23,7 @@ def normal(params: Any) -> dist.Distribution:
 
 
 class Quadratic:
-    """The post's question in d dimensions: `E sum x^2`, x ~ N(loc, scale^2 I)."""
+    """The question of the blog post in d dimensions: `E sum x^2`, x ~ N(loc, scale^2 I)."""
 
     wrt = ("loc",)
 
@@ -41,18 +41,18 @@ class Quadratic:
 
 
 PROBLEMS: dict[str, rgrad.Problem] = {
-    # The post's question, min over theta of E[x^2] with x ~ N(theta, 1). Variances per sample: 87 and 4.
+    # The blog post: minimise E[x^2], x ~ N(theta, 1), over theta. Variances per sample: 87 (score function) and 4.
     "square": ShippedProblem(normal, lambda params, x: x**2, {"loc": 2.0, "scale": 1.0}, wrt=("loc",)),
-    # The same in as many dimensions as you like: `experiments.sweep --problem quadratic --axes dimension=1,10,100`.
+    # The same in any number of dimensions: `experiments.sweep --problem quadratic --axes dimension=1,10,100`.
     "quadratic": Quadratic(2),
-    # Where REINFORCE wins (Gal 2016): at loc 0 and scale 1, variances per sample 0.5 against 50.
+    # REINFORCE has the lower variance (Gal 2016): 0.5 against 50 per sample, at loc 0 and scale 1.
     "sine": ShippedProblem(
         normal,
         lambda params, x: jnp.sin(params["frequency"] * x),
         {"loc": 0.0, "scale": 1.0, "frequency": 10.0},
         wrt=("loc", "scale"),
     ),
-    # Where no gradient may pass through the objective: the trick gives 0 for 0.38.
+    # The objective has no useful gradient: reparameterization gives 0, the truth is 0.38.
     "step": ShippedProblem(
         normal, lambda params, x: jnp.where(x > 0, 1.0, 0.0), {"loc": 0.3, "scale": 1.0}, wrt=("loc",)
     ),
@@ -62,7 +62,7 @@ PROBLEMS: dict[str, rgrad.Problem] = {
         lambda params, x: 0.5 * jnp.sum(x**2),
         {"loc": [1.0, 1.0], "scale_tril": [[1.0, 0.0], [0.5, 1.0]]},
     ),
-    # One bit (Tucker et al. 2017): discrete, so that there is no reparameterization.
+    # One bit (Tucker et al. 2017). It is discrete, so it cannot be reparameterized.
     "bernoulli": ShippedProblem(
         lambda params: dist.Bernoulli(probs=params["probs"]),
         lambda params, x: (x - params["target"]) ** 2,

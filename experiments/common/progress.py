@@ -9,12 +9,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from experiments.common.interrupt import stop_if_interrupted
 
 Advance = Callable[[float], None]
-"""Moves the bar by the work done since the last call."""
+"""Advances the bar by the work done since the last call."""
 
 
 @contextlib.contextmanager
 def progress(total: float, what: str) -> Iterator[Advance]:
-    """A progress bar on stderr if that is a terminal."""
+    """A progress bar on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

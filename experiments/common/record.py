@@ -1,4 +1,4 @@
-"""Results on disk: whole or not at all, with where they came from."""
+"""Writes results to disk, completely or not at all, with their provenance."""
 
 import contextlib
 import csv
@@ -29,15 +29,15 @@ Row = Mapping[str, Any]
 
 
 class Outcome(NamedTuple):
-    """What a study found."""
+    """The findings of a study."""
 
     rows: Sequence[Row]
     files: Mapping[str, bytes]
-    """Figures, and tables beside that of the rows."""
+    """Figures, and tables other than that of the rows."""
     report: Callable[[], Any]
-    """Prints the findings; returns something true if they are wrong."""
+    """Prints the findings. Returns a true value if they are wrong."""
     provenance: Mapping[str, Any] = {}
-    """What `result.json` says of the run beside the usual."""
+    """Additional provenance for `result.json`."""
     tables: Mapping[str, str] = {}
     """Markdown for the blocks of these names in the experiment's README."""
 
@@ -45,10 +45,11 @@ class Outcome(NamedTuple):
 def recorded(settings: Any, experiment: str, work: float, what: str, study: Callable[[Advance], Outcome]) -> int:
     """Runs a study and records it: folder, progress, files, report. Returns the exit status, 1 if the findings are wrong.
 
-    Parameters are not validated by NumPyro within: the problem has been tried before, and at every trace it takes seconds.
+    NumPyro does not validate parameters during the study. The problem has been tried before, and validation takes seconds
+    at every trace.
 
     Args:
-        work: of all of the study, in the unit that it advances the progress bar by.
+        work: the total work, in the unit in which the study advances the progress bar.
         what: the label of the bar.
     """
     began = time.monotonic()
@@ -75,10 +76,10 @@ def rewrite_readme(path: Path, tables: Mapping[str, str], files: Mapping[str, by
 
 @contextlib.contextmanager
 def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
-    """The folder for the results, made and tried before any work is done; taken away again if nothing came of it.
+    """The folder for the results. It is created and tested before any work, and removed again if it stays empty.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the folder is not writable.
     """
     folder = Path(out) if out else Path("results") / experiment / time.strftime("%Y-%m-%dT%H-%M-%S")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -89,21 +90,21 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
             probe.touch()
             probe.unlink()
         except FileExistsError:
-            raise UsageError(f"--out {folder}: there is a file of that name; give a folder") from None
+            raise UsageError(f"--out {folder}: this is a file; give a folder") from None
         except OSError as error:
-            raise UsageError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
+            raise UsageError(f"--out {folder}: {error.strerror}; give a writable folder") from None
         yield folder
     finally:
         with contextlib.suppress(OSError):
             for path in made:
-                path.rmdir()  # fails, as it should, where there are results in it
+                path.rmdir()  # fails, as intended, if the folder has results
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Each file whole or not at all: all are written beside their places first, and then renamed into them.
+    """Writes each file completely or not at all: first under temporary names, then renamed.
 
     Raises:
-        UsageError: the disk is full, or the folder went away; nothing is left half-written.
+        UsageError: the disk is full, or the folder is gone. No file is left half-written.
     """
     staged: dict[Path, Path] = {}
     try:
@@ -118,7 +119,7 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
             beside.replace(place)
         _sync(folder)
     except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
+        raise UsageError(f"--out {folder}: {error.strerror}; free some space, or give another folder") from None
     finally:
         for beside in staged:
             with contextlib.suppress(OSError):
@@ -127,10 +128,10 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def written(folder: Path, name: str) -> Iterator[Path]:
-    """Where to write a file that is too large to be held; it gets its name when all of it is on disk.
+    """A temporary path for a file that is too large for memory. The file gets its name when all of it is on disk.
 
     Raises:
-        UsageError: the disk is full, or the folder went away; an older file of that name is left.
+        UsageError: the disk is full, or the folder is gone. An older file with that name stays.
     """
     beside = folder / f".{name}.{uuid.uuid4().hex}"
     try:
@@ -140,13 +141,13 @@ def written(folder: Path, name: str) -> Iterator[Path]:
         beside.replace(folder / name)
         _sync(folder)
     except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}; make room, or give another folder") from None
+        raise UsageError(f"--out {folder}: {error.strerror}; free some space, or give another folder") from None
     finally:
         beside.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:
-    """The renames in a folder are on disk."""
+    """Makes sure that the renames in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -170,7 +171,7 @@ def result_files(
 
 
 def table_csv(rows: Sequence[Row]) -> bytes:
-    """The rows, whose keys are the columns."""
+    """The rows as CSV. Their keys are the columns."""
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -203,7 +204,7 @@ def _version(name: str) -> str | None:
 
 
 def _git() -> tuple[str | None, bool | None]:
-    """The commit of the code that runs, and whether its tree differs from it; None where it is not in a checkout."""
+    """The commit of the running code, and whether the tree differs from it. None outside of a checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -220,7 +221,7 @@ def _git() -> tuple[str | None, bool | None]:
 
 
 def plain(x: Any) -> Any:
-    """Python's own types, with None for a number that is not finite: JSON has no word for that."""
+    """Converts to plain Python types. A number that is not finite becomes None, because JSON cannot express it."""
     if isinstance(x, Mapping):
         return {str(key): plain(value) for key, value in x.items()}
     if isinstance(x, str) or x is None:

@@ -1,6 +1,6 @@
-"""From the command line to an experiment: settings, errors, exit status.
+"""Runs an experiment from the command line: settings, errors, exit status.
 
-Nothing here imports jax, so that `--help` answers at once.
+This module does not import jax at the top, so `--help` responds immediately.
 """
 
 import importlib
@@ -20,10 +20,10 @@ Run = Callable[[S], int | None]
 
 
 def run_of(package: str, model: type[S], before: Callable[[S], None] | None = None) -> Run[S]:
-    """The function `run` of `package.experiment`, which is imported when it is called.
+    """The function `run` of `package.experiment`. The module is imported at the first call.
 
     Args:
-        model: the settings that it takes.
+        model: the class of its settings.
         before: called with the settings before jax is imported.
     """
 
@@ -42,32 +42,32 @@ def run_of(package: str, model: type[S], before: Callable[[S], None] | None = No
 
 
 def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and return the exit status: that of `run`, or 0; 2 and one line for bad input; 130 when interrupted."""
+    """Parses the arguments, runs, and returns the exit status: that of `run`, 2 for bad input, or 130 if interrupted."""
     try:
         settings = parse(model, sys.argv[1:] if argv is None else argv, f"python -m {run.__module__}")
         return run(settings) or 0
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:  # an experiment that keeps something says what
+    except KeyboardInterrupt as stop:  # the message of an experiment says what was kept
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` closed the pipe: what was asked to be read has been read
+    except BrokenPipeError:  # the reader, e.g. `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("error: out of memory; ask for smaller --num-samples, or for fewer estimators at once", file=sys.stderr)
+        print("error: out of memory; use a smaller --num-samples or fewer --estimators", file=sys.stderr)
         return 2
 
 
 def command(model: type[S], run: Run[S]) -> NoReturn:
-    """`main` on the command line, and then the end of the process with its status."""
+    """Runs `main` on the command line, then ends the process with its status."""
     remember_interrupts()
     status = main(model, run)
     if status == 130:
-        # At once: a computation that goes on in a thread of its own while the interpreter is torn down may crash it.
+        # Exit immediately. A computation that still runs in another thread may crash the interpreter during shutdown.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

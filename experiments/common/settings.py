@@ -1,6 +1,6 @@
-"""Flags and TOML files, one typed model for both: `--config PATH` is read first, and flags win.
+"""Settings from flags and TOML files, with one typed model for both. Flags take precedence over `--config PATH`.
 
-Nothing here imports jax, so that `--help` answers at once.
+This module does not import jax, so `--help` responds immediately.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ Number = float | list[Any]  # a number, or nested lists of them
 
 
 def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
-    """`["loc=1,2", "scale=3"]` to `{"loc": [1.0, 2.0], "scale": 3.0}`; nested arrays are written `[[1,0],[0,1]]`."""
+    """Parses `["loc=1,2", "scale=3"]` into `{"loc": [1.0, 2.0], "scale": 3.0}`. Nested arrays are written `[[1,0],[0,1]]`."""
     pairs = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not (name and equals and text):
-            raise ValueError(f"{argument!r} is not of the form name=value; write loc=3, or loc=1,2,3 for an array")
+            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. loc=3, or loc=1,2,3 for an array")
         try:
             if text.startswith("["):
                 pairs[name] = json.loads(text)
@@ -39,12 +39,12 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
                 numbers = [float(part) for part in text.split(",")]
                 pairs[name] = numbers if "," in text else numbers[0]
         except ValueError:
-            raise ValueError(f"{argument!r}: {text!r} is not a number, nor numbers with commas between") from None
+            raise ValueError(f"{argument!r}: {text!r} is not a number or a comma-separated list of numbers") from None
     return pairs
 
 
 def pairs(parse: Callable[[Sequence[str]], dict[str, Any]], metavar: str) -> Any:
-    """For tyro: a flag that takes several NAME=SOMETHING, and how they are read."""
+    """A tyro specification for a flag that takes several NAME=SOMETHING arguments."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar=metavar,
@@ -58,10 +58,10 @@ NAME_VALUE = pairs(parse_pairs, "NAME=VALUE ...")
 
 
 def parse_words(arguments: Sequence[str]) -> dict[str, str]:
-    """`["n=100"]` to `{"n": "100"}`."""
+    """Parses `["n=100"]` into `{"n": "100"}`."""
     for argument in arguments:
         if not all(argument.partition("=")):
-            raise ValueError(f"{argument!r} is not of the form name=value; write n=100")
+            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. n=100")
     return {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
 
 
@@ -70,26 +70,26 @@ WHERE = Annotated[dict[str, str], pairs(parse_words, "NAME=VALUE ...")]
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise ValueError(f"{' '.join(map(str, values))} names one twice; name each once")
+        raise ValueError(f"{' '.join(map(str, values))} has a duplicate; give each value once")
     return values
 
 
-ONCE = AfterValidator(_once)  # for names and sizes whose rows could not be told apart
+ONCE = AfterValidator(_once)  # for values that identify rows: duplicates would give equal rows
 
 
 class ExperimentSettings(BaseModel):
-    """What every experiment has in common."""
+    """Settings that all experiments share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     config: str | None = None
-    """A TOML file with any of these settings; flags win over it."""
+    """A TOML file with any of these settings. Flags take precedence over it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Where all randomness comes from, an integer."""
+    """Seed of all random numbers, an integer."""
     float_width: int = 32
-    """The bits of a float: 32 or 64."""
+    """Bits of a float: 32 or 64."""
     out: str | None = None
-    """The folder for the results; files of the same names there are replaced. Default: results/EXPERIMENT/TIME."""
+    """Folder for the results. Existing files with the same names are replaced. Default: results/EXPERIMENT/TIME."""
     readme: bool = False
     """Also rewrite the tables and the picture of the experiment's README.md from this run."""
 
@@ -97,17 +97,17 @@ class ExperimentSettings(BaseModel):
     @classmethod
     def _float_width(cls, value: int) -> int:
         if value not in (32, 64):
-            raise ValueError(f"{value} is no float width; write 32 or 64")
+            raise ValueError(f"{value} is not a float width; use 32 or 64")
         return value
 
 
 class ProblemSettings(ExperimentSettings):
-    """What every experiment on a problem has in common."""
+    """Settings that all experiments on a problem share."""
 
     params: Annotated[dict[str, Number], NAME_VALUE] = {}
-    """Parameters that differ from the problem's own, as loc=3 scale=0.5 mean=1,2,3."""
+    """Parameters that replace the problem's own, e.g. loc=3 scale=0.5 mean=1,2,3."""
     wrt: Annotated[tuple[str, ...], ONCE] = ()
-    """The parameters to differentiate. Default: the problem's own choice, or all."""
+    """Parameters to differentiate. Default: the problem's own choice, or all."""
 
     @field_validator("params")
     @classmethod
@@ -122,15 +122,15 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
-    """The settings that the command line asks for, over those of its `--config`, over the model's own.
+    """The settings from the command line, then from `--config`, then the defaults of the model, in this order.
 
-    Parameters on the command line replace those of the same name in the file, one by one. A `--problem` on the command
-    line that is not the file's leaves the file's `params` and `wrt` out: they belong to another problem. Where a model has
-    `resumed`, what that says of `--resume PATH` comes before the file.
+    Each parameter on the command line replaces the parameter with the same name in the file. If `--problem` on the command
+    line differs from that in the file, `params` and `wrt` of the file are ignored: they belong to another problem. If the
+    model has `resumed`, the settings that it returns for `--resume PATH` come after those of the file.
 
     Raises:
-        UsageError: an unknown flag or key (with the nearest known one), or a value that is not allowed.
-        SystemExit: 0, for `--help`.
+        UsageError: unknown flag or key (the message names the nearest known one), or a value that is not allowed.
+        SystemExit: status 0, for `--help`.
     """
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
@@ -177,7 +177,7 @@ def validated(model: type[S], values: dict[str, Any], where: str) -> S:
 
 
 def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> dict[str, Any]:
-    """What the command line says, over `default`; the types are tyro's to parse, the rules are left to the model."""
+    """The flags of the command line, on top of `default`. tyro parses the types. The model checks the values."""
     fields: list[Any] = []
     for name, field in model.model_fields.items():
         words = tyro.conf.arg(help=field.description or "")
@@ -196,7 +196,7 @@ def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> 
 
 
 def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
-    """The message in the box that tyro draws, as one line."""
+    """The message from the box that tyro prints, as one line."""
     flags = {f"--{name.replace('_', '-')}": name for name in model.model_fields}
     for argument in argv:
         flag = argument.split("=")[0]
@@ -206,11 +206,9 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
     if unread and (named := re.search(r"--[a-z][\w-]*", box)) and named[0] in flags:
         at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=len(argv))
         given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
-        return (
-            f"{named[0]}: {given!r} cannot be read; what is wanted: {model.model_fields[flags[named[0]]].description}"
-        )
-    # The message stands above the first rule. The title is part of the frame, or, where there is only ASCII, a line with a
-    # rule of its own.
+        return f"{named[0]}: {given!r} cannot be parsed; expected: {model.model_fields[flags[named[0]]].description}"
+    # The message is above the first rule. The title is part of the frame. If only ASCII is available, it is a line of its
+    # own, with its own rule.
     lines = box.strip().splitlines()
     blocks: list[list[str]] = [[]]
     for line in lines:
@@ -220,7 +218,7 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
             blocks[-1].append(line.strip(" │|"))
     message = " ".join(blocks[1]) if len(blocks) > 1 else box.strip()
     if stray := re.match(r"Unrecognized options: (.*)", message):
-        return f"unknown argument {stray[1]!r}; flags begin with --, as --seed 1"
+        return f"unknown argument {stray[1]!r}; flags start with --, e.g. --seed 1"
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
 
 
@@ -240,6 +238,6 @@ def _flat(value: Any) -> list[Any]:
 
 
 def command_line() -> str:
-    """What was typed, for the record."""
+    """The command line as typed, for the record."""
     module = sys.modules["__main__"].__spec__
     return " ".join(["python -m " + module.name.removesuffix(".__main__") if module else sys.argv[0], *sys.argv[1:]])

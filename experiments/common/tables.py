@@ -15,7 +15,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
         table.add_column(escape(name), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
-    # As wide as it needs to be: a narrower terminal wraps the lines, and no number is cut.
+    # Wide enough for any table. A narrower terminal wraps the lines, and no number is cut.
     Console(width=250).print(table)
 
 

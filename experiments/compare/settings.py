@@ -11,18 +11,18 @@ from experiments.common.settings import ONCE, ProblemSettings
 
 
 class CompareSettings(ProblemSettings):
-    """Every estimator on one problem: variance, cost, efficiency = 1 / (variance x cost), and tests of bias.
+    """Compares all estimators on one problem: variance, cost, efficiency = 1 / (variance x cost), and tests for bias.
 
     With no flags: the gradients of E[sin(10 x)], x ~ N(0, 1), where REINFORCE wins.
     """
 
     problem: str = "sine"
-    """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
+    """A built-in problem, or your own as package.module:attribute or file.py:attribute."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = ("compared",)
-    """By name, or your own as module:function; `compared` for all that are unbiased. Those that do not apply are left out."""
+    """By name, or your own as module:function. `compared` selects all unbiased ones. Those that do not apply are left out."""
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
-    """Of one gradient estimate, an integer."""
+    """Samples in one gradient estimate, an integer."""
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """Seconds of measuring, without compilation; with --cost operations a second is 1e9 operations."""
+    """Seconds of measurement, without compilation. With --cost operations, one second counts as 1e9 operations."""
     cost: Literal["time", "operations"] = "time"
-    """Of a gradient: its measured time, or its operations (the same on every machine)."""
+    """Cost of a gradient: its measured time, or its operations (the same on every machine)."""

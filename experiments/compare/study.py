@@ -10,7 +10,7 @@ from experiments.common.progress import Advance
 
 
 def compared(task: ProblemTask, settings: Any, key: jax.Array, advance: Advance) -> rgrad.Comparison:
-    """Raises UsageError where no estimator applies."""
+    """Calls `rgrad.compare`. Raises UsageError if no estimator applies."""
     with usage(f"--problem {task.name}", ValueError, TypeError, NotImplementedError):
         return rgrad.compare(
             task.problem,

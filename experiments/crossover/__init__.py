@@ -1,4 +1,4 @@
-"""Has the reparameterization trick always a lower variance than REINFORCE? The map of where it has, and where it has not.
+"""Does the reparameterization trick always have a lower variance than REINFORCE? Maps of where it does.
 
 python -m experiments.crossover
 """

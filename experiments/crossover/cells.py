@@ -1,4 +1,4 @@
-"""r(z), z ~ N(mu, sigma^2): the functions r, the places of the map, and mu(phi) and sigma(phi)."""
+"""r(z), z ~ N(mu, sigma^2): the functions r, the cells of the map, mu(phi) and sigma(phi)."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,34 +23,34 @@ SHIPPED: Mapping[str, Callable[[Array], Array]] = {
 
 
 class Function(NamedTuple):
-    """r(z; knob), elementwise in z, and how it is to be integrated and shown."""
+    """r(z; knob), elementwise in z, with hints for integration and display."""
 
     name: str
     r: Callable[[Array, Any], Array]
     knob: str
     text: str
-    """r(z), with the name of the knob in the place of its value."""
+    """r(z) as text, with the name of the knob instead of its value."""
     knobs: np.ndarray
-    """Along the map."""
+    """Values of the knob along the map."""
     examples: tuple[float, ...]
-    """Of the knob; the last is that of the sums and of d/d phi."""
+    """Example values of the knob. The sums and d/d phi use the last."""
     oscillates: bool = False
-    """As sin(knob z), so that nodes must be as dense."""
+    """Whether r oscillates like sin(knob z), so that the nodes must be dense enough."""
     breaks: bool = False
-    """At 0: a step or a singularity, towards which nodes must become ever denser."""
+    """Whether r has a step or a singularity at 0, towards which the nodes must become denser."""
 
     def finite(self, knob: Any, order: int) -> Any:
-        """Whether `E |r'|^order` is finite: for |z|^p where `order (p - 1) > -1`."""
+        """Whether `E |r'|^order` is finite: for |z|^p if `order (p - 1) > -1`."""
         return order * (knob - 1) > -1 if self.knob == "p" else np.full(np.shape(knob), True)
 
 
 def power(z: Array, p: Any) -> Array:
-    """|z|^p; at 0 itself, which a float can be, the derivative is 0 and not infinite."""
+    """|z|^p. The derivative at z = 0, which a float can reach, is set to 0 instead of infinity."""
     return jnp.where(z == 0, 0.0, jnp.abs(jnp.where(z == 0, 1.0, z)) ** p)
 
 
 def chebyshev(most: int, z: Array, degree: Any) -> Array:
-    """T_k(z) for a degree k up to `most`, which may be traced: T_{k+1} = 2 z T_k - T_{k-1}."""
+    """T_k(z) for a degree k up to `most`. k may be traced: T_{k+1} = 2 z T_k - T_{k-1}."""
     before, now = jnp.ones_like(z), z
     for k in range(1, most):
         before, now = jnp.where(k < degree, now, before), jnp.where(k < degree, 2 * z * now - before, now)
@@ -58,7 +58,7 @@ def chebyshev(most: int, z: Array, degree: Any) -> Array:
 
 
 def functions(settings: Any) -> list[Function]:
-    """Those that the settings ask for."""
+    """The functions that the settings name."""
     along = _geometric(settings.frequencies, settings.cells)
     (p_low, p_high), (k_low, k_high), a = settings.powers, settings.degrees, settings.amplitude
     sum_of_two = f"z^2 + {a:g} sin(omega z)" if a != 1 else "z^2 + sin(omega z)"
@@ -75,7 +75,7 @@ def functions(settings: Any) -> list[Function]:
 
 
 class MapCells(NamedTuple):
-    """Places, arrays of one shape: the knob of r, mu, sigma, and their derivatives in what is differentiated."""
+    """Cells as arrays of one shape: the knob of r, mu, sigma, and their derivatives in the parameter."""
 
     knob: Any
     mu: Any
@@ -83,7 +83,7 @@ class MapCells(NamedTuple):
     dmu: Any
     dsigma: Any
     phi: Any
-    """nan where it is mu or sigma itself that is differentiated."""
+    """nan if mu or sigma itself is the parameter."""
 
 
 def _geometric(ends: tuple[float, float], count: int) -> np.ndarray:
@@ -130,29 +130,31 @@ class FunctionFamily(NamedTuple):
 
 
 def families(settings: Any) -> FunctionFamily:
-    """mu(phi) and sigma(phi) as the settings name them, tried at every phi.
+    """mu(phi) and sigma(phi) as named in the settings, tested at every phi.
 
     Raises:
-        UsageError: an unknown name, no function of a number to a number, or values that are not allowed.
+        UsageError: a name is unknown, is not a function of a number to a number, or has values that are not allowed.
     """
     family = FunctionFamily(load("--mu", settings.mu, SHIPPED), load("--sigma", settings.sigma, SHIPPED))
     phi, moves = _phis(settings), False
     for which, name in (("mu", settings.mu), ("sigma", settings.sigma)):
         if not callable(getattr(family, which)):
-            raise UsageError(f"--{which} {name}: it is no function; name one of phi, a number, to a number")
+            raise UsageError(f"--{which} {name}: not a function; give a function that maps a number phi to a number")
         with usage(f"--{which} {name}", Exception), jax.enable_x64(True):
             if shape := jax.eval_shape(lambda x, which=which: jnp.asarray(getattr(family, which)(x)), 0.0).shape:
-                raise UsageError(f"--{which} {name}: it gives shape {shape} for one phi; it must give one number")
+                raise UsageError(f"--{which} {name}: got shape {shape} for one phi; return one number")
             value, slope = (np.asarray(x) for x in family.along(which, phi))
         bad = ~np.isfinite(value) | ~np.isfinite(slope) | ((value <= 0) & (which == "sigma"))
         if bad.any():
             i = bad.argmax()
             want = "positive, and differentiable" if which == "sigma" else "finite, and differentiable"
-            raise UsageError(f"--{which} {name}: at phi = {phi[i]:g} it is {value[i]:g} with the derivative {slope[i]:g}; it must be "
-                             f"{want}, so give another --{which}, or other --phis")  # fmt: skip
+            raise UsageError(f"--{which} {name}: at phi = {phi[i]:g} it is {value[i]:g} with derivative {slope[i]:g}; it must be "
+                             f"{want}, give another --{which} or other --phis")  # fmt: skip
         moves = moves or bool(np.any(slope != 0))
     if not moves:
-        raise UsageError(f"--mu {settings.mu} --sigma {settings.sigma}: neither depends on phi; give one that does")
+        raise UsageError(
+            f"--mu {settings.mu} --sigma {settings.sigma}: neither depends on phi; give at least one that does"
+        )
     return family
 
 

@@ -14,39 +14,39 @@ from experiments.crossover.cells import Function, MapCells, at
 ESTIMATORS = ("score_function", "best_constant", "reparameterized")
 BATCH = 16  # cells integrated at once
 MOST_NODES = 2**17
-COARSER = 0.71  # a second rule, of so many of the nodes, no multiple of the first
-TOLERANCE = 1e-9  # how far the two rules may differ, relative to the variance
+COARSER = 0.71  # ratio of the nodes of a second rule to those of the first
+TOLERANCE = 1e-9  # largest difference of the two rules, relative to the variance
 
 
 class Exact(NamedTuple):
-    """Moments over z of what one sample gives, arrays of the shape of the cells."""
+    """Moments over z of one-sample gradients, as arrays in the shape of the cells."""
 
     mean: Any
     """The gradient."""
     score_function: Any
-    """Variances: of r(z) s, s = d log q(z)/d phi."""
+    """Variance of r(z) s, with s = d log q(z)/d phi."""
     best_constant: Any
-    """Of (r(z) - c) s."""
+    """Variance of (r(z) - c) s."""
     reparameterized: Any
-    """Of r'(z) dz/d phi."""
+    """Variance of r'(z) dz/d phi."""
     kurtosis: Any
     """Of the three, along a last axis."""
     constant: Any
-    """c = E[r s^2] / E[s^2], which makes that variance least."""
+    """c = E[r s^2] / E[s^2], which minimises that variance."""
     r_mean: Any
     r_square: Any
     slope_square: Any
     r_curvature: Any
     """E[r], E[r^2], E[r'^2] and E[r r'']."""
     resolved: Any
-    """Whether two rules agree, and both gradients; where not, nothing here is to be trusted."""
+    """Whether two rules and both gradients agree. If not, the other fields are not reliable."""
 
 
 Rule = Callable[[Array, Array], tuple[Any, Any, Any]]
 
 
 def trapezoid(nodes: int) -> Rule:
-    """`(mu, sigma) -> (z, eps, weights)`: equidistant in eps, converges exponentially for an analytic r."""
+    """`(mu, sigma) -> (z, eps, weights)`: equidistant in eps. Converges exponentially for an analytic r."""
     eps = np.linspace(-14, 14, nodes)
     weight = np.exp(-(eps**2) / 2)
     weight /= weight.sum()
@@ -54,7 +54,7 @@ def trapezoid(nodes: int) -> Rule:
 
 
 def half_lines(step: float) -> Rule:
-    """The same for an r that breaks at z = 0: `z = +- sigma exp(t - exp(-t))` and equidistant t, which come as near as 1e-175.
+    """The same for an r with a break at z = 0: `z = +- sigma exp(t - exp(-t))` with equidistant t, down to |z| = 1e-175.
 
     Source: Takahasi and Mori 1974.
     """
@@ -70,7 +70,7 @@ def half_lines(step: float) -> Rule:
 
 
 def both(fine: Rule, coarse: Rule) -> Rule:
-    """The nodes of two rules, and weights of shape `(2, nodes)`, a row for each: a function is evaluated once."""
+    """The nodes of two rules, and weights of shape `(2, nodes)`, a row for each rule. A function is evaluated once for both."""
 
     def place(mu: Array, sigma: Array) -> tuple[Any, Any, Any]:
         (z, eps, weight), (other_z, other_eps, other) = fine(mu, sigma), coarse(mu, sigma)
@@ -81,11 +81,11 @@ def both(fine: Rule, coarse: Rule) -> Rule:
 
 
 def exact(function: Function, cells: MapCells) -> Exact:
-    """The exact moments in each cell: one program for them all, in 64 bits."""
+    """The exact moments in each cell, in 64 bits, with one program for all."""
     if function.breaks:
         rule = both(half_lines(1 / 256), half_lines(1 / 256 / COARSER))
     else:
-        # Fourth powers oscillate four times as fast; a Gaussian's transform is nothing beyond 16.
+        # Fourth powers oscillate four times as fast. The transform of a Gaussian vanishes beyond 16.
         fastest = 4 * np.max(np.abs(cells.knob * cells.sigma)) if function.oscillates else 0.0
         nodes = int(min(MOST_NODES, 28 * (fastest + 48) / (2 * np.pi)))
         rule = both(trapezoid(nodes), trapezoid(int(COARSER * nodes)))
@@ -101,7 +101,7 @@ def exact(function: Function, cells: MapCells) -> Exact:
         flat = MapCells(*(jnp.asarray(np.ravel(x), float) for x in cells))
         found = jax.tree.map(np.asarray, jax.jit(lambda flat: jax.lax.map(of_cell, flat, batch_size=BATCH))(flat))
 
-    # What is infinite quadrature cannot tell: r' dz/dphi is not square integrable at z = 0, unless dz/dphi is 0 there.
+    # Quadrature cannot detect an infinite moment: r' dz/dphi is not square integrable at z = 0, unless dz/dphi is 0 there.
     moves = np.ravel(cells.dmu * cells.sigma - cells.dsigma * cells.mu != 0)
     variance, fourth = (~function.finite(np.ravel(cells.knob), order) & moves for order in (2, 4))
     path = np.array(ESTIMATORS) == "reparameterized"
@@ -115,7 +115,7 @@ def exact(function: Function, cells: MapCells) -> Exact:
 
 
 def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
-    """The moments in one cell, along a first axis by each of the two rules; `resolved`: what each can tell of itself."""
+    """The moments in one cell, with a first axis for the two rules. `resolved`: what each rule can tell about itself."""
     z, eps, weights = rule(cell.mu, cell.sigma)
     expect = lambda x: jnp.sum(weights * x, 1)
     of = lambda x: function.r(x, cell.knob)
@@ -127,7 +127,7 @@ def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
 
     def variance_and_kurtosis(x: Array) -> tuple[Array, Array]:
         square = (x - mean[:, None]) ** 2
-        variance = jnp.where(expect(square) <= 1e-24 * mean**2, 0.0, expect(square))  # what rounding leaves of none
+        variance = jnp.where(expect(square) <= 1e-24 * mean**2, 0.0, expect(square))  # rounding of a zero
         return variance, expect(square**2) / variance**2
 
     gradients = (r * score, (r - constant[:, None]) * score, path)
@@ -143,7 +143,7 @@ def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
 
 
 def sine_variances(cells: MapCells) -> tuple[np.ndarray, np.ndarray]:
-    """Of r = sin(omega z), per sample, by REINFORCE and reparameterized; cells of d/d mu or of d/d sigma.
+    """Variances per sample for r = sin(omega z), of REINFORCE and the reparameterized gradient, for d/d mu or d/d sigma.
 
     With t = omega sigma and C = cos(2 omega mu), from `E[cos(k eps) He_n(eps)] = Re(i^n) k^n exp(-k^2/2)`:
 

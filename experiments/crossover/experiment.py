@@ -1,4 +1,4 @@
-"""Has the reparameterization trick always a lower variance than REINFORCE? The map of where it has, and where it has not."""
+"""Does the reparameterization trick always have a lower variance than REINFORCE? Maps of where it does."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def run(settings: CrossoverSettings) -> int:
 
 
 def report(found: Any, settings: CrossoverSettings) -> bool:
-    """The tables, and the verdict; returns whether anything disagrees."""
+    """Prints the tables and the verdict. Returns whether anything disagrees."""
     _print_maps(found.rows)
     _print_reasons(found.reasons)
     _print_phis(found.rows, found.checks, settings)
@@ -46,14 +46,14 @@ def _print_maps(rows: list[dict[str, Any]]) -> None:
             count("measured"),
         ])  # fmt: skip
     header = ["r", "d/d", "cells", "REINFORCE wins", "with best constant", "reparam. infinite", "only measured"]
-    print_table(header, lines, "where on the map REINFORCE has the lower variance")
+    print_table(header, lines, "share of the map in which REINFORCE has the lower variance")
 
 
 def _print_reasons(reasons: list[dict[str, Any]]) -> None:
     numbers = (*VARIANCES, "r_square", "slope_square", "twice_r_curvature")
     lines = [[_text(r), *(number(r[name], 3) for name in numbers), _ratio(r)] for r in reasons]
     header = ["r", "Var(r s)", "best constant", "Var(r')", "E r^2", "E r'^2", "2 E r r''", "ratio"]
-    title = "the reason, d/d mu at sigma = 1: Var(r s) - Var(r') = E r^2 + E r'^2 + 2 E r r''"
+    title = "the reason: d/d mu at sigma = 1: Var(r s) - Var(r') = E r^2 + E r'^2 + 2 E r r''"
     print_table(header, lines, title)
 
 
@@ -83,27 +83,31 @@ def _print_dimensions(rows: list[dict[str, Any]]) -> None:
         wins = ", ".join(f"{r['dimension']:,}" for r in mine if r["score_function"] < r["reparameterized"])
         lines.append([_text(first), _ratio(first), _ratio(last), _ratio(last, "best_constant"), wins or "none"])
     low, high = first["dimension"], last["dimension"]
-    header = ["sum over D of", f"ratio at D = {low:,}", f"at D = {high:,}", "with best constant", "REINFORCE wins at D"]
+    header = [
+        "sum over D of",
+        f"ratio at D = {low:,}",
+        f"at D = {high:,}",
+        "with best constant",
+        "REINFORCE lower at D",
+    ]
     print_table(header, lines, "d/d mu of one of D coordinates, sigma = 1")
 
 
 def _verdict(found: Any) -> bool:
-    """The agreement of quadrature with the closed forms and with the measurement; returns whether anything disagrees."""
+    """Prints how quadrature agrees with the closed forms and the measurements. Returns whether anything disagrees."""
     error = found.closed_form_error or 0.0
     if error > CLOSED_FORM:
-        print(f"disagrees: quadrature and the closed forms of sin(omega z) differ by {error:.2g}, relatively")
+        print(f"disagrees: quadrature and the closed forms of sin(omega z) have a relative difference of {error:.2g}")
     elif found.closed_form_error is not None:
-        print(
-            f"sin(omega z): quadrature is within {error:.1g} of the closed forms, relatively, in every cell of the map"
-        )
+        print(f"sin(omega z): quadrature is within a relative {error:.1g} of the closed forms in every cell of the map")
     judged = [c for c in found.checks if c["judged"]]
     disagree = [c for c in judged if not max(abs(c["z_mean"]), abs(c["z_variance"])) <= LIMIT]
     finite = [abs(c[z]) for c in judged for z in ("z_mean", "z_variance") if math.isfinite(c[z])]
-    print(f"{len(judged):,} estimates were measured too, mean and variance: {len(disagree)} disagree with quadrature "
+    print(f"{len(judged):,} estimates were also measured, mean and variance: {len(disagree)} disagree with quadrature "
           f"(|z| > {LIMIT:g}); the largest finite |z| is {max(finite, default=0):.2f}")  # fmt: skip
     if skipped := len(found.checks) - len(judged):
         print(
-            f"{skipped:,} more are not judged: no variance, an infinite one, or tails too heavy for so few replicates"
+            f"{skipped:,} more are not judged: zero or infinite variance, or tails too heavy for this many replicates"
         )
     for c in disagree:
         place = ", ".join(f"{k} = {number(c[k])}" for k in ("mu", "sigma", "phi", "dimension") if c[k] is not None)
@@ -115,7 +119,7 @@ def _verdict(found: Any) -> bool:
 
 
 def _text(row: dict[str, Any]) -> str:
-    """r with its knob's value."""
+    """r, with the value of its knob."""
     return row["r"].replace(row["knob"], f"{row['value']:g}")
 
 

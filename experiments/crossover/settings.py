@@ -1,4 +1,4 @@
-"""Has the reparameterization trick always a lower variance than REINFORCE? The map of where it has, and where it has not.
+"""Does the reparameterization trick always have a lower variance than REINFORCE? Maps of where it does.
 
 python -m experiments.crossover
 """
@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field
 
 from experiments.common.settings import ONCE, ExperimentSettings
 
-CLOSED_FORM = 1e-8  # relatively, how far quadrature may be from the closed forms of the sine
-LIMIT = 5.0  # |z| beyond which measurement and quadrature disagree: by accident, once in 1.7 million that are normal
-SHOWN = 4  # phis in the table
+CLOSED_FORM = 1e-8  # largest relative error of quadrature against the closed forms of the sine
+LIMIT = 5.0  # measurement and quadrature disagree if |z| is larger. By chance: once in 1.7 million normal values
+SHOWN = 4  # values of phi in the table
 VARIANCES = ("score_function", "best_constant", "reparameterized")
 
 
@@ -29,13 +29,14 @@ Finite = Annotated[float, Field(ge=-1e3, le=1e3)]
 
 
 class CrossoverSettings(ExperimentSettings):
-    """The variance of REINFORCE over that of the reparameterization trick, for r(z), z ~ N(mu, sigma^2).
+    """The variance of REINFORCE divided by that of the reparameterization trick, for r(z), z ~ N(mu, sigma^2).
 
-    sine: sin(omega z); sigmoid: a step as omega grows; power: |z|^p; ripple: z^2 + a sin(omega z); polynomial: Chebyshev's
-    of degree k. Maps over omega (or p, or k) and sigma for d/d mu and d/d sigma; d/d phi for any mu(phi) and sigma(phi);
-    and sums of r over many coordinates. Exact by quadrature, and measured in some places as a check.
+    sine: sin(omega z); sigmoid: a step as omega grows; power: |z|^p; ripple: z^2 + a sin(omega z); polynomial:
+    the Chebyshev polynomial of degree k. Maps over omega (or p, or k) and sigma for d/d mu and d/d sigma. Lines for d/d phi
+    with any mu(phi) and sigma(phi), and for sums of r over many coordinates. All are exact, by quadrature. Some points are
+    also measured, as a check.
 
-    Exit status 1 where the two disagree: |z| > 5, or, for the sine, quadrature is further than 1e-8 from its closed form.
+    The exit status is 1 if the two disagree (|z| > 5), or if quadrature for the sine is off by more than 1e-8.
     """
 
     functions: Annotated[tuple[Name, ...], Field(min_length=1), ONCE] = (
@@ -45,32 +46,32 @@ class CrossoverSettings(ExperimentSettings):
         "ripple",
         "polynomial",
     )
-    """Of sine, sigmoid, power, ripple and polynomial."""
+    """Any of sine, sigmoid, power, ripple and polynomial."""
     frequencies: Annotated[tuple[Positive, Positive], AfterValidator(_increasing)] = (0.1, 30.0)
-    """From which omega to which, for sine, sigmoid and ripple."""
+    """Range of omega, for sine, sigmoid and ripple."""
     powers: Annotated[tuple[Power, Power], AfterValidator(_increasing)] = (0.2, 5.0)
-    """From which p to which."""
+    """Range of p."""
     degrees: Annotated[tuple[Degree, Degree], AfterValidator(_increasing)] = (1, 12)
-    """From which degree of the polynomial to which, integers."""
+    """Range of the degree of the polynomial, integers."""
     scales: Annotated[tuple[Positive, Positive], AfterValidator(_increasing)] = (0.1, 10.0)
-    """From which sigma to which."""
+    """Range of sigma."""
     loc: Finite = 0.0
-    """mu, in the maps."""
+    """mu in the maps."""
     amplitude: Finite = 1.0
-    """a, of the ripple."""
+    """a of the ripple."""
     cells: Annotated[int, Field(ge=3, le=101)] = 25
-    """How many cells each axis of a map has (the polynomial's: one for each degree), an integer."""
+    """Cells along each axis of a map, an integer (for the polynomial: one per degree)."""
     mu: str = "linear"
     """mu(phi): constant (1), linear, exp, softplus, tanh, or your own as module:function."""
     sigma: str = "softplus"
-    """sigma(phi), likewise; positive."""
+    """sigma(phi), as --mu. It must be positive."""
     phis: Annotated[tuple[Finite, Finite], AfterValidator(_increasing)] = (-3.0, 3.0)
-    """From which phi to which."""
+    """Range of phi."""
     dimensions: Annotated[tuple[Annotated[int, Field(ge=1, le=2**14)], ...], Field(min_length=1), ONCE] = (
         1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024,
     )  # fmt: skip
-    """D, of r summed over D coordinates, integers."""
+    """D, for the sum of r over D coordinates, integers."""
     checked: Annotated[int, Field(ge=1, le=101)] = 4
-    """In how many places along each axis the variance is measured too, an integer."""
+    """Points along each axis at which the variance is also measured, an integer."""
     replicates: Annotated[int, Field(ge=1_000, lt=2**31)] = 100_000
-    """How many independent gradients, of one sample each, it is measured over (an eighth of it for the sums), an integer."""
+    """Independent one-sample gradients behind each measured variance, an integer. The sums use an eighth of it."""

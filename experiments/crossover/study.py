@@ -1,4 +1,4 @@
-"""Both gradients of E[r(z)], z ~ N(mu, sigma^2), measured by rgrad's own estimators, beside the exact variances."""
+"""Both gradients of E[r(z)], z ~ N(mu, sigma^2): exact variances, and measurements with the estimators of rgrad."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,9 +24,9 @@ from experiments.crossover.cells import (
 )
 from experiments.crossover.exact import ESTIMATORS, Exact, exact, sine_variances
 
-FREEDOM = 2_000  # degrees of freedom of a variance under which 5 standard errors are too easily passed
+FREEDOM = 2_000  # below this many degrees of freedom, a variance exceeds 5 standard errors too easily
 PLACE = ("part", "function", "r", "knob", "value", "mu", "sigma", "phi", "dimension", "parameter")
-SUMS_SHARE = 8  # of the replicates, this fraction for sums over coordinates: each costs as much as D of the others
+SUMS_SHARE = 8  # fraction of the replicates for sums over D coordinates, which cost D times as much
 
 
 def estimates(
@@ -38,10 +38,10 @@ def estimates(
     n: int = 1,
     constant: Any = 0.0,
 ) -> dict[str, Array]:
-    """Both Monte Carlo estimates of `d/d phi E[r(z)]`, z ~ N(mu(phi), sigma(phi)^2), of the same n samples, per call.
+    """Both Monte Carlo estimates of `d/d phi E[r(z)]`, z ~ N(mu(phi), sigma(phi)^2), from the same n samples, per call.
 
-    `score_function` is E1, the mean of `r(z) d log q(z; phi)/d phi`; `best_constant` the same of `r(z) - constant`; and
-    `reparameterized` is E2, the mean of `r'(z) dz/d phi`, with `z = mu(phi) + sigma(phi) eps`.
+    `score_function` is E1, the mean of `r(z) d log q(z; phi)/d phi`; `best_constant` is the same with
+    `r(z) - constant`. `reparameterized` is E2, the mean of `r'(z) dz/d phi`, with `z = mu(phi) + sigma(phi) eps`.
     """
 
     def mean_r(phi: Array, estimator: rgrad.Estimator) -> Array:
@@ -59,7 +59,7 @@ def measure_cells(
     key: Array,
     count: int,
 ) -> list[rgrad.Moments]:
-    """Of one sample, in cells of the map and in cells along phi: dicts of moments for each, by one program for all."""
+    """Moments of one-sample gradients, in cells of the map and in cells along phi. One program for all."""
     floats = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, float), tree)
     line = lambda value, slope: lambda t: value + slope * t
 
@@ -80,7 +80,7 @@ def measure_cells(
 def measure_sums(
     function: Function, cell: MapCells, dimensions: np.ndarray, constants: np.ndarray, key: Array, count: int
 ) -> rgrad.Moments:
-    """d/d mu of one coordinate, of r summed over the first D of independent ones: a dict of moments, shape `(dimensions,)`."""
+    """Moments of d/d mu of one coordinate, for the sum of r over the first D coordinates. Shape `(dimensions,)`."""
     most = int(dimensions.max())
     mu, sigma, knob = (jnp.asarray(x, float) for x in (cell.mu, cell.sigma, cell.knob))
 
@@ -100,16 +100,16 @@ def measure_sums(
 
 class Found(NamedTuple):
     rows: list[dict[str, Any]]
-    """One for each place and parameter: the variances per sample."""
+    """One row for each place and parameter, with the variances per sample."""
     checks: list[dict[str, Any]]
-    """One for each place, parameter and estimator where it was measured."""
+    """One row for each measured place, parameter and estimator."""
     reasons: list[dict[str, Any]]
     closed_form_error: float | None
-    """The largest of the sine's map, relative; None without a sine."""
+    """The largest relative error of quadrature in the map of the sine. None without a sine."""
 
 
 def measured_and_exact(settings: Any, family: FunctionFamily, key: Array, advance: Advance) -> Found:
-    """Everything, function by function."""
+    """Runs the whole study, function by function."""
     whole = Found([], [], [], None)
     for i, function in enumerate(functions(settings)):
         found = _of_function(settings, function, family, jax.random.fold_in(key, i), advance)
@@ -128,7 +128,7 @@ def _of_function(settings: Any, function: Function, family: FunctionFamily, key:
     reasons = [_reason(function, at(every, i), at(truth, i)) for i in range(-of_examples, 0)]
     advance(0.4)
 
-    # Measured are a few places, and every one where quadrature fails.
+    # Measure at a few places, and at every place at which quadrature fails.
     wanted = np.concatenate([_lattice(part.knob.shape, settings.checked) for part in parts[:2]])
     places = np.flatnonzero(wanted | ~truth.resolved[: wanted.size])
     chosen = (places[places < of_map], places[places >= of_map])
@@ -156,7 +156,7 @@ def _of_function(settings: Any, function: Function, family: FunctionFamily, key:
 
 
 def _row(part: str, function: Function, cell: MapCells, truth: Exact) -> dict[str, Any]:
-    """The exact variances, or nan, which `_checks` replaces by the measured."""
+    """The exact variances, or nan, which `_checks` replaces by measured ones."""
     variances = {e: float(getattr(truth, e)) if truth.resolved else np.nan for e in ESTIMATORS}
     source = "infinite" if np.isinf(variances["reparameterized"]) else "quadrature" if truth.resolved else "measured"
     return {
@@ -168,7 +168,7 @@ def _row(part: str, function: Function, cell: MapCells, truth: Exact) -> dict[st
 
 
 def _ratios(variances: Mapping[str, float]) -> dict[str, float]:
-    """log10 of the variance over the reparameterized one: -inf where that is infinite, inf where it is 0."""
+    """log10 of the variance over that of the reparameterized gradient: -inf if the latter is infinite, inf if it is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log = {e: float(np.log10(variances[e])) for e in ESTIMATORS}
         return {f"log10_ratio{end}": float(np.subtract(log[e], log["reparameterized"]))
@@ -180,8 +180,8 @@ def _sums(
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A row for each D, and the best constants: d/d mu_1 of `E[r(z_1) + R]`, R the sum over the D - 1 other coordinates.
 
-    R is independent of the score s of z_1, and so `E[(r + R)^2 s^2] = E[r^2 s^2] + 2 E[R] E[r s^2] + E[R^2] E[s^2]`. The
-    reparameterized gradient does not see R at all.
+    R is independent of the score s of z_1, so `E[(r + R)^2 s^2] = E[r^2 s^2] + 2 E[R] E[r s^2] + E[R^2] E[s^2]`. The
+    reparameterized gradient does not depend on R.
     """
     rows, constants, information = [], [], 1 / cell.sigma**2
     for dimension in dimensions:
@@ -196,9 +196,9 @@ def _sums(
 
 
 def _checks(rows: list[dict[str, Any]], moments: rgrad.Moments, freedom: np.ndarray) -> list[dict[str, Any]]:
-    """The rows beside what was measured there; a row that quadrature has nothing for becomes what was measured.
+    """Compares rows with measurements. A row without a quadrature result takes the measured values.
 
-    z is the distance in standard errors, those of the exact variance and of so many degrees of freedom of it.
+    z is the difference in standard errors. They follow from the exact variance and its degrees of freedom.
     """
     checks, (low, high) = [], moments.variance_interval()
     # Of a fair coin (r' of |z|, kurtosis 1) the variance is known better than first order says: never more than so well.
@@ -207,7 +207,7 @@ def _checks(rows: list[dict[str, Any]], moments: rgrad.Moments, freedom: np.ndar
         for j, e in enumerate(ESTIMATORS):
             mean, variance, error = (float(x[e][i]) for x in (moments.mean, moments.variance, moments.standard_error))
             judged = row["source"] != "measured" and 0 < row[e] < np.inf and freedom[i, j] >= FREEDOM
-            # A millionth of the mean is what 32 bits may be off.
+            # 32-bit results may be off by a millionth of the mean.
             z_mean = (
                 (mean - row["mean"]) / np.hypot((row[e] / moments.count) ** 0.5, 1e-6 * row["mean"]) if judged else None
             )
@@ -226,7 +226,7 @@ def _checks(rows: list[dict[str, Any]], moments: rgrad.Moments, freedom: np.ndar
 
 
 def _reason(function: Function, cell: MapCells, truth: Exact) -> dict[str, Any]:
-    """`Var[r s] - Var[r'] = E[r^2]/sigma^2 + E[r'^2] + 2 E[r r'']`, by parts twice (Stein's identity for r^2)."""
+    """`Var[r s] - Var[r'] = E[r^2]/sigma^2 + E[r'^2] + 2 E[r r'']`, from two integrations by parts (Stein's identity for r^2)."""
     row = _row("reason", function, cell, truth)
     numbers = {
         "r_square": truth.r_square / cell.sigma**2, "slope_square": truth.slope_square,
@@ -236,7 +236,7 @@ def _reason(function: Function, cell: MapCells, truth: Exact) -> dict[str, Any]:
 
 
 def _closed_form_error(cells: MapCells, truth: Exact) -> float | None:
-    """The largest relative difference of the quadrature from the closed forms, where it is used."""
+    """The largest relative error of the quadrature against the closed forms, over the cells that use it."""
     score, path = (x.ravel() for x in sine_variances(cells))
     used = truth.resolved[: score.size]
     off = [np.abs(getattr(truth, e)[: score.size] / known - 1)[used]
@@ -245,7 +245,7 @@ def _closed_form_error(cells: MapCells, truth: Exact) -> float | None:
 
 
 def _lattice(shape: tuple[int, ...], checked: int) -> np.ndarray:
-    """Where to measure: about so many places along each axis but the first of three, evenly; flat."""
+    """Flat indices of the places to measure: evenly spaced, about `checked` along each axis but the first of three."""
     axes = [np.arange(n) if len(shape) == 3 and i == 0 else _spread(n, checked) for i, n in enumerate(shape)]
     chosen = np.zeros(shape, bool)
     chosen[np.ix_(*axes)] = True
@@ -253,5 +253,5 @@ def _lattice(shape: tuple[int, ...], checked: int) -> np.ndarray:
 
 
 def _spread(n: int, checked: int) -> np.ndarray:
-    """`checked` of n places, the middles of as many equal stretches."""
+    """`checked` of n places: the middles of `checked` equal stretches."""
     return np.unique(((np.arange(min(n, checked)) + 0.5) * n / min(n, checked)).astype(int))

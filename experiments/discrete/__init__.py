@@ -1,4 +1,4 @@
-"""Which gradient of an expectation over bits is least noisy, which is wrong, and which one trains?
+"""Which gradient of an expectation over bits is the least noisy, which one is biased, and which one trains?
 
 python -m experiments.discrete
 """

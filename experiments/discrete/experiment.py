@@ -1,4 +1,4 @@
-"""Which gradient of an expectation over bits is least noisy, which is wrong, and which one trains?"""
+"""Which gradient of an expectation over bits is the least noisy, which one is biased, and which one trains?"""
 
 from typing import Any
 
@@ -47,8 +47,8 @@ def report(rows: list[dict[str, Any]], settings: DiscreteSettings) -> None:
             for r in rows if r["target"] == target
         ]  # fmt: skip
         title = (
-            f"{settings.bits} bits, t = {target:g}: gradient in a logit from {settings.num_samples} samples, over "
-            f"{settings.replicates:,} of them; and the loss above its minimum after {settings.steps:,} steps, {settings.fits} runs"
+            f"{settings.bits} bits, t = {target:g}: gradient in one logit from {settings.num_samples} samples, over "
+            f"{settings.replicates:,} estimates; and the loss above its minimum after {settings.steps:,} steps, {settings.fits} runs"
         )
         print_table(header, lines, title)
-    print("the loss of the biased ones is that of the bits themselves, not of their relaxation")
+    print("the loss of biased estimators is that of the bits, not of their relaxation")

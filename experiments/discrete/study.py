@@ -1,4 +1,4 @@
-"""The toy of the papers on discrete gradients: D bits, `f(b) = mean (b - t)^2`, by every estimator; measured and trained."""
+"""The toy problem of the literature on discrete gradients: D bits, `f(b) = mean (b - t)^2`, measured and trained."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,17 +15,17 @@ import rgrad
 from experiments.common.errors import UsageError, nearest
 from experiments.common.progress import Advance
 
-State = Any  # what an estimator learns beside the logits: a pytree, {} for most
+State = Any  # what an estimator learns besides the logits: a pytree, {} for most
 
 
 class DiscreteWay(NamedTuple):
-    """An estimator, and what it costs."""
+    """An estimator with its row of the table and its own state."""
 
     estimator: Callable[..., rgrad.Estimator]
-    """Of its own state, to the estimator."""
+    """Maps its own state to the estimator."""
     row: rgrad.EstimatorRow
     start: Mapping[str, float] = {}
-    """The state to begin training with; {} where nothing is learned."""
+    """The initial state. {} if nothing is learned."""
 
 
 def learned_rebar(state: Mapping[str, Array]) -> rgrad.Estimator:
@@ -36,10 +36,10 @@ TRAINED = "rebar+trained"
 
 
 def way_of(name: str) -> DiscreteWay:
-    """The estimator of that name in the table, or REBAR whose parameters are trained as well.
+    """The estimator with this name in the table, or REBAR with trained parameters.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     if name == TRAINED:
         return DiscreteWay(
@@ -52,25 +52,25 @@ def way_of(name: str) -> DiscreteWay:
 
 
 class DiscreteTask(NamedTuple):
-    """D bits of one logit each, n samples of a gradient estimate."""
+    """D bits with one logit each, and n samples per gradient estimate."""
 
     bits: int
     samples: int
     ways: Mapping[str, DiscreteWay]
 
     def loss(self, logits: Array, target: Array, state: State, name: str, key: Array) -> Array:
-        """`E[mean (b - t)^2]`, by the estimator of that name: a scalar, per call."""
+        """`E[mean (b - t)^2]`, with the estimator of this name: a scalar, per call."""
         q = dist.Bernoulli(logits=logits).to_event(1)
         estimator = self.ways[name].estimator(state)
         return rgrad.expect(lambda b: jnp.mean((b - target) ** 2), q, key, self.samples, estimator)
 
     def evaluations(self, name: str) -> int:
-        """Of f, for one gradient estimate."""
+        """Evaluations of f for one gradient estimate."""
         bits = dist.Bernoulli(logits=jnp.zeros(self.bits)).to_event(1)
         return self.ways[name].row.evaluations(bits, self.samples)
 
     def measure(self, name: str, targets: Array, logit: float, key: Array, replicates: int) -> rgrad.Moments:
-        """The gradient in the first logit (the bits are exchangeable), where all are `logit`: shape `(targets,)`."""
+        """The gradient in the first logit (the bits are exchangeable) if all logits are `logit`. Shape `(targets,)`."""
         logits = jnp.full(self.bits, logit)
         state = {part: jnp.asarray(value) for part, value in self.ways[name].start.items()}
 
@@ -82,10 +82,10 @@ class DiscreteTask(NamedTuple):
     def train(
         self, name: str, targets: Array, logit: float, key: Array, fits: int, steps: int, rate: float, points: int
     ) -> np.ndarray:
-        """Exact losses along the way, `fits` runs of Adam for each target: shape `(targets, fits, points + 1)`.
+        """Exact losses during `fits` runs of Adam for each target. Shape `(targets, fits, points + 1)`.
 
-        What the estimator learns of its own follows the gradient of its variance (Tucker et al. 2017), which is that of
-        the square of the gradient, since the mean does not depend on it.
+        The own parameters of the estimator follow the gradient of its variance (Tucker et al. 2017). This is the gradient
+        of the squared estimate, because the mean does not depend on these parameters.
         """
         optimizer, gradient = optax.adam(rate), jax.grad(self.loss)
         noise = lambda state, logits, t, k: jnp.sum(gradient(logits, t, state, name, k) ** 2)
@@ -127,7 +127,7 @@ def prepare(settings: Any) -> DiscreteTask:
     """The task that the settings describe.
 
     Raises:
-        UsageError: an unknown estimator, or one that cannot have so few samples or so many bits.
+        UsageError: an estimator is unknown, or does not support this number of samples or bits.
     """
     task = DiscreteTask(settings.bits, settings.num_samples, {name: way_of(name) for name in settings.estimators})
     for name in task.ways:
@@ -143,7 +143,7 @@ def prepare(settings: Any) -> DiscreteTask:
 def rows_of(
     task: DiscreteTask, settings: Any, key: Array, advance: Advance
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each estimator and target, and the training curves by estimator, `(targets, fits, points + 1)`."""
+    """A row for each estimator and target, and the training curves by estimator, shape `(targets, fits, points + 1)`."""
     targets = jnp.asarray(settings.targets, float)
     exact = exact_gradient(settings.logit, task.bits, np.asarray(settings.targets))
     points = min(settings.points, settings.steps)

@@ -18,7 +18,7 @@ def run(settings: DistributionsSettings) -> int:
     with jax.enable_x64(True):
         chosen = [row for row in table_rows() if settings.only in row.name]
     if not chosen:
-        raise UsageError(f"--only {settings.only}: no distribution has that in its name; try --only Normal")
+        raise UsageError(f"--only {settings.only}: no distribution has this in its name; give e.g. --only Normal")
     width = max(len(row.name) for row in chosen)
     found: list[Cell] = []
 
@@ -38,7 +38,7 @@ def run(settings: DistributionsSettings) -> int:
 
 
 def report(found: list[Cell], distributions: int) -> bool:
-    """What is wrong, and how many cells have which verdict; returns whether anything is wrong."""
+    """Prints what is wrong, and the number of cells per verdict. Returns whether anything is wrong."""
     print()
     bad = [cell for cell in found if cell.verdict not in GOOD]
     for cell in bad:

@@ -1,4 +1,4 @@
-"""Rows of the distribution table that have a form of their own: what is made of other distributions, and vectors."""
+"""Rows of the distribution table with a special form: distributions made from others, and vectors."""
 
 from functools import partial
 from typing import Any
@@ -72,7 +72,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def bent_of_normal(loc: Any, scale: Any = 1.0) -> Any:
-    """`E[bent(x)]` for x ~ N(loc, scale^2), by the trapezoidal rule."""
+    """`E[bent(x)]` for x ~ N(loc, scale^2), with the trapezoidal rule."""
     eps = np.linspace(-12, 12, 4001)
     p = np.exp(-(eps**2) / 2) / np.exp(-(eps**2) / 2).sum()
     half = np.tanh((loc + scale * eps) / 2)

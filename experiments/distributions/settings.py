@@ -14,19 +14,20 @@ GOOD = ("ok", "refused", "nan", "noisy")
 
 
 class DistributionsSettings(ProblemSettings):
-    """Every estimator on every distribution of NumPyro that can be built, against its true gradient.
+    """Tests every estimator on every NumPyro distribution that can be built, against the true gradient.
 
-    Each is right within its error, or refused by name, or nan; what is not says WRONG or CRASHED, and the status is 1.
+    An estimate is right within its error, refused with a message, or nan. Anything else is marked WRONG or CRASHED, and the
+    exit status is 1.
     """
 
     only: str = ""
-    """Rows whose name contains this."""
+    """Only rows whose name contains this."""
     num_samples: Annotated[int, Field(ge=2, lt=2**31)] = 20
-    """Of one gradient estimate."""
+    """Samples in one gradient estimate, an integer."""
     replicates: Annotated[int, Field(ge=100)] = 4_000
-    """How many gradient estimates."""
+    """Gradient estimates per row, an integer."""
 
 
 def compile_fast(settings: DistributionsSettings) -> None:
-    """Asks XLA for code that is compiled fast. Nearly all of the time is compilation. (At level 0 densities with loops take minutes.)"""
+    """Lets XLA compile faster. Compilation takes nearly all of the time. (At level 0, densities with loops take minutes.)"""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()

@@ -1,4 +1,4 @@
-"""Every estimator on one row of the distribution table, and what to say of it."""
+"""Runs every estimator on one row of the distribution table, and gives a verdict."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ ESTIMATORS = {
     if row.compared and not row.biased and name != "reparameterized+antithetic"
 }
 REFUSALS = (TypeError, ValueError, NotImplementedError)
-Z = 6.5  # with 1,500 numbers in a table 1e-7 false alarms of a whole run, if means were normal; tails are why it is more
-ROUNDING = 3e-4  # of the truth and of 1: of 32-bit floats
+Z = 6.5  # for 1,500 normal means, a run has 1e-7 false alarms. The limit is larger because of heavy tails
+ROUNDING = 3e-4  # relative to the truth and to 1, for 32-bit floats
 
 
 class Cell(NamedTuple):
-    """What came of one estimator on one row."""
+    """The result of one estimator on one row."""
 
     row: str
     estimator: str
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 
 def cells(row: Row, samples: int, replicates: int, seed: int = 0) -> list[Cell]:
-    """A cell for each estimator, through one compiled program for all of them."""
+    """A cell for each estimator, from one compiled program for all of them."""
     theta = np.asarray(row.theta, np.float32)
     try:
         with jax.enable_x64(True):
@@ -60,7 +60,7 @@ def _estimate(row: Row, estimator: Any, n: int) -> Callable[[Any, Any], Any]:
 
 
 def _of_refusal(name: str, row: Row, theta: Any, error: Exception) -> tuple[str, str]:
-    """A refusal names the estimator, or `expect`, and the distribution or its parameter; anything else is a crash."""
+    """Whether the error is a refusal: it names the estimator or `expect`, and the distribution or its parameter."""
     text, own = " ".join(str(error).split()), [*name.split("+"), "expect"]
     said = any(part in text for part in own)
     of = {row.name.split("(")[0], name_of(row.q(theta)), name_of(getattr(row.q(theta), "base_dist", row.q(theta)))}

@@ -1,7 +1,7 @@
-"""The set-ups of the distribution table, one a row: name, q(theta), theta, f and the expectation of f.
+"""The rows of the distribution table: name, q(theta), theta, f and the expectation of f.
 
-Every class of NumPyro that can be built; as a scalar, a vector, expanded, and with parameters of different shapes; at the
-points where formulas change: a logit of 0, a probability of 0, 1/2 and 1, a concentration of 1.
+Covers every NumPyro class that can be built: as a scalar, a vector, expanded, and with parameters of different shapes. The
+parameters include points at which formulas change: logit 0, probability 0, 1/2 and 1, concentration 1.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from experiments.distributions.others import ONES, POSITIVE, REAL, UNIT, made_of
 from experiments.distributions.truth import INF, bent, integral, of_circle, total, weights
 
 # fmt: off
-V = jnp.array([0.5, 1.0, 2.0])  # what makes a vector of a parameter
+V = jnp.array([0.5, 1.0, 2.0])  # turns a parameter into a vector
 
 
 class Row(NamedTuple):
     name: str
     q: Callable[[Any], Any]
-    """theta, shape `(J,)`, to a distribution of one sample."""
+    """Maps theta, shape `(J,)`, to the distribution of one sample."""
     theta: tuple[float, ...]
     f: Callable[[Any], Any]
     expectation: Callable[[Any], Any]
-    """theta to `E[f]`, in 64 bits."""
+    """Maps theta to `E[f]`, in 64 bits."""
 
 
 def rows() -> list[Row]:
@@ -40,7 +40,7 @@ def rows() -> list[Row]:
         found.append(Row(name, q, theta, f, expectation))
 
     def add(name: str, base: Any, theta: Any, breaks: Any, g: Any = bent) -> None:
-        """A continuous scalar, or independent ones."""
+        """A row for a continuous scalar, or for independent ones."""
         cls = name.split("(")[0]
         if hasattr(dist, cls):
             independent(base, g, integral(base, g, breaks), name, theta)

@@ -1,6 +1,6 @@
-"""The true gradients of the distribution table: by quadrature, by summing over a support, or from a closed form; in 64 bits.
+"""The true gradients of the distribution table, in 64 bits: from quadrature, a sum over the support, or a closed form.
 
-No derivative of a density is used. The expectation is computed at shifted parameters, and the differences give the gradient.
+No derivative of a density is used. The gradient comes from differences of the expectation at shifted parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-STEP = 1e-3  # of the differences, whose error is its fourth power
+STEP = 1e-3  # step of the differences. Their error is its fourth power
 INF = np.inf
 
 
 def bent(x: Any) -> Any:
-    """Neither even nor odd, bounded, smooth, defined between whole numbers, and not 0 at 0, where distributions have atoms."""
+    """A smooth, bounded test function: neither even nor odd, and not 0 at 0, where distributions have atoms."""
     return 0.3 + jnp.tanh(x / 2) + 0.5 * jnp.tanh(x / 2) ** 2
 
 
@@ -25,7 +25,7 @@ def of_circle(x: Any) -> Any:
 
 
 def gradient(expectation: Callable[[Any], Any], theta: Any) -> np.ndarray[Any, Any]:
-    """The gradient of `expectation` at theta, shape `(J,)`, by central differences of fourth order."""
+    """The gradient of `expectation` at theta, shape `(J,)`, from central differences of fourth order."""
     theta = np.asarray(theta, float)
     weights = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
     slope = lambda e: sum(w * np.asarray(expectation(theta + k * STEP * e)) for k, w in weights.items()) / STEP
@@ -36,8 +36,8 @@ def integral(base: Callable[[Any], Any], g: Callable[[Any], Any], breaks: Any) -
     """`theta -> sum_i w_i E[g(x_i)]` for a continuous scalar, or for independent coordinates.
 
     Args:
-        base: theta to a distribution with the event shape `()`, whose batch are the coordinates.
-        breaks: the ends of the support and every kink of the density, in order; or a function of theta that returns them.
+        base: maps theta to a distribution with event shape `()`. Its batch axes are the coordinates.
+        breaks: the ends of the support and every kink of the density, in order, or a function of theta that returns them.
     """
 
     def expectation(theta: Any) -> Any:
@@ -46,7 +46,7 @@ def integral(base: Callable[[Any], Any], g: Callable[[Any], Any], breaks: Any) -
         x, dx = nodes(at)
         where = x.reshape(-1, *(1,) * len(q.batch_shape))
         density = jnp.exp(q.log_prob(where)).reshape(len(x), -1) * dx[:, None]
-        density = jnp.where(jnp.isfinite(density), density, 0.0)  # at an end that has rounded to the edge
+        density = jnp.where(jnp.isfinite(density), density, 0.0)  # at an end that rounds to the edge
         values = (density * g(where).reshape(len(x), -1)).sum(0)
         return values @ weights(q.batch_shape), density.sum(0)
 
@@ -54,7 +54,7 @@ def integral(base: Callable[[Any], Any], g: Callable[[Any], Any], breaks: Any) -
 
 
 def total(base: Callable[[Any], Any], g: Callable[[Any], Any], largest: int = 400) -> Callable[[Any], float]:
-    """The same for whole numbers from 0 to `largest`."""
+    """The same for integers from 0 to `largest`."""
 
     def expectation(theta: Any) -> Any:
         q = base(theta)
@@ -67,13 +67,13 @@ def total(base: Callable[[Any], Any], g: Callable[[Any], Any], largest: int = 40
 
 
 def weights(batch_shape: Sequence[int]) -> Any:
-    """The weight of each coordinate in the objective, which are different, so that none stands for another."""
+    """The weight of each coordinate in the objective. All differ, so that exchanged coordinates are detected."""
     size = int(np.prod(batch_shape))
     return jnp.array([1.0, -0.5, 0.7, 0.3][:size])
 
 
 def _checked(expectation: Callable[[Any], Any]) -> Callable[[Any], float]:
-    """Raises where the density does not integrate to 1, so that there is no truth that is not one."""
+    """Raises if the density does not integrate to 1. Then the computed truth would be wrong."""
     compiled = jax.jit(expectation)
 
     def call(theta: Any) -> float:
@@ -86,7 +86,7 @@ def _checked(expectation: Callable[[Any], Any]) -> Callable[[Any], float]:
 
 
 def nodes(breaks: Sequence[Any], half: int = 250) -> tuple[Any, Any]:
-    """The nodes and weights of double-exponential quadrature on each interval between two breaks."""
+    """Nodes and weights of double-exponential quadrature on each interval between breaks."""
     t = jnp.linspace(-4.0, 4.0, 2 * half + 1)
     u, du = jnp.pi / 2 * jnp.sinh(t), jnp.pi / 2 * jnp.cosh(t) * (t[1] - t[0])
     x, dx = [], []

@@ -1,4 +1,4 @@
-"""The ELBO of location-scale families: the notes' equations checked, and how noisy its gradient is as D grows.
+"""The ELBO of location-scale families: checks of the equations in Aziz's notes, and the noise of its gradient as D grows.
 
 python -m experiments.elbo
 """

@@ -1,4 +1,4 @@
-"""The notes' equations for z = mu + C eps, as numbers: both sides, computed in ways that have nothing in common."""
+"""Checks the equations of Aziz's notes for z = mu + C eps. The two sides are computed independently."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,14 +14,14 @@ import rgrad
 from experiments.elbo.targets import PHIS, SCIPY, ElboTarget
 
 Row = dict[str, Any]
-EXACT = 1e-5  # relative: the most that the sides of an equation without sampling may differ by, in 64 bits
-LIMIT = 6.0  # standard errors: by accident, once in 500 million where the means are normal
+EXACT = 1e-5  # largest relative difference of the sides of an equation without sampling, in 64 bits
+LIMIT = 6.0  # in standard errors. By chance: once in 500 million normal means
 NORMAL = 1.96
-POINTS, SAMPLES, CALLS = 8, 64, 200  # of densities; of one ELBO; ELBOs whose mean is compared
+POINTS, SAMPLES, CALLS = 8, 64, 200  # of densities, of one ELBO, and of ELBOs whose mean is compared
 
 
 def row(part: str, target: str, q: str, dimension: int, quantity: str, value: Any, **others: Any) -> Row:
-    """All rows have these columns. The interval is that of the difference where there is a reference, else of the value."""
+    """The columns of every row. The interval is that of the difference if there is a reference, else that of the value."""
     columns: Row = {
         "part": part, "target": target, "q": q, "dimension": dimension, "quantity": quantity, "estimator": None,
         "entropy": None, "distance": None, "replicates": None, "value": float(value), "reference": None,
@@ -31,15 +31,15 @@ def row(part: str, target: str, q: str, dimension: int, quantity: str, value: An
 
 
 def exactly(value: Any, reference: Any, difference: Any) -> Row:
-    """The columns of an equation without sampling; the difference is relative."""
+    """The columns of an equation without sampling. The difference is relative."""
     return {"value": float(value), "reference": float(reference), "difference": float(difference), "allowed": EXACT,
             "holds": bool(abs(difference) <= EXACT)}  # fmt: skip
 
 
 def sampled(value: Any, reference: Any, error: Any) -> Row:
-    """The columns of an equation of means, whose difference has this standard error."""
+    """The columns of an equation between means. The difference has this standard error."""
     difference = float(value - reference)
-    # What rounding leaves of no variance: the value itself may be exact.
+    # Rounding of a zero variance. The value itself may be exact.
     allowed = LIMIT * float(error) + 1e-5 * abs(float(reference))
     return {
         "value": float(value), "reference": float(reference), "difference": difference,
@@ -49,7 +49,7 @@ def sampled(value: Any, reference: Any, error: Any) -> Row:
 
 
 def cholesky_family(mu: Any, C: Any, phi: str) -> Any:
-    """q for a Cholesky factor: what is measured, and beside `rgrad.location_scale` checked."""
+    """q for a Cholesky factor. It is measured, and checked against `rgrad.location_scale`."""
     if phi == "normal":
         return dist.MultivariateNormal(mu, scale_tril=C)
     return dist.TransformedDistribution(PHIS[phi]().expand([mu.size]).to_event(1), LowerCholeskyAffine(mu, C))
@@ -71,7 +71,7 @@ def check_rows(name: str, target: ElboTarget, phi: str, seed: int) -> Iterator[R
 
 
 def _library_sides(log_g: Callable[[Array], Any], phi: str) -> Callable[..., dict[str, Any]]:
-    """What the library says, in one program for both kinds of C. Nothing here knows mu + C eps but `location_scale`."""
+    """The results of the library, in one program for both kinds of C. Only `location_scale` knows about mu + C eps."""
 
     def sides(mu: Array, C: Array, points: Array, drawn: Array, key: Array) -> dict[str, Any]:
         q = lambda mu, C: rgrad.location_scale(mu, C, PHIS[phi]())
@@ -142,7 +142,7 @@ def _norm(x: np.ndarray) -> float:
 
 
 def _independent_log_q(z: np.ndarray, mu: np.ndarray, C: np.ndarray, phi: str) -> np.ndarray:
-    """log q(z) without rgrad: of a normal by its covariance, of others by explicit inverse and determinant."""
+    """log q(z) without rgrad: for a normal from its covariance, for others from an explicit inverse and determinant."""
     if phi == "normal":
         q = dist.MultivariateNormal(jnp.asarray(mu), covariance_matrix=jnp.asarray(C @ C.T))
         return np.asarray(q.log_prob(jnp.asarray(z)))
@@ -151,7 +151,7 @@ def _independent_log_q(z: np.ndarray, mu: np.ndarray, C: np.ndarray, phi: str) -
 
 
 def _independent_draws(mu: np.ndarray, C: np.ndarray, phi: str, n: int, rng: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of q by NumPy, and their log densities; those of a normal know its covariance only."""
+    """Draws of q with NumPy, and their log densities. Those of a normal use only its covariance."""
     if phi == "normal":
         z = rng.multivariate_normal(mu, C @ C.T, n)
     else:

@@ -1,4 +1,4 @@
-"""The ELBO of location-scale families: the notes' equations checked, and how noisy its gradient is as D grows."""
+"""The ELBO of location-scale families: checks of the equations in Aziz's notes, and the noise of its gradient as D grows."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from experiments.elbo.study import family_case, load_way, location_scale_cases, 
 
 
 def run(settings: ElboSettings) -> int:
-    with validation_enabled(False):  # the parameters are our own; to check them at every trace takes seconds
+    with validation_enabled(False):  # the parameters are ours. Checking them at every trace takes seconds
         ways = {name: load_way(name) for name in settings.estimators}
         family_ways = {name: load_way(name, "--family-estimators") for name in settings.family_estimators}
         located = location_scale_cases(settings)
@@ -47,7 +47,7 @@ def run(settings: ElboSettings) -> int:
 
 
 def report(rows: list[dict[str, Any]], settings: ElboSettings, left_out: set[str]) -> list[dict[str, Any]]:
-    """The tables, and the verdict; returns the rows that do not hold."""
+    """Prints the tables and the verdict. Returns the rows that do not hold."""
     largest = max(settings.dimensions)
     lines = [
         [
@@ -61,7 +61,7 @@ def report(rows: list[dict[str, Any]], settings: ElboSettings, left_out: set[str
     print_table(
         header,
         lines,
-        f"target {settings.target}, D = {largest}{others}; the difference is relative where nothing is sampled",
+        f"target {settings.target}, D = {largest}{others}; the difference is relative if nothing is sampled",
     )
     for q in (settings.phi, *settings.families):
         mine = [r for r in rows if r["part"] in ("variance", "mean") and r["q"] == q]
@@ -79,16 +79,16 @@ def report(rows: list[dict[str, Any]], settings: ElboSettings, left_out: set[str
     wrong = [r for r in judged if not r["holds"]]
     print(f"{len(judged)} equations and means of estimates checked, {len(wrong)} do not hold")
     for r in wrong:
-        who = f", {r['estimator']}/{r['entropy']} at the distance {r['distance']:g}" if r["estimator"] else ""
+        who = f", {r['estimator']}/{r['entropy']} at distance {r['distance']:g}" if r["estimator"] else ""
         print(
             f"does not hold: {r['part']}, {r['q']}, D = {r['dimension']}, {r['quantity']}{who}: {number(r['value'], 8)} for "
-            f"{number(r['reference'], 8)}, off by {number(r['difference'])} where {number(r['allowed'])} is allowed"
+            f"{number(r['reference'], 8)}, off by {number(r['difference'])}, allowed is {number(r['allowed'])}"
         )
     return wrong
 
 
 def _print_variances(rows: list[dict[str, Any]], settings: ElboSettings) -> None:
-    """A line for each distance and estimator: the mean ELBO, and the variance of each block."""
+    """Prints a line for each distance and estimator: the mean ELBO, and the variance of each block."""
     blocks = list(dict.fromkeys(r["quantity"] for r in rows))
     table: dict[tuple[float, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for r in rows:
@@ -106,7 +106,7 @@ def _print_variances(rows: list[dict[str, Any]], settings: ElboSettings) -> None
     r = rows[0]
     header = ["estimator/entropy", "distance", "ELBO", "exact", *(f"variance of d/d {block}" for block in blocks[1:])]
     title = (
-        f"q = {r['q']}, target {r['target']}, D = {r['dimension']}: estimates of {settings.num_samples} samples, over "
-        f"{settings.replicates:,} pairs of them; 95 % intervals"
+        f"q = {r['q']}, target {r['target']}, D = {r['dimension']}: estimates from {settings.num_samples} samples, over "
+        f"{settings.replicates:,} pairs; 95 % intervals"
     )
     print_table(header, lines, title)

@@ -1,4 +1,4 @@
-"""The ELBO of location-scale families: the notes' equations checked, and how noisy its gradient is as D grows.
+"""The ELBO of location-scale families: checks of the equations in Aziz's notes, and the noise of its gradient as D grows.
 
 python -m experiments.elbo
 """
@@ -12,26 +12,28 @@ from experiments.common.settings import ONCE, ExperimentSettings
 Dimension = Annotated[int, Field(ge=1, le=64)]
 Distance = Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)]
 Family = Literal["gamma", "beta", "dirichlet"]
-SHOWN = (0.1, 1.0)  # the distances of the families that are printed; the others are in the figure
+SHOWN = (0.1, 1.0)  # the distances that are printed for the families. The figure has all of them
 
 
 class ElboSettings(ExperimentSettings):
-    """For z = mu + C eps: the notes' equations (4), (5), (6h) and (7c) as numbers, both sides, in 64 bits, at the smallest D
-    and the largest; and for each D the variance of gradient estimates of the ELBO in mu, the diagonal of C and what is below
-    it. The same for Gamma, Beta and Dirichlet.
+    """Checks equations (4), (5), (6h) and (7c) of Aziz's notes for z = mu + C eps, and measures the noise of ELBO gradients.
 
-    A variance is that of one estimate, summed over the coordinates of a block. Exit status 1 where an equation, or the
-    mean of an estimate, is off: by 1e-5 relative, or where sampled by 6 standard errors.
+    Both sides of each equation are evaluated in 64 bits at the smallest and the largest D. For each D, the variance is
+    measured for the derivatives in mu, in the diagonal of C and in C below its diagonal. The same for Gamma, Beta and
+    Dirichlet.
+
+    Each variance is that of one estimate, summed over the coordinates of a block. The exit status is 1 if an equation or
+    the mean of an estimate is wrong: by 1e-5 relative, or by 6 standard errors if it is sampled.
     """
 
     target: str = "gaussian"
-    """gaussian, logistic (made data), or your own file.py:function, z of shape (D,) to a log density."""
+    """gaussian, logistic (synthetic data), or your own as file.py:function, which maps z of shape (D,) to a log density."""
     phi: Literal["normal", "laplace", "student_t"] = "normal"
-    """The law of one coordinate of eps: normal, laplace or student_t (10 degrees of freedom)."""
+    """Distribution of one coordinate of eps: normal, laplace or student_t (10 degrees of freedom)."""
     dimensions: Annotated[tuple[Dimension, ...], Field(min_length=1), ONCE] = (1, 4, 16, 64)
     """D, each from 1 to 64."""
     distances: Annotated[tuple[Distance, ...], Field(min_length=1), ONCE] = (0.1, 1.0)
-    """From where q is the target: mu so many of its standard deviations off in every coordinate, C e^-distance times as wide."""
+    """Distances of q from the target: mu is off by this many standard deviations in each coordinate, C is scaled by e^-distance."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "score_function/sampled",
         "score_function/detached",
@@ -41,9 +43,9 @@ class ElboSettings(ExperimentSettings):
         "reparameterized/exact",
         "reparameterized/detached",
     )
-    """ESTIMATOR/ENTROPY, also your own; an entropy is sampled, exact or detached (reparameterized: sticking the landing)."""
+    """ESTIMATOR/ENTROPY, also your own. ENTROPY is sampled, exact or detached (for reparameterized: sticking the landing)."""
     families: Annotated[tuple[Family, ...], ONCE] = ("gamma", "beta", "dirichlet")
-    """Of gamma, beta and dirichlet, each with a target of its own kind; none where empty."""
+    """Any of gamma, beta and dirichlet, each with a target of the same family. Empty: none."""
     family_estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "score_function/sampled",
         "generalized/exact",
@@ -51,10 +53,10 @@ class ElboSettings(ExperimentSettings):
         "reparameterized/sampled",
         "reparameterized/exact",
     )
-    """The same for the families; reparameterized is by implicit differentiation there."""
+    """As --estimators, for the families. There, reparameterized uses implicit differentiation."""
     family_dimension: Dimension = 4
-    """How many Gammas; a Dirichlet has one coordinate more. Beta is one number."""
+    """Number of Gammas. A Dirichlet has one more coordinate. Beta is one number."""
     num_samples: Annotated[int, Field(ge=1, lt=2**16)] = 10
-    """Of one gradient estimate, an integer."""
+    """Samples in one gradient estimate, an integer."""
     replicates: Annotated[int, Field(ge=100, lt=2**31)] = 1_000
-    """How many independent pairs of estimates a variance is measured over, an integer."""
+    """Independent pairs of estimates behind each variance, an integer."""

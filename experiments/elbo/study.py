@@ -1,4 +1,4 @@
-"""The measurement of `experiments.elbo`: how noisy the gradient of the ELBO is, block of parameters by block."""
+"""The measurement of `experiments.elbo`: the noise of the gradient of the ELBO, for each block of parameters."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,46 +18,46 @@ from experiments.common.progress import Advance
 from experiments.elbo.checks import NORMAL, Row, cholesky_family, row, sampled
 from experiments.elbo.targets import SCIPY, ElboTarget, Params, factor, load_target, near, try_target
 
-CHUNK = 2**8  # replicates between two moves of the progress bar, and between two chances to interrupt
+CHUNK = 2**8  # replicates between updates of the progress bar, and between chances to interrupt
 ENTROPIES = ("sampled", "exact", "detached")
-GRID = (0.01, 0.03, 0.1, 0.3, 1.0)  # the distances of the families that are not of location and scale
+GRID = (0.01, 0.03, 0.1, 0.3, 1.0)  # the distances for Gamma, Beta and Dirichlet
 Way = tuple[rgrad.Estimator, Any]
 
 
 class Case(NamedTuple):
-    """A q and a target, at several distances from where they agree."""
+    """A q and a target, at several distances from the point at which they agree."""
 
     target: str
     q: str
     dimension: int
     build: Callable[[Params], Any]
-    """Parameters to q."""
+    """Maps parameters to q."""
     log_g: Callable[[Any], Any]
     places: list[Params]
     """The parameters at each distance: NumPy arrays by block."""
     distances: tuple[float, ...]
     exact: Callable[[Params], Array] | None
-    """Parameters to the ELBO in closed form."""
+    """Maps parameters to the ELBO in closed form."""
 
 
 def load_way(name: str, flag: str = "--estimators") -> Way:
-    """`estimator/entropy`, as `score_function/sampled` or `mine.py:estimator/exact`.
+    """Parses `estimator/entropy`, e.g. `score_function/sampled` or `mine.py:estimator/exact`.
 
     Raises:
-        UsageError: there is no such estimator or entropy.
+        UsageError: the estimator or the entropy is unknown.
     """
     estimator, slash, entropy = name.rpartition("/")
     if not slash or entropy not in ENTROPIES:
         hint = nearest(entropy, ENTROPIES) if slash else ""
-        raise UsageError(f"{flag} {name}: write estimator/entropy, with an entropy of sampled, exact or detached{hint}")
+        raise UsageError(f"{flag} {name}: write ESTIMATOR/ENTROPY, where ENTROPY is sampled, exact or detached{hint}")
     found = load(flag, estimator, ESTIMATORS)
     if not callable(found):
-        raise UsageError(f"{flag} {name}: it is a {type(found).__name__}; name a function (f, q, key, n) -> terms")
+        raise UsageError(f"{flag} {name}: expected a function (f, q, key, n) -> terms, got {type(found).__name__}")
     return found, entropy
 
 
 def location_scale_cases(settings: Any) -> list[tuple[ElboTarget, Case]]:
-    """One for each dimension, tried out before anything is measured."""
+    """One case for each dimension, tested before anything is measured."""
     cases = []
     for D in settings.dimensions:
         target = load_target(settings.target, D, settings.seed)
@@ -84,7 +84,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Params], Any]]] = {
 
 
 def family_case(name: str, settings: Any) -> Case:
-    """q and the target of the same kind: every parameter is e^(+-distance) times the target's. The ELBO is minus the KL."""
+    """q and a target of the same family. Each parameter of q is e^(+-distance) times that of the target. ELBO = -KL."""
     D = settings.family_dimension
     shape = {"gamma": (D,), "beta": (), "dirichlet": (D + 1,)}[name]
     rng = np.random.default_rng([settings.seed, D, 3])
@@ -99,10 +99,10 @@ def family_case(name: str, settings: Any) -> Case:
 
 
 def ways_that_apply(case: Case, ways: Mapping[str, Way], n: int, flag: str) -> tuple[dict[str, Way], dict[str, str]]:
-    """Those with a rule for this q, and why the others have none.
+    """The estimators that apply to this q, and the reasons why the others do not.
 
     Raises:
-        UsageError: none has.
+        UsageError: none applies.
     """
     kept, left_out = {}, {}
     place = _floats(case.places[0])
@@ -114,7 +114,7 @@ def ways_that_apply(case: Case, ways: Mapping[str, Way], n: int, flag: str) -> t
         except UsageError as error:
             left_out[name] = str(error)
     if not kept:
-        raise UsageError(f"{flag}: none applies: {next(iter(left_out.values()))}")
+        raise UsageError(f"{flag}: no estimator applies: {next(iter(left_out.values()))}")
     return kept, left_out
 
 
@@ -123,7 +123,7 @@ def _floats(place: Params) -> Params:
 
 
 def _gradients(case: Case, ways: Mapping[str, Way], n: int, place: Params, key: Array) -> dict[str, Params]:
-    """By every way, from the same key: the ELBO as "elbo", and its gradient by block."""
+    """For every estimator, from the same key: the ELBO as "elbo", and its gradient by block."""
 
     def one(way: Way) -> Params:
         estimator, entropy = way
@@ -135,10 +135,10 @@ def _gradients(case: Case, ways: Mapping[str, Way], n: int, place: Params, key: 
 
 
 def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """For each distance, way and block: the variance of the gradient, and its mean along the exact one.
+    """For each distance, estimator and block: the variance of the gradient, and its mean along the exact gradient.
 
-    The variance of a block is the sum of its coordinates': half the squared distance of two independent estimates has it
-    for its mean, so that its interval needs no independence of the coordinates.
+    The variance of a block is the sum over its coordinates. It is the mean of half the squared distance between two
+    independent estimates. So its interval does not assume that the coordinates are independent.
 
     Raises:
         UsageError: a gradient is nan or infinite.
@@ -154,7 +154,7 @@ def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array
             spread = lambda g, u: (jnp.sum((g[0] - g[1]) ** 2) / 2, jnp.sum(u * (g[0] + g[1])) / 2)
             return {name: {b: spread(g, direction[b]) for b, g in gradient.items()} for name, gradient in pair.items()}
 
-        # Not vmap: XLA's CPU solver of batched triangles waits for ever where two of them meet on a machine of two cores.
+        # Not vmap: XLA's CPU solver for batched triangular systems deadlocks when two run at the same time on two cores.
         return jax.lax.map(at, (places, directions))
 
     moments = None
@@ -185,9 +185,9 @@ def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array
 
 
 def _direction(case: Case, place: Params) -> tuple[dict[str, float] | None, Params]:
-    """The ELBO and the length of each block of its gradient, and its direction: what a mean gradient is measured along.
+    """The ELBO, the length of each block of its gradient, and the direction along which a mean gradient is measured.
 
-    Where there is no closed form, the direction (1, ..., 1).
+    Without a closed form, the direction is (1, ..., 1).
     """
     unit = lambda g: g / np.sqrt(np.sum(g**2)) if np.any(g) else g
     if case.exact is None:
@@ -206,6 +206,6 @@ def _check_finite(moments: rgrad.Moments, case: Case) -> None:
                 at = case.distances[int(np.argmax(counts))]
                 raise UsageError(
                     f"--target {case.target} with D = {case.dimension}: {name}, d/d {block}, is nan or infinite in "
-                    f"{int(np.max(counts)):,} of {int(moments.count):,} estimates at the distance {at:g}; make the target "
+                    f"{int(np.max(counts)):,} of {int(moments.count):,} estimates at distance {at:g}; make the target "
                     "finite and differentiable on the whole support, or try --float-width 64"
                 )

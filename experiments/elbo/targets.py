@@ -1,4 +1,4 @@
-"""The targets of `experiments.elbo`: log densities of a vector, and where q is near them."""
+"""The targets of `experiments.elbo`: log densities of a vector, and a q that is close to each."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from experiments.common.loading import load, where_and_what
 from experiments.common.measuring import usage
 
 Params = dict[str, Any]
-OBSERVATIONS = 256  # of the made logistic-regression data
-FREEDOM = 10.0  # of Student's t: the eighth moment, which a variance of a variance has in it, is finite
-TRIED = 1000  # draws on which a log density is tried first
+OBSERVATIONS = 256  # rows of the synthetic logistic-regression data
+FREEDOM = 10.0  # of Student's t, so that the eighth moment is finite. The variance of a variance needs it
+TRIED = 1000  # draws for a first test of a log density
 
 PHIS: dict[str, Callable[[], Any]] = {
     "normal": lambda: dist.Normal(0.0, 1.0),
@@ -31,16 +31,16 @@ SCIPY = {"normal": stats.norm(), "laplace": stats.laplace(), "student_t": stats.
 
 class ElboTarget(NamedTuple):
     log_g: Callable[[Array], Any]
-    """A vector of D to its log density."""
+    """Maps a vector of D to its log density."""
     mu: np.ndarray
-    """Where q is near it: the centre, shape (D,), and the scale, a Cholesky factor of shape (D, D)."""
+    """A q close to the target: the centre, shape (D,), and the scale, a Cholesky factor of shape (D, D)."""
     C: np.ndarray
     expected: Callable[[ArrayLike, ArrayLike, float], Array] | None = None
-    """`E_q[log g]` in closed form, of mu, C and the variance of phi; None where there is none."""
+    """`E_q[log g]` in closed form, as a function of mu, C and the variance of phi. None if unknown."""
 
 
 def gaussian(dimension: int, rng: np.random.Generator) -> ElboTarget:
-    """N(m, S), S a sample covariance of 2 D + 2 vectors: correlated. Near it: m and the Cholesky factor of S."""
+    """N(m, S), S a sample covariance of 2 D + 2 vectors: correlated. The q close to it has m and the Cholesky factor of S."""
     m = rng.normal(size=dimension)
     A = rng.normal(size=(dimension, 2 * dimension + 2)) / np.sqrt(2 * dimension + 2)
     L = np.linalg.cholesky(A @ A.T)
@@ -52,7 +52,7 @@ def gaussian(dimension: int, rng: np.random.Generator) -> ElboTarget:
 
 
 def logistic(dimension: int, rng: np.random.Generator) -> ElboTarget:
-    """The posterior of D weights under N(0, I), after 256 made labels, all constants included; columns of norm 16/sqrt(D)."""
+    """The posterior of D weights under N(0, I) given 256 synthetic labels, with all constants. Columns have norm 16/sqrt(D)."""
     X = rng.normal(size=(OBSERVATIONS, dimension)) / np.sqrt(dimension)
     y = rng.random(OBSERVATIONS) < 1 / (1 + np.exp(-X @ rng.normal(size=dimension)))
     signed = np.where(y, 1.0, -1.0)[:, None] * X  # log sigmoid(x z) for a label of 1, log sigmoid(-x z) for 0
@@ -65,10 +65,10 @@ TARGETS: dict[str, Any] = {"gaussian": gaussian, "logistic": logistic}
 
 
 def load_target(name: str, dimension: int, seed: int) -> ElboTarget:
-    """The target of that name in D dimensions, or the user's own `module:function`, tried out near its mode.
+    """The target with this name in D dimensions, or the user's own `module:function`, tested near its mode.
 
     Raises:
-        UsageError: there is none of that name, or it is no log density of a vector of D.
+        UsageError: the name is unknown, or the function is not a log density of a vector of D.
     """
     found = load("--target", name, TARGETS)
     if name in TARGETS:
@@ -76,23 +76,23 @@ def load_target(name: str, dimension: int, seed: int) -> ElboTarget:
     where = f"--target {name} with D = {dimension}"
     if not callable(found):
         raise UsageError(
-            f"--target {name}: it is a {type(found).__name__}; name a function, z of shape (D,) -> log density"
+            f"--target {name}: expected a function, z of shape (D,) -> log density, got {type(found).__name__}"
         )
     with usage(where, Exception):
         value = jax.eval_shape(found, jax.ShapeDtypeStruct((dimension,), jnp.result_type(float)))
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         kind = f"{value.dtype} of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
-        raise UsageError(f"{where}: it returned {kind}, and a log density is one float; sum over the coordinates")
+        raise UsageError(f"{where}: expected one float, got {kind}; sum over the coordinates")
     return ElboTarget(found, *laplace(found, dimension, where))
 
 
 def laplace(log_g: Callable[[Array], Any], dimension: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mode, and the Cholesky factor of the inverse of minus the Hessian there: Laplace's approximation.
+    """The Laplace approximation: the mode, and the Cholesky factor of the inverse negative Hessian there.
 
-    0 and I where there is no curved mode.
+    0 and I if there is no curved mode.
 
     Raises:
-        UsageError: log_g is nan or infinite at 0, where the search begins, or raises.
+        UsageError: log_g raises, or is nan or infinite at 0, where the search starts.
     """
     with jax.enable_x64(True):
         slope = jax.jit(jax.value_and_grad(lambda z: -jnp.asarray(log_g(z))))
@@ -100,7 +100,7 @@ def laplace(log_g: Callable[[Array], Any], dimension: int, where: str) -> tuple[
             value, at_zero = slope(jnp.zeros(dimension))
             if not np.isfinite(value) or not np.all(np.isfinite(at_zero)):
                 raise UsageError(
-                    f"{where}: it or its gradient is nan or infinite at z = 0; make it finite on all of R^D"
+                    f"{where}: the log density or its gradient is nan or infinite at z = 0; make it finite on all of R^D"
                 )
             found = minimize(lambda z: tuple(np.asarray(x, float) for x in slope(z)), np.zeros(dimension), jac=True)
             hessian = np.asarray(jax.jit(jax.hessian(lambda z: -jnp.asarray(log_g(z))))(found.x))
@@ -116,8 +116,11 @@ def laplace(log_g: Callable[[Array], Any], dimension: int, where: str) -> tuple[
 
 
 def near(target: ElboTarget, distance: float, rng: np.random.Generator) -> Params:
-    """Where gradients are measured: mu is `distance` standard deviations off in every coordinate, and C e^-distance
-    times as wide, with off-diagonal noise of that size in a row: too narrow, as fits begin."""
+    """The point at which gradients are measured.
+
+    mu is off by `distance` standard deviations in every coordinate. C is scaled by e^-distance, with off-diagonal noise of
+    that size in each row. It is too narrow, as at the start of a fit.
+    """
     D = len(target.mu)
     signs = np.where(rng.random(D) < 0.5, -1.0, 1.0)
     noise = distance * np.tril(rng.normal(size=(D, D)), -1) / np.sqrt(D)
@@ -128,13 +131,13 @@ def near(target: ElboTarget, distance: float, rng: np.random.Generator) -> Param
 
 
 def factor(params: Params) -> Any:
-    """C, lower triangular, of its diagonal and what is below it (nothing where D = 1)."""
+    """C, lower triangular, from its diagonal and the entries below it (none if D = 1)."""
     C = jnp.diag(params["diagonal"])
     return C.at[jnp.tril_indices(len(C), -1)].set(params["off_diagonal"]) if "off_diagonal" in params else C
 
 
 def try_target(target: ElboTarget, params: Params, phi: str, where: str) -> None:
-    """Raises where log g is nan or infinite for any of the first draws of q."""
+    """Raises UsageError if log g is nan or infinite for any of the first draws of q."""
     rng = np.random.default_rng(0)
     eps = SCIPY[phi].rvs(size=(TRIED, len(params["mu"])), random_state=rng)
     z = jnp.asarray(params["mu"] + eps @ np.asarray(factor(params)).T, float)
@@ -145,6 +148,6 @@ def try_target(target: ElboTarget, params: Params, phi: str, where: str) -> None
         example = np.array2string(np.asarray(z[bad[0]][:4]), precision=4)
         more = ", ..." if z.shape[1] > 4 else ""
         raise UsageError(
-            f"{where}: the log density is nan or infinite for {bad.size:,} of {TRIED:,} draws of q, as at z = {example}"
+            f"{where}: the log density is nan or infinite for {bad.size:,} of {TRIED:,} draws of q, e.g. at z = {example}"
             f"{more}; make it finite on all of R^D"
         )

@@ -1,4 +1,4 @@
-"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fit mu and sigma by SGD, and see.
+"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fits mu and sigma by SGD.
 
 python -m experiments.fit
 """

@@ -1,4 +1,4 @@
-"""One column of numbers: the user's, made, or real."""
+"""One column of numbers: from the user, synthetic, or bundled."""
 
 import csv
 from pathlib import Path
@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.common.errors import UsageError, nearest
 
-BUNDLED = "mean radius"  # of the breast-cancer data: 569 measured values, right-skewed
+BUNDLED = "mean radius"  # column of the breast-cancer data: 569 measurements, right-skewed
 
 
 class Data(NamedTuple):
-    """The observations, and where they came from."""
+    """The observations and their source."""
 
     x: np.ndarray
     name: str
@@ -31,22 +31,22 @@ class Data(NamedTuple):
 def load_data(
     path: str | None, column: str | None, synthetic: tuple[float, float, int] | None, standardise: bool, seed: int
 ) -> Data:
-    """The column that the flags ask for; by default a measured one that scikit-learn bundles.
+    """The column that the flags select. Default: a column of measurements bundled with scikit-learn.
 
     Raises:
-        UsageError: no such file or column, values that are not finite numbers (with their rows), or too few to fit to.
+        UsageError: the file or column does not exist, values are not finite numbers, or there are too few of them.
     """
     if path is not None and synthetic is not None:
-        raise UsageError("--data and --synthetic: give one of the two")
+        raise UsageError("--data and --synthetic: give only one of the two")
     if column is not None and path is None:
-        raise UsageError("--column: it names a column of --data, which is not given; give the file too")
+        raise UsageError("--column: --data is missing; give the file too")
     if path is not None:
         x, name = _from_file(path, column)
     elif synthetic is not None:
         mean, sigma, count = synthetic
         if sigma < 0 or count < 1:
             raise UsageError(
-                f"--synthetic {mean} {sigma} {count}: it is MU SIGMA COUNT, with SIGMA >= 0 and COUNT >= 1"
+                f"--synthetic {mean} {sigma} {count}: expected MU SIGMA COUNT, with SIGMA >= 0 and COUNT >= 1"
             )
         x, name = np.random.default_rng(seed).normal(mean, sigma, count), f"{count} draws of N({mean:g}, {sigma:g}^2)"
     else:
@@ -56,9 +56,9 @@ def load_data(
         x = bundle.data[:, list(bundle.feature_names).index(BUNDLED)]
         name = f"breast-cancer data, column {BUNDLED!r}"
     if x.size < 2:
-        raise UsageError(f"{name}: {x.size} value{'' if x.size == 1 else 's'}; a spread needs at least two")
+        raise UsageError(f"{name}: {x.size} value{'' if x.size == 1 else 's'}; give at least two to have a spread")
     if bad := np.flatnonzero(~np.isfinite(x)).tolist():
-        raise UsageError(f"{name}: nan or infinite in {_rows(bad)}; take these rows out")
+        raise UsageError(f"{name}: nan or infinite in {_rows(bad)}; remove these rows")
     if np.ptp(x) == 0:
         raise UsageError(f"{name}: all {x.size} values are {x[0]:g}; there is no spread to fit")
     if standardise:
@@ -68,13 +68,13 @@ def load_data(
 
 def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
     if Path(path).is_dir():
-        raise UsageError(f"--data {path}: it is a folder; give the path of a .csv or .npy file")
+        raise UsageError(f"--data {path}: this is a folder; give the path of a .csv or .npy file")
     if not Path(path).is_file():
-        raise UsageError(f"--data {path}: there is no such file; give the path of a .csv or .npy file")
+        raise UsageError(f"--data {path}: no such file; give the path of a .csv or .npy file")
     try:
         names, rows = _read_npy(path) if path.endswith(".npy") else _read_csv(path)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise UsageError(f"--data {path}: it cannot be read: {error}; give a .csv or .npy file") from None
+        raise UsageError(f"--data {path}: cannot read it: {error}; give a .csv or .npy file") from None
     if column is None and len(names) == 1:
         column = names[0]
     if column is None:
@@ -82,7 +82,7 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
             f"--data {path}: it has {len(names)} columns; choose one with --column (there are: {', '.join(names)})"
         )
     if column not in names:
-        raise UsageError(f"--column {column}: {path} has none of that name{nearest(column, names)}")
+        raise UsageError(f"--column {column}: {path} has no such column{nearest(column, names)}")
     at = names.index(column)
     values, bad = [], []
     for i, row in enumerate(rows):
@@ -93,7 +93,7 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
     if bad:
         example = rows[bad[0]][at] if at < len(rows[bad[0]]) else "nothing"
         raise UsageError(
-            f"--data {path}, column {column!r}: no number in {_rows(bad)} (there: {example!r}); mend or remove them"
+            f"--data {path}, column {column!r}: not a number in {_rows(bad)} (e.g. {example!r}); fix or remove them"
         )
     return np.asarray(values, float), f"{Path(path).name}, column {column!r}"
 
@@ -102,7 +102,7 @@ def _read_csv(path: str) -> tuple[list[str], list[Any]]:
     with Path(path).open(newline="", encoding="utf-8-sig") as file:
         first = file.readline()
         file.seek(0)
-        # A comma, or what a spreadsheet may write in its place.
+        # A comma, or another separator that spreadsheets write.
         delimiter = next((mark for mark in ",;\t" if mark in first), ",")
         rows = [row for row in csv.reader(file, delimiter=delimiter) if any(cell.strip() for cell in row)]
     if not rows:
@@ -119,13 +119,13 @@ def _read_npy(path: str) -> tuple[list[str], Any]:
     if array.dtype.names:
         return list(array.dtype.names), array.tolist()
     if array.ndim not in (1, 2):
-        raise ValueError(f"an array of shape {array.shape}, where one or two axes are wanted")
+        raise ValueError(f"expected an array with one or two axes, got shape {array.shape}")
     table = array.reshape(len(array), -1)
     return [str(i) for i in range(table.shape[1])], table.tolist()
 
 
 def _rows(places: list[int]) -> str:
-    """`row 3`, `rows 3, 5, 8 and 12 more`: data rows from 1, the header not counted."""
+    """`row 3`, `rows 3, 5, 8 and 12 more`: data rows count from 1, without the header."""
     first = ", ".join(str(i + 1) for i in places[:5])
     more = f" and {len(places) - 5:,} more" if len(places) > 5 else ""
     return f"row{'s' if len(places) > 1 else ''} {first}{more}"

@@ -1,4 +1,4 @@
-"""Many fits at once of a target by several estimators, and the gradients of the target at a point."""
+"""Many simultaneous fits of a target with several estimators, and the gradients of the target at a point."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,41 +15,41 @@ from experiments.common.progress import Advance
 
 Values = dict[str, Array]
 AVERAGE = "score_function+moving_average"
-EXACT = "exact"  # the estimator of a target of which nothing is sampled
-FAR = 1e6  # units from the start: a fit that is there has diverged
-POINTS = 400  # of a trajectory that are kept
+EXACT = "exact"  # the name for a target that needs no samples
+FAR = 1e6  # a fit this many units from the start has diverged
+POINTS = 400  # recorded points of a trajectory
 
 
 class FitTarget(NamedTuple):
-    """What is minimised: `sampled + rest`, as a function of parameters by name."""
+    """The function to minimise, `sampled + rest`, of parameters by name."""
 
     name: str
     sampled: Callable[[Values, Array, int, rgrad.Estimator], Array] | None
-    """(parameters, key, n, estimator) to an estimate of the expectation; None where nothing is sampled."""
+    """Maps (parameters, key, n, estimator) to an estimate of the expectation. None if nothing is sampled."""
     rest: Callable[[Values], Any]
     start: Values
     units: Mapping[str, float]
-    """How far a parameter has to go, about: steps are taken in these units."""
+    """Approximate distance that a parameter has to move. Steps are taken in these units."""
     unit: float
-    """How large the target is, about: its gradient is taken in this unit."""
+    """Approximate size of the target. Its gradient is taken in this unit."""
     feasible: Callable[[Values], Array]
     natural: Callable[[Values], Values]
-    """The parameters in which results are given."""
+    """Maps the parameters to those in which results are reported."""
 
 
 class Fits(NamedTuple):
-    """Of one target and estimator, in natural parameters, each by name."""
+    """The fits of one target with one estimator, in natural parameters by name."""
 
     final: dict[str, np.ndarray]
     """Shape (fits,)."""
     steps: np.ndarray
-    """The numbers of the steps that are kept, shape (points,)."""
+    """The recorded steps, shape (points,)."""
     median: dict[str, np.ndarray]
     low: dict[str, np.ndarray]
     high: dict[str, np.ndarray]
-    """The quantiles over the fits at these steps, 50, 5 and 95 %, shape (points,)."""
+    """Quantiles over the fits at these steps: 50, 5 and 95 %. Shape (points,)."""
     stopped_at: np.ndarray
-    """Shape (fits,), -1 for a fit that did not stop."""
+    """Shape (fits,). -1 for a fit that did not stop."""
     diverged: np.ndarray
 
 
@@ -63,7 +63,7 @@ def run_fits(
     fits: int,
     advance: Advance,
 ) -> dict[str, Fits]:
-    """`fits` fits by each estimator, all in one compiled program that runs a piece of the steps at a time."""
+    """`fits` fits with each estimator, in one compiled program that runs a part of the steps at a time."""
     losses = {name: _loss(target, name, estimator, samples) for name, estimator in estimators.items()}
     scaled = {name: value / target.units[name] for name, value in target.start.items()}
     real = lambda u: {name: value * target.units[name] for name, value in u.items()}
@@ -96,7 +96,7 @@ def run_fits(
 
 
 def _kept(first: int, count: int, steps: int) -> np.ndarray:
-    """The steps from `first` on that are multiples of a stride that keeps `POINTS` of them all, and the last."""
+    """The recorded steps from `first` on: multiples of a stride that gives about `POINTS` in total, and the last step."""
     numbers = np.arange(first, first + count)
     return numbers[(numbers % max(1, steps // POINTS) == 0) | (numbers == steps - 1)]
 
@@ -116,7 +116,7 @@ def _finish(target: FitTarget, fit: rgrad.Fit, real: Callable[[Values], Values],
 
 
 def _loss(target: FitTarget, name: str, estimator: rgrad.Estimator, samples: int) -> Callable[..., Any]:
-    """The target in units, of parameters in units: what `rgrad.fit` takes."""
+    """The loss for `rgrad.fit`: the target in its unit, as a function of parameters in their units."""
 
     def total(u: Values, value: Any) -> Array:
         params = {k: v * target.units[k] for k, v in u.items()}
@@ -159,7 +159,7 @@ def gradients(
 
     def draw(name: str, ways: Mapping[str, Values], key: Array) -> dict[str, Values]:
         estimator = estimators[name]
-        if name == AVERAGE:  # a state that has seen one earlier call
+        if name == AVERAGE:  # a state after one earlier call
             before, key = jax.random.split(key)
             seen = sampled(next(iter(ways.values())), before, samples, rgrad.score_function)
             estimator = partial(rgrad.score_function, baseline=rgrad.moving_average().update(seen))

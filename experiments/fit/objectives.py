@@ -1,7 +1,7 @@
-"""The objectives of `experiments.fit`: a normal q = N(mu, sigma^2), observations x_1 .. x_n, and what is to be small.
+"""The objectives of `experiments.fit`: a normal q = N(mu, sigma^2), observations x_1 .. x_n, and the quantity to minimise.
 
-Each is `E_q[sampled(y)] + rest`: the first part estimated from samples of q, the second known without. `expected` is the
-whole in closed form, from which the exact gradient and the minimiser are had, independently of any sampling.
+Each objective is `E_q[sampled(y)] + rest`. The first part is estimated from samples of q, the second is known exactly.
+`expected` is the whole in closed form. It gives the exact gradient and the minimiser without sampling.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,26 @@ from experiments.fit.data import Data
 
 
 class Statistics(NamedTuple):
-    """The data as the objectives need them: sums over observations cost log n or nothing."""
+    """The data in the form that the objectives need, so that sums over observations cost O(log n) or O(1)."""
 
     x: Array
     """Sorted, shape (n,)."""
     sums: Array
-    """Of the k smallest, k = 0 .. n, shape (n + 1,)."""
+    """Sums of the k smallest values, k = 0 .. n, shape (n + 1,)."""
     n: float
     mean: Array
     variance: Array
 
 
 class Objective(NamedTuple):
-    """An objective of (mu, sigma); `d` is the data's `Statistics`."""
+    """An objective of (mu, sigma). `d` is the `Statistics` of the data."""
 
     sampled: Callable[[Array, Statistics], Array] | None
-    """One sample of the sampling distribution to a scalar; None where nothing is sampled."""
+    """Maps one sample to a scalar. None if nothing is sampled."""
     rest: Callable[[Array, Array, Statistics], Any]
     expected: Callable[[Array, Array, Statistics], Array]
     unit: Callable[[Data], float]
-    """About how large it is, for a learning rate that means the same whatever the data: only the step uses it."""
+    """Approximate size, so that a learning rate has the same meaning for all data. Only the step uses it."""
     pair: bool = False
     """Whether a sample is a pair (y, y') of independent draws."""
 
@@ -50,24 +50,24 @@ def statistics(data: Data) -> Statistics:
 
 
 def sum_of_distances(y: Array, d: Statistics) -> Array:
-    """`sum_i |y - x_i|`, with k observations up to y: `k y - (their sum) + (the sum of the others) - (n - k) y`."""
+    """`sum_i |y - x_i|`. With k observations up to y: `k y - (their sum) + (sum of the others) - (n - k) y`."""
     k = jnp.searchsorted(d.x, y)
     return (2 * k - d.n) * y + d.sums[-1] - 2 * d.sums[k]
 
 
 def normal(mu: Array, sigma: Array, pair: bool) -> Any:
-    """q; or two independent draws of it as one event."""
+    """q, or two independent draws of q as one event."""
     q = dist.Normal(mu, sigma)
     return q.expand([2]).to_event(1) if pair else q
 
 
 def squared_error() -> Objective:
-    """`E sum_i (y - x_i)^2`: the question's objective, which cannot find sigma.
+    """`E sum_i (y - x_i)^2`: the objective of the question. It cannot find sigma.
 
-    With the sample mean m and variance s^2 of the data, `sum_i (y - x_i)^2 = n ((y - m)^2 + s^2)`, so that its
+    With the sample mean m and variance s^2 of the data, `sum_i (y - x_i)^2 = n ((y - m)^2 + s^2)`, so the
     expectation is `n ((mu - m)^2 + sigma^2 + s^2)`. The derivatives are `2 n (mu - m)`, `2 n sigma` and, for sigma^2, n:
-    the minimum is at mu = m and sigma = 0. Both estimators say so; it is the objective that is wrong for this purpose. A
-    point mass at the mean has the smallest squared error there is.
+    the minimum is at mu = m and sigma = 0. Both estimators agree. The objective is wrong for this purpose: the squared
+    error is minimised by a point mass at the mean.
     """
     return Objective(
         sampled=lambda y, d: d.n * ((y - d.mean) ** 2 + d.variance),
@@ -80,10 +80,9 @@ def squared_error() -> Objective:
 def energy_score() -> Objective:
     """`sum_i E|y - x_i| - n E|y - y'| / 2`: the continuous ranked probability score, summed over the observations.
 
-    A proper score (Gneiting and Raftery 2007): for data of the law p its expectation is least at q = p, so that it finds
-    sigma too. What it adds to the squared error's kind of distance is the second term, which pays for a spread. For a
-    normal, with z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
-    `E|y - y'| = 2 sigma / sqrt(pi)`. On data that are not normal its minimiser is not the maximum-likelihood one.
+    A proper score (Gneiting and Raftery 2007): it is minimised by the distribution of the data, so it finds sigma too.
+    Compared to the squared error it has a second term, which rewards a spread. For a normal, with z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
+    `E|y - y'| = 2 sigma / sqrt(pi)`. If the data are not normal, its minimiser differs from the maximum-likelihood estimate.
     """
 
     def expected(mu: Array, sigma: Array, d: Statistics) -> Array:
@@ -100,11 +99,11 @@ def energy_score() -> Objective:
 
 
 def kl() -> Objective:
-    """`KL(q, N(m, s^2))`, as minus an ELBO: `-E_q[log N(y; m, s^2)] - H[q]`, m and s^2 the data's mean and variance.
+    """`KL(q, N(m, s^2))`, as a negative ELBO: `-E_q[log N(y; m, s^2)] - H[q]`, with mean m and variance s^2 of the data.
 
     `((mu - m)^2 + sigma^2) / (2 s^2) + log(s / sigma) - 1/2`; the derivatives are `(mu - m) / s^2` and
-    `sigma / s^2 - 1 / sigma`. Against the squared error it has the entropy of q, `log sigma + log(2 pi e) / 2`, which keeps
-    sigma from 0. It is *told* m and s^2, so it shows the mechanism and discovers nothing.
+    `sigma / s^2 - 1 / sigma`. Compared to the squared error it has the entropy of q, `log sigma + log(2 pi e) / 2`, which
+    keeps sigma from 0. It is *given* m and s^2, so it only shows the mechanism.
     """
     return Objective(
         sampled=lambda y, d: -norm.logpdf(y, d.mean, jnp.sqrt(d.variance)),
@@ -119,7 +118,7 @@ def kl() -> Objective:
 def negative_log_likelihood() -> Objective:
     """`-sum_i log N(x_i; mu, sigma^2) = n (log sigma + ((mu - m)^2 + s^2) / (2 sigma^2) + log(2 pi) / 2)`.
 
-    Nothing is sampled: the reference, least at the maximum-likelihood mu = m and sigma^2 = mean(x^2) - m^2.
+    The reference. Nothing is sampled. It is minimised by the maximum-likelihood mu = m and sigma^2 = mean(x^2) - m^2.
     """
 
     def expected(mu: Array, sigma: Array, d: Statistics) -> Array:
@@ -137,7 +136,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 class Parametrisation(NamedTuple):
-    """How sigma is written: `to_sigma` of the parameter, back, and its size for data of a given sigma."""
+    """A parametrisation of sigma: to sigma, from sigma, and the size of the parameter for data with a given sigma."""
 
     to_sigma: Callable[[Any], Any]
     from_sigma: Callable[[Any], Any]
@@ -152,7 +151,7 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 def minimiser(objective: Objective, data: Data) -> tuple[float, float]:
-    """(mu, sigma) of the least expected objective, by numerical minimisation in 64 bits; sigma 0 where it sinks there."""
+    """(mu, sigma) that minimise the expected objective, found numerically in 64 bits. sigma is 0 if it tends to 0."""
     import jax
     from scipy.optimize import minimize
 

@@ -1,4 +1,4 @@
-"""The rows, tables and words of `experiments.fit`."""
+"""The rows, tables and printed text of `experiments.fit`."""
 
 import csv
 import io
@@ -12,21 +12,23 @@ from experiments.common.tables import number, print_table
 from experiments.fit.fitting import AVERAGE, EXACT, Fits
 from experiments.fit.study import FitTask, Part
 
-NEAR = 0.02  # relative: how near to the minimiser's sigma counts as there
+NEAR = 0.02  # largest relative distance from the minimiser's sigma that counts as arrived
 
 Fitted = dict[str, dict[str, Fits]]  # objective, estimator
-Measured = dict[str, rgrad.Moments | None]  # objective; the moments by place, estimator, way and parameter
+Measured = dict[
+    str, rgrad.Moments | None
+]  # objective, then the moments by place, estimator, parametrisation and parameter
 
 
 def make_rows(task: FitTask, fitted: Fitted, measured: Measured) -> list[dict[str, Any]]:
-    """One row for each objective, estimator and parameter; gradients are those at the start."""
+    """One row for each objective, estimator and parameter; with gradients at the start."""
     rows = []
     for part in task.parts:
         name = part.target.name
         for estimator, fits in fitted[name].items():
             mean, error, variance = _gradient(part, measured[name], "start", estimator)
             for parameter, every in fits.final.items():
-                final = every[~fits.diverged]  # where a diverged fit was frozen is no estimate of anything
+                final = every[~fits.diverged]  # the frozen state of a diverged fit is not an estimate
                 rows.append({
                     "objective": name,
                     "estimator": estimator,
@@ -43,7 +45,7 @@ def make_rows(task: FitTask, fitted: Fitted, measured: Measured) -> list[dict[st
 
 
 def _gradient(part: Part, moments: rgrad.Moments | None, place: str, estimator: str) -> tuple[dict[str, Any], ...]:
-    """Mean, standard error and variance by parameter; the exact gradient where nothing is sampled."""
+    """Mean, standard error and variance by parameter. The exact gradient if nothing is sampled."""
     if moments is None:
         zero = dict.fromkeys(part.exact, 0.0)
         return dict(part.exact), zero, zero
@@ -52,7 +54,7 @@ def _gradient(part: Part, moments: rgrad.Moments | None, place: str, estimator: 
 
 
 def trace_csv(fitted: Fitted) -> bytes:
-    """The trajectories that the figure draws: quantiles over the fits before each step that is kept."""
+    """The trajectories in the figure: quantiles over the fits before each recorded step."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["objective", "estimator", "parameter", "step", "median", "low", "high"])
@@ -65,7 +67,7 @@ def trace_csv(fitted: Fitted) -> bytes:
 
 
 def report(task: FitTask, settings: Any, rows: list[dict[str, Any]], measured: Measured) -> None:
-    """The identity of the two formulas, the ratio of their variances, where the fits ended, and what that means."""
+    """Prints the gradients of the two formulas, the ratio of their variances, the results of the fits, and conclusions."""
     if task.data is not None:
         data = task.data
         print(f"data: {data.name}; {data.x.size} values; maximum likelihood mu = {data.mean:.5g}, sigma = {data.sigma:.5g}, "
@@ -79,7 +81,7 @@ def report(task: FitTask, settings: Any, rows: list[dict[str, Any]], measured: M
          number(r["target"], 5), number(likely.get(r["parameter"]), 5)]
         for r in rows
     ]  # fmt: skip
-    print_table(header, lines, f"where {settings.fits} fits of {settings.steps:,} steps of {settings.optimizer} ended")
+    print_table(header, lines, f"results of {settings.fits} fits of {settings.steps:,} steps of {settings.optimizer}")
 
 
 def _print_identity(settings: Any, rows: list[dict[str, Any]]) -> None:
@@ -91,11 +93,11 @@ def _print_identity(settings: Any, rows: list[dict[str, Any]]) -> None:
         lines.append([r["objective"], r["estimator"], r["parameter"], number(exact, 5), number(mean, 5), interval,
                       "-" if z is None else f"{z:+.2f}"])  # fmt: skip
     header = ["objective", "estimator", "d/d", "exact", "mean", "95 % interval", "z"]
-    print_table(header, lines, f"the same gradient by every formula, at the start ({settings.replicates:,} estimates of {settings.num_samples} samples)")  # fmt: skip
+    print_table(header, lines, f"the same gradient from every formula, at the start ({settings.replicates:,} estimates from {settings.num_samples} samples)")  # fmt: skip
 
 
 def _print_ratios(task: FitTask, measured: Measured) -> None:
-    """The variance of each estimator over that of the reparameterized one."""
+    """Prints the variance of each estimator divided by that of reparameterized."""
     lines = []
     for part in task.parts:
         moments = measured[part.target.name]
@@ -124,13 +126,13 @@ class Warnings(NamedTuple):
     divergence: str | None
 
     def raise_divergence(self) -> None:
-        """After everything has been written: the trace up to there is kept."""
+        """Raises after everything has been written, so that the trace is kept."""
         if self.divergence:
             raise UsageError(self.divergence)
 
 
 def warnings(task: FitTask, settings: Any, fitted: Fitted) -> Warnings:
-    """Say what the fits mean, and which of them stopped and why."""
+    """Prints conclusions, and which fits stopped and why."""
     diverged = []
     for objective, by in fitted.items():
         for estimator, fits in by.items():
@@ -143,16 +145,18 @@ def warnings(task: FitTask, settings: Any, fitted: Fitted) -> Warnings:
                 )
             if (crossed := stopped & ~fits.diverged).any():
                 steps = fits.stopped_at[crossed]
-                line = f"{where}: {crossed.sum()} of {len(stopped)} fits would have left the parameters that are allowed, at step "
+                line = (
+                    f"{where}: {crossed.sum()} of {len(stopped)} fits would have left the allowed parameters, at step "
+                )
                 line += f"{int(np.median(steps)):,} (median; {steps.min():,} to {steps.max():,}), and were frozen there"
                 if objective == "squared_error":
-                    line += ": sigma reached 0, which is the finding"
+                    line += ": sigma reached 0, as expected for this objective"
                 elif task.data is not None:
                     line += ": a noisy step took sigma to 0 or below; use --parametrisation log_sigma"
                 print(line)
     if task.data is not None:
         _print_findings(task, fitted)
-    advice = "; use a smaller --learning-rate (what was fitted up to there is written)"
+    advice = "; use a smaller --learning-rate (the results so far are written)"
     more = f" | and {len(diverged) - 2} more" if len(diverged) > 2 else ""
     return Warnings(" | ".join(diverged[:2]) + more + advice if diverged else None)
 
@@ -166,23 +170,23 @@ def _print_findings(task: FitTask, fitted: Fitted) -> None:
         medians = {e: float(np.median(f.final["sigma"])) for e, f in finals.items() if not f.diverged.any()}
         if name == "squared_error":
             so_far = ", ".join(f"{sigma / data.sigma:.2g}" for sigma in medians.values()) or "none settled"
-            print(f"squared_error: its gradient for sigma is 2 n sigma by every formula, so that sigma sinks to 0 (medians so far, over "
-                  f"the data's sigma: {so_far}). The formulas agree; the objective is wrong: nothing in it pays for a spread.")  # fmt: skip
+            print(f"squared_error: its gradient for sigma is 2 n sigma in every formula, so sigma falls to 0 (medians so far, relative to "
+                  f"sigma of the data: {so_far}). The formulas agree. The objective is wrong: no term rewards a spread.")  # fmt: skip
             continue
         if least:
             away = [e for e in finals if e not in medians or abs(medians[e] / least - 1) > NEAR]
             arrived = [e for e in finals if e not in away]
-            print(f"{name}: {_list(arrived)} ended within {NEAR:.0%} of its minimiser's sigma, {least:.5g}"
-                  + (f"; {_list(away)} did not: take more --steps, or another --learning-rate" if away else ""))  # fmt: skip
+            print(f"{name}: {_list(arrived)} ended within {NEAR:.0%} of the sigma of the minimiser, {least:.5g}"
+                  + (f"; {_list(away)} did not: use more --steps, or another --learning-rate" if away else ""))  # fmt: skip
         if name == "energy_score" and least:
             off = least / data.sigma - 1
-            # On normal data the two differ by chance, about 0.24 / sqrt(n) relative; four times that is not chance.
-            chance = "which chance explains" if abs(off) < data.x.size**-0.5 else "because the data are not normal"
-            print(f"energy_score: a proper score, told nothing. Its minimiser is {off:+.1%} from the maximum-likelihood sigma, {chance}.")  # fmt: skip
+            # On normal data the two differ by chance, about 0.24 / sqrt(n) relative; four times that is not due to chance.
+            chance = "which is within chance" if abs(off) < data.x.size**-0.5 else "because the data are not normal"
+            print(f"energy_score: a proper score. Its minimiser is {off:+.1%} from the maximum-likelihood sigma, {chance}.")  # fmt: skip
         if name == "kl":
-            print("kl: it was told the sample mean and variance: it shows that the entropy keeps sigma from 0, and discovers nothing.")  # fmt: skip
+            print("kl: it is given the sample mean and variance. It only shows that the entropy keeps sigma from 0.")  # fmt: skip
     if any(AVERAGE in by for by in fitted.values()):
-        print("score_function+moving_average: its gradients in the tables have a baseline from one earlier call.")
+        print("score_function+moving_average: its gradients in the tables use a baseline from one earlier call.")
 
 
 def _list(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fit mu and sigma by SGD, and see.
+"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fits mu and sigma by SGD.
 
 python -m experiments.fit
 """
@@ -13,31 +13,31 @@ OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabel
 
 
 class FitSettings(ProblemSettings):
-    """Fit a normal to data by stochastic gradient descent, under several objectives and gradient estimators.
+    """Fits a normal to data by stochastic gradient descent, with several objectives and gradient estimators.
 
-    With no flags: a measured column that scikit-learn bundles. With --problem: minimise that problem instead, as
-    --problem square, which drives loc from 2 to 0.
+    With no flags: fits a column of measurements bundled with scikit-learn. With --problem: minimises that problem instead,
+    e.g. --problem square, which moves loc from 2 to 0.
     """
 
     problem: str | None = None
-    """Minimise this in place of the fit to data: a shipped problem, or your own as module:attribute or file.py:attribute."""
+    """Minimise this instead of fitting data: a built-in problem, or your own as module:attribute or file.py:attribute."""
     data: str | None = None
-    """A .csv or .npy file of your own."""
+    """Your own .csv or .npy file."""
     column: str | None = None
-    """Its column, by name (by number, from 0, where there are no names)."""
+    """Column of --data, by name (or by number, from 0, if there are no names)."""
     synthetic: tuple[float, float, int] | None = None
-    """Made data: MU SIGMA COUNT, as 3.0 2.0 500."""
+    """Synthetic data: MU SIGMA COUNT, e.g. 3.0 2.0 500."""
     standardise: bool = False
-    """Take the mean from the data and divide by the standard deviation, first."""
+    """First subtract the mean of the data and divide by the standard deviation."""
     objectives: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "squared_error",
         "energy_score",
         "kl",
         "negative_log_likelihood",
     )
-    """Of squared_error, energy_score, kl and negative_log_likelihood."""
+    """Any of squared_error, energy_score, kl and negative_log_likelihood."""
     parametrisation: Literal["sigma", "log_sigma", "variance"] = "log_sigma"
-    """What is fitted besides mu."""
+    """Parameter that is fitted besides mu."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "score_function",
@@ -46,18 +46,18 @@ class FitSettings(ProblemSettings):
     )
     """By name, or your own as module:function."""
     optimizer: OptimizerName = "adam"
-    """One of optax's."""
+    """Optimizer from optax."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.02
-    """For parameters in units of the data's standard deviation, and an objective in its own unit: the same for all data."""
+    """In units of the standard deviation of the data and of the objective, so that one value suits all data."""
     decay: bool = True
-    """Let the learning rate fall to 0 over the steps, as half a cosine."""
+    """Decay the learning rate to 0 over the steps (cosine schedule)."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000
-    """Of each fit."""
+    """Steps of each fit, an integer."""
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
-    """Of one gradient estimate."""
+    """Samples in one gradient estimate, an integer."""
     fits: Annotated[int, Field(ge=2)] = 200
-    """How many fits of each kind, from the same start with other random numbers."""
+    """Fits of each kind, an integer. All have the same start and different random numbers."""
     replicates: Annotated[int, Field(ge=2)] = 10_000
-    """How many gradient estimates the table of gradients is measured over."""
+    """Gradient estimates behind the table of gradients, an integer."""
     begin: tuple[float, float] | None = None
-    """MU SIGMA to begin from. Default: two standard deviations above the data's mean, twice as wide as the data."""
+    """Start, as MU SIGMA. Default: MU two standard deviations above the mean of the data, SIGMA twice that of the data."""

@@ -1,4 +1,4 @@
-"""What `experiments.fit` is asked to do: targets, their estimators, what is known exactly."""
+"""The task of `experiments.fit`: targets, their estimators, and exact values."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,7 +32,7 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 
 
 class Part(NamedTuple):
-    """One target, its estimators, and what is known of it without sampling, by the names that results have."""
+    """One target, its estimators, and its exact values by the names of the results."""
 
     target: FitTarget
     estimators: Mapping[str, Any]
@@ -41,12 +41,12 @@ class Part(NamedTuple):
     exact: Mapping[str, float | None]
     """Its gradient at the start."""
     points: Mapping[str, Mapping[str, Values]]
-    """Where gradients are measured: `start`, and `optimum` where that is known; then by the way to write the parameters."""
+    """Points at which gradients are measured: `start`, and `optimum` if it is known. Then by parametrisation."""
     pick: Callable[[Mapping[str, Values]], dict[str, float]]
-    """From a number for each way and parameter to those that results have."""
+    """Selects the numbers to report from those for each parametrisation and parameter."""
 
     def measure(self, key: Array, samples: int, replicates: int) -> rgrad.Moments | None:
-        """The moments of the gradient by place and estimator; None where nothing is sampled."""
+        """The moments of the gradient by point and estimator. None if nothing is sampled."""
         if self.target.sampled is None:
             return None
         return gradients(self.target, self.estimators, self.points, key, samples, replicates)
@@ -59,10 +59,10 @@ class FitTask(NamedTuple):
 
 
 def prepare(settings: Any) -> FitTask:
-    """Everything read and tried out, before anything is written.
+    """Loads and tests everything, before anything is written.
 
     Raises:
-        UsageError: whatever is wrong with the data, the names, or an estimator for an objective.
+        UsageError: the data, a name, or an estimator for an objective is invalid.
     """
     rate = settings.learning_rate
     optimizer = OPTIMIZERS[settings.optimizer](
@@ -72,9 +72,7 @@ def prepare(settings: Any) -> FitTask:
         return FitTask([_problem_part(settings)], optimizer, None)
     for flag in ("params", "wrt"):
         if getattr(settings, flag):
-            raise UsageError(
-                f"--{flag}: it belongs to a --problem, and none is given; use --begin MU SIGMA to begin elsewhere"
-            )
+            raise UsageError(f"--{flag}: needs --problem, which is missing; use --begin MU SIGMA for another start")
     data = load_data(settings.data, settings.column, settings.synthetic, settings.standardise, settings.seed)
     named = {name: _estimator(name) for name in settings.estimators}
     parts = []
@@ -90,7 +88,7 @@ def _estimator(name: str) -> Any:
 
 
 def _try_out(part: Part, samples: int) -> Part:
-    """What rgrad refuses, it refuses when tracing."""
+    """Traces every estimator, because rgrad raises its errors when tracing."""
     for name in part.estimators if part.target.sampled is not None else ():
         with usage(f"{name} with {samples} samples", Exception):
             alone = part._replace(estimators={name: part.estimators[name]})
@@ -99,7 +97,7 @@ def _try_out(part: Part, samples: int) -> Part:
 
 
 def _sigma(params: Values) -> Array:
-    """sigma, however the parameters have it."""
+    """sigma, in any parametrisation."""
     (name,) = set(params) - {"mu"}
     return PARAMETRISATIONS[name].to_sigma(params[name])
 
@@ -109,7 +107,7 @@ def _data_part(name: str, objective: Objective, data: Data, named: Mapping[str, 
     own = PARAMETRISATIONS[settings.parametrisation]
     mu, sigma = settings.begin or (data.mean + 2 * data.sigma, 2 * data.sigma)
     if not (np.isfinite(mu) and np.isfinite(sigma) and sigma > 0):
-        raise UsageError(f"--begin {mu:g} {sigma:g}: it is MU SIGMA, both finite, with SIGMA > 0")
+        raise UsageError(f"--begin {mu:g} {sigma:g}: expected MU SIGMA, both finite, with SIGMA > 0")
 
     def sampled(params: Values, key: Array, n: int, estimator: rgrad.Estimator) -> Array:
         of_sample = objective.sampled
@@ -118,7 +116,7 @@ def _data_part(name: str, objective: Objective, data: Data, named: Mapping[str, 
         return rgrad.expect(lambda y: of_sample(y, d), q, key, n, estimator)
 
     def at(mu: float, sigma: float) -> dict[str, Values]:
-        """The point in the two ways whose gradients results have: with sigma, and with sigma^2."""
+        """The point in the two parametrisations of the results: with sigma, and with sigma^2."""
         mean = jnp.asarray(mu, float)
         return {
             "sigma": {"mu": mean, "sigma": jnp.asarray(sigma, float)},
@@ -149,7 +147,7 @@ def _data_part(name: str, objective: Objective, data: Data, named: Mapping[str, 
 
 
 def _exact_gradient(objective: Objective, data: Data, mu: float, sigma: float, pick: Any) -> dict[str, float]:
-    """Of the closed form, in 64 bits."""
+    """The gradient of the closed form, in 64 bits."""
     with jax.enable_x64(True):
         d = statistics(data)
         by_sigma = jax.grad(lambda m, s: objective.expected(m, s, d), (0, 1))(float(mu), float(sigma))
@@ -159,16 +157,12 @@ def _exact_gradient(objective: Objective, data: Data, mu: float, sigma: float, p
 
 
 def _problem_part(settings: Any) -> Part:
-    """A problem of `experiments.common.problems`, or the user's own, minimised from its parameters."""
+    """A built-in problem or the user's own, minimised from its default parameters."""
     if settings.data or settings.synthetic or settings.column:
-        raise UsageError(
-            "--problem: it is minimised in place of a fit to data; leave --data, --column and --synthetic out"
-        )
+        raise UsageError("--problem: it replaces the fit to data; leave out --data, --column and --synthetic")
     for flag in ("objectives", "parametrisation", "begin", "standardise"):
         if getattr(settings, flag) != type(settings).model_fields[flag].default:
-            raise UsageError(
-                f"--{flag}: it belongs to a fit to data, and --problem is minimised in its place; leave it out"
-            )
+            raise UsageError(f"--{flag}: it only applies to a fit to data, and --problem is given; leave it out")
     plain = tuple(name for name in settings.estimators if name != AVERAGE)
     given: ProblemTask = prepare_problem(settings, settings.problem, plain, (settings.num_samples,))
     named = {name: _estimator(name) for name in settings.estimators}

@@ -1,4 +1,4 @@
-"""What is the choice of gradient worth on a real posterior? Bayesian logistic regression by ELBO, checked against NUTS.
+"""How much does the choice of gradient matter on a real posterior? Bayesian logistic regression, checked against NUTS.
 
 python -m experiments.logistic
 """

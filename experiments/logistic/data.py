@@ -1,4 +1,4 @@
-"""A table for logistic regression: the bundled one or the user's own; its split, and its standardised columns."""
+"""A table for logistic regression: bundled or from the user, with its split and standardised columns."""
 
 import csv
 from pathlib import Path
@@ -12,19 +12,19 @@ INTERCEPT = "intercept"
 
 
 class Table(NamedTuple):
-    """Measured columns and a target of two values."""
+    """Columns of measurements, and a target with two values."""
 
     x: np.ndarray
     """Shape (rows, columns)."""
     y: np.ndarray
     """0 or 1, shape (rows,)."""
     names: list[str]
-    """Of the columns."""
+    """Names of the columns."""
     source: str
 
 
 class Split(NamedTuple):
-    """Rows to fit and rows held out, with a column of ones first and the others standardised by the rows to fit."""
+    """Rows to fit and held-out rows. The first column is 1, the others are standardised by the rows to fit."""
 
     x: np.ndarray
     y: np.ndarray
@@ -33,14 +33,14 @@ class Split(NamedTuple):
 
 
 def load_table(path: str | None, column: str | None) -> Table:
-    """The breast-cancer data that scikit-learn bundles, 569 x 30; or a .csv file, whose `column` is the target.
+    """The breast-cancer data of scikit-learn, 569 x 30, or a .csv file with the target in `column`.
 
     Raises:
-        UsageError: no such file or column, a target without exactly two values, or columns that are not finite numbers.
+        UsageError: the file or column does not exist, the target does not have two values, or a column is not numeric.
     """
     if path is None:
         if column is not None:
-            raise UsageError(f"--column {column}: it names the target in --data, which is not given; give the file too")
+            raise UsageError(f"--column {column}: --data is missing; give the file too")
         from sklearn.datasets import load_breast_cancer
 
         bundle = load_breast_cancer()
@@ -53,15 +53,17 @@ def load_table(path: str | None, column: str | None) -> Table:
     target = [row[at] for row in cells]
     values = sorted(set(target))
     if len(values) != 2:
-        raise UsageError(f"--column {column}: it has {len(values)} different values; a target has two, as 0 and 1")
+        raise UsageError(
+            f"--column {column}: it has {len(values)} different values; give a target with two, e.g. 0 and 1"
+        )
     others = [i for i in range(len(names)) if i != at]
     try:
         x = np.array([[float(row[i]) for i in others] for row in cells]).reshape(len(cells), -1)
     except ValueError as error:
-        raise UsageError(f"--data {path}: {error}; every column but the target must hold numbers") from None
+        raise UsageError(f"--data {path}: {error}; every column except the target must contain numbers") from None
     if not np.all(np.isfinite(x)):
         row, i = np.argwhere(~np.isfinite(x))[0]
-        raise UsageError(f"--data {path}: row {row + 1}, column {names[others[i]]!r} is {x[row, i]}; take the row out")
+        raise UsageError(f"--data {path}: row {row + 1}, column {names[others[i]]!r} is {x[row, i]}; remove the row")
     return Table(
         x, np.array([value == values[1] for value in target], int), [names[i] for i in others], Path(path).name
     )
@@ -76,25 +78,25 @@ def _read(path: str) -> tuple[list[str], list[list[str]]]:
         raise UsageError(f"--data {path}: {why}; give a .csv file") from None
     if len(rows) < 3 or len(rows[0]) < 2:
         raise UsageError(
-            f"--data {path}: it needs a line of names, two columns and two rows at least; give a .csv file"
+            f"--data {path}: expected a line of names, at least two columns and two rows; give another .csv file"
         )
     if ragged := [i for i, row in enumerate(rows) if len(row) != len(rows[0])]:
         raise UsageError(
-            f"--data {path}: line {ragged[0] + 1} has {len(rows[ragged[0]])} cells, not {len(rows[0])}; mend it"
+            f"--data {path}: line {ragged[0] + 1} has {len(rows[ragged[0]])} cells, not {len(rows[0])}; fix it"
         )
     return [name.strip() for name in rows[0]], [[cell.strip() for cell in row] for row in rows[1:]]
 
 
 def split(table: Table, share: float, seed: int) -> Split:
-    """A random `share` of the rows held out, the same for the same seed; none for 0.
+    """Holds out a random `share` of the rows, which depends only on the seed. None for 0.
 
     Raises:
-        UsageError: a share too small or too large for so few rows, or a column without spread.
+        UsageError: the share is too small or too large for the number of rows, or a column has no spread.
     """
     held = round(share * len(table.y))
     if (share > 0 and held == 0) or held > len(table.y) - 2:
         raise UsageError(
-            f"--held-out {share:g}: that is {held} of {len(table.y)} rows; hold out one, leave two, or give 0"
+            f"--held-out {share:g}: that is {held} of {len(table.y)} rows; hold out at least one and leave at least two, or give 0"
         )
     order = np.random.default_rng(seed).permutation(len(table.y))
     out, keep = np.sort(order[:held]), np.sort(order[held:])
@@ -102,7 +104,7 @@ def split(table: Table, share: float, seed: int) -> Split:
     if np.any(spread == 0):
         raise UsageError(
             f"--data: column {table.names[int(np.argmin(spread))]!r} has one value in all {len(keep)} rows to fit, and "
-            "cannot be standardised; take it out"
+            "cannot be standardised; remove it"
         )
     standard = np.insert((table.x - mean) / spread, 0, 1.0, axis=1)
     return Split(standard[keep], table.y[keep], standard[out], table.y[out])

@@ -1,4 +1,4 @@
-"""What is the choice of gradient worth on a real posterior? Bayesian logistic regression by ELBO, checked against NUTS."""
+"""How much does the choice of gradient matter on a real posterior? Bayesian logistic regression, checked against NUTS."""
 
 import jax
 from numpyro.distributions.distribution import validation_enabled
@@ -15,7 +15,7 @@ from experiments.logistic.study import study as fitted
 
 
 def run(settings: LogisticSettings) -> int:
-    with validation_enabled(False):  # the parameters are our own, and a bad one is what the report is to tell
+    with validation_enabled(False):  # the parameters are ours, and the report tells about bad ones
         task = prepare(settings)
     results = []
 

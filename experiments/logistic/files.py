@@ -1,4 +1,4 @@
-"""The curves, posteriors and states of `experiments.logistic`, as files."""
+"""Writes the curves, posteriors and states of `experiments.logistic` to files."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from experiments.logistic.study import Study
 
 
 def result_tables(found: Study) -> dict[str, bytes]:
-    """`curves.csv`, `posterior.csv`, and `states.npz`: every q, by data/family/estimator/parameter, axes (rates, seeds)."""
+    """`curves.csv`, `posterior.csv`, and `states.npz` with every q by data/family/estimator/parameter, axes (rates, seeds)."""
     states = io.BytesIO()
     fits = found.compared + (found.whole if found.task.settings.held_out else [])
     named: dict[str, Any] = {
@@ -40,7 +40,7 @@ def _curves(found: Study) -> Iterator[dict[str, Any]]:
 
 
 def _posterior(found: Study) -> Iterator[dict[str, Any]]:
-    """Each weight under the q of the fit to all rows, its first seed, and by NUTS."""
+    """Each weight under the q of the fit to all rows (first seed), and from NUTS."""
     for i, weight in enumerate(found.weights):
         row: dict[str, Any] = {"weight": weight}
         for f in found.whole:

@@ -1,4 +1,4 @@
-"""Bayesian logistic regression: its log density, the families of q, and its ELBO by every estimator."""
+"""Bayesian logistic regression: its log density, the families of q, and its ELBO with every estimator."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,19 +16,19 @@ from experiments.common.loading import load_estimator
 from rgrad.expectations import Entropy
 
 Params = dict[str, Any]  # by name, arrays
-BEGIN = -1.0  # log scale of q at the start, in the prior's standard deviations
+BEGIN = -1.0  # initial log scale of q, in standard deviations of the prior
 
 
 class Model(NamedTuple):
     """`y_i ~ Bernoulli(sigmoid(x_i . w))`, independent, and `w ~ N(0, I)`."""
 
     x: Array
-    """Shape (rows, D), its first column ones."""
+    """Shape (rows, D). The first column is 1."""
     y: Array
     """0.0 or 1.0, shape (rows,)."""
 
     def log_g(self, w: Array) -> Array:
-        """`log p(w) + sum_i log p(y_i | x_i, w)`, with all its constants: a scalar."""
+        """`log p(w) + sum_i log p(y_i | x_i, w)`, with all constants: a scalar."""
         return log_prior(w) + log_likelihood(w, self.x, self.y)
 
     def log_g_of(self, rows: Array, w: Array) -> Array:
@@ -39,7 +39,7 @@ class Model(NamedTuple):
         return log_prior(w) + len(self.y) / rows.size * log_likelihood(w, self.x[rows], self.y[rows])
 
     def draw_rows(self, batch: int, key: Array) -> Array:
-        """`batch` different rows, every set of them equally likely."""
+        """`batch` different rows. Every set of rows is equally likely."""
         return jax.random.choice(key, len(self.y), (batch,), replace=False)
 
 
@@ -77,8 +77,8 @@ FAMILIES: Mapping[str, PosteriorFamily] = {
 
 
 def standard_deviations(params: Params) -> np.ndarray:
-    """Of each weight under q, in 64 bits: shape (..., D) for leading axes of the parameters."""
-    with np.errstate(over="ignore"):  # of a fit that stopped
+    """Standard deviation of each weight under q, in 64 bits. Shape (..., D) for leading axes of the parameters."""
+    with np.errstate(over="ignore"):  # from a fit that stopped
         square = np.exp(2 * np.asarray(params["log_diagonal"], float))
         if "below" in params:
             square = square + (np.tril(np.asarray(params["below"], float), -1) ** 2).sum(-1)
@@ -90,7 +90,8 @@ class LogisticWay(NamedTuple):
     entropy: Entropy
 
 
-# By the reparameterization trick the exact entropy has the same gradient as the sampled one, and needs no log q. The score
+# With the reparameterization trick, the exact and the sampled entropy have the same gradient, and the exact one needs no
+# log q. The score
 # function needs the sampled one: near the optimum log g - log q hardly varies, and log g does.
 WAYS: Mapping[str, LogisticWay] = {
     "reparameterized": LogisticWay(load_estimator("reparameterized"), "exact"),
@@ -102,7 +103,7 @@ WAYS: Mapping[str, LogisticWay] = {
 
 
 def load_way(name: str) -> LogisticWay:
-    """The way of that name, or the user's own estimator `module:function` with the sampled entropy.
+    """The estimator and entropy with this name, or the user's own `module:function` with the sampled entropy.
 
     Raises:
         UsageError: there is none.
@@ -117,7 +118,7 @@ def load_way(name: str) -> LogisticWay:
 def elbo_of(
     model: Model, family: str, way: LogisticWay, params: Params, key: Array, n: int, batch: int | None
 ) -> Array:
-    """One estimate of the ELBO from n samples, whose gradient is the way's: a scalar, per call."""
+    """One estimate of the ELBO from n samples, with the gradient of `way`: a scalar, per call."""
     for_rows, for_samples = jax.random.split(key)
     log_g = model.log_g if batch is None else partial(model.log_g_of, model.draw_rows(batch, for_rows))
     return rgrad.elbo(log_g, FAMILIES[family].distribution(params), for_samples, n, way.estimator, way.entropy)

@@ -1,4 +1,4 @@
-"""The posterior by a long NUTS run, NumPyro's: what the fits are held against."""
+"""The posterior from a long NUTS run of NumPyro, as a reference for the fits."""
 
 import time
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from experiments.logistic.model import Model
 
 
 class Posterior(NamedTuple):
-    """Of each weight, shape (D,)."""
+    """Mean of each weight, shape (D,)."""
 
     mean: np.ndarray
     sd: np.ndarray
     r_hat: np.ndarray
-    """Split Gelman-Rubin: near 1 where the chains agree."""
+    """Split Gelman-Rubin statistic, close to 1 if the chains agree."""
     effective: np.ndarray
-    """Independent draws that are worth as much."""
+    """Effective sample size."""
     seconds: float
-    """With compilation."""
+    """Seconds, including compilation."""
 
 
 def sample_posterior(model: Model, key: Array, chains: int, warmup: int, draws: int) -> Posterior:
@@ -33,7 +33,9 @@ def sample_posterior(model: Model, key: Array, chains: int, warmup: int, draws: 
     chain = MCMC(
         kernel, num_warmup=warmup, num_samples=draws, num_chains=chains, chain_method="vectorized", progress_bar=False
     )
-    start = jax.random.normal(for_start, (chains, model.x.shape[1]))  # from the prior: wider than the posterior
+    start = jax.random.normal(
+        for_start, (chains, model.x.shape[1])
+    )  # start from the prior, which is wider than the posterior
     chain.run(for_run, init_params=start)
     w = np.asarray(chain.get_samples(group_by_chain=True), np.float64)
     seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""The rows, tables and words of `experiments.logistic`."""
+"""The rows, tables and printed text of `experiments.logistic`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,13 +21,13 @@ CHAINS_BAR = 1.01  # r-hat
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean over the seeds, and the ends of its 95 % interval (Student's)."""
+    """The mean over the seeds, and the ends of its 95 % interval (Student's t)."""
     mean, half = values.mean(), stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / values.size**0.5
     return float(mean), float(mean - half), float(mean + half)
 
 
 def make_rows(found: Study) -> list[dict[str, Any]]:
-    """One row for each family, estimator and rate, compared; then the best of each family, fitted to all rows."""
+    """One row for each compared family, estimator and rate. Then the best of each family, fitted to all rows."""
     again = found.whole if found.task.settings.held_out else []
     rows = [_row(f, i, found.posterior) for f in found.compared + again for i in range(len(f.plan.rates))]
     return rows
@@ -71,7 +71,7 @@ def report(found: Study, rows: list[dict[str, Any]]) -> None:
     kept, held = len(found.task.compared.y), len(found.task.compared.held_y)
     print(
         f"{table.source}: {kept} rows to fit, {held} held out; {len(found.weights)} weights with the intercept; "
-        f"{f'minibatches of {s.batch}' if s.batch else 'all'} rows in each step"
+        f"{f'minibatches of {s.batch}' if s.batch else 'all'} rows per step"
     )
     _print_comparison([r for r in rows if r["chosen"]], s)
     if found.posterior is not None:
@@ -81,7 +81,7 @@ def report(found: Study, rows: list[dict[str, Any]]) -> None:
             f"{p.r_hat.max():.4f}, effective sample size at least {p.effective.min():,.0f}; {p.seconds:.0f} s"
         )
     if lines := list(verdicts(found, rows)):
-        print_table(["of the fit to all rows", "number", "bar", "verdict"], lines, "what must hold")
+        print_table(["of the fit to all rows", "number", "limit", "verdict"], lines, "checks")
     for line in _stops(found):
         print(line)
 
@@ -99,8 +99,8 @@ def _print_comparison(rows: list[dict[str, Any]], s: Any) -> None:
     ]  # fmt: skip
     print_table(header, lines, f"after {s.steps:,} steps, at the best rate; means over {s.seeds} seeds")
     print(
-        f"equal compute: {s.steps * s.num_samples:,} evaluations of log g for each fit, {s.num_samples} a step. seconds: of one fit of those "
-        "made at once, without compilation. ELBO in nats; held-out: log likelihood in nats per row, and accuracy of the rows held out"
+        f"equal compute: {s.steps * s.num_samples:,} evaluations of log g for each fit, {s.num_samples} per step. seconds: per fit of "
+        "those run at once, without compilation. ELBO in nats; held-out: log likelihood in nats per row, and accuracy on the held-out rows"
     )
 
 
@@ -112,7 +112,7 @@ def _held(r: dict[str, Any]) -> tuple[str, str]:
 
 
 def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """What must hold of the fit to all rows: its name, the number, the bar, and whether it holds."""
+    """Checks of the fit to all rows: name, number, limit, and whether it holds."""
     say = lambda holds: "holds" if holds else "FAILS"
     best = {(f.family, f.estimator) for f in found.whole}
     for r in rows:
@@ -126,9 +126,9 @@ def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
         if (far := r["nuts_distance"]) is not None:
             barred = r["family"] == "full"
             bar, verdict = (f"<= {DISTANCE_BAR}", say(far <= DISTANCE_BAR)) if barred else ("-", "-")
-            yield [f"largest distance of a mean from NUTS's, in its sds, {who}", f"{far:.3f}", bar, verdict]
+            yield [f"largest distance of a mean from NUTS, in sds, {who}", f"{far:.3f}", bar, verdict]
             ratios = f"{number(r['sd_ratio_low'], 3)} to {number(r['sd_ratio_high'], 3)}"
-            yield [f"sds over NUTS's, {who}", ratios, "-", "-"]
+            yield [f"sds relative to NUTS, {who}", ratios, "-", "-"]
     if (p := found.posterior) is not None:
         yield [
             "r-hat of NUTS, the largest",
@@ -139,18 +139,18 @@ def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _stops(found: Study) -> list[str]:
-    """Which fits met a value that is not finite, and when."""
+    """Lines that say which fits met a value that is not finite, and when."""
     lines = []
     for f in found.compared + (found.whole if found.task.settings.held_out else []):
         for rate, at, elbo in zip(f.plan.rates, f.runs.stopped_at, f.rough.elbo, strict=True):
             who = f"{f.family}, {f.estimator}, rate {rate:g}"
             if (stopped := at[at >= 0]).size:
                 lines.append(
-                    f"{who}: {stopped.size} of {at.size} fits met a value of the ELBO or of its gradient that is not finite, "
+                    f"{who}: {stopped.size} of {at.size} fits met an ELBO or a gradient that is not finite, "
                     f"the first at step {stopped.min():,}, and were frozen in the last good state"
                 )
             if lost := int((~np.isfinite(elbo) & (at < 0)).sum()):
-                lines.append(f"{who}: {lost} of {at.size} fits ended where the ELBO is not finite")
+                lines.append(f"{who}: {lost} of {at.size} fits ended with an ELBO that is not finite")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The comparison of `experiments.logistic`, and the fit to all rows that it ends with."""
+"""The comparison of `experiments.logistic`, and the final fit to all rows."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,13 +29,13 @@ class LogisticTask(NamedTuple):
 
     @property
     def work(self) -> float:
-        """Steps; NUTS counts as much as a fit."""
+        """Total work in steps. NUTS counts as one fit."""
         s = self.settings
         return float(s.steps * (len(s.families) * (len(self.ways) + (s.held_out > 0)) + s.nuts))
 
 
 class Fitted(NamedTuple):
-    """One family by one way to some rows."""
+    """The fits of one family with one estimator to some rows."""
 
     data: str
     rows: int
@@ -44,13 +44,13 @@ class Fitted(NamedTuple):
     plan: LogisticPlan
     runs: Runs
     rough: Worth
-    """Of few samples, for the choice of the rate; axes (rates, seeds)."""
+    """Judged with few samples, to choose the rate. Axes (rates, seeds)."""
     chosen: int
-    """The rate with the largest of these ELBOs among those at which no fit stopped."""
+    """The index of the rate with the largest ELBO, among those at which no fit stopped."""
     worth: Worth
-    """Of many samples, at the chosen rate; shape (seeds,)."""
+    """Judged with many samples, at the chosen rate. Shape (seeds,)."""
     curve: Worth
-    """At the chosen rate; axes (pieces, seeds)."""
+    """At the chosen rate. Axes (pieces, seeds)."""
 
     @property
     def elbo(self) -> float:
@@ -63,9 +63,9 @@ class Study(NamedTuple):
     task: LogisticTask
     compared: list[Fitted]
     whole: list[Fitted]
-    """The best of each family, fitted to all rows."""
+    """The best estimator of each family, fitted to all rows."""
     posterior: Posterior | None
-    """Of all rows."""
+    """The posterior given all rows."""
 
     @property
     def weights(self) -> list[str]:
@@ -73,7 +73,7 @@ class Study(NamedTuple):
 
 
 def prepare(settings: Any) -> LogisticTask:
-    """Everything read and tried out, before anything is written.
+    """Loads and tests everything, before anything is written.
 
     Raises:
         UsageError: whatever is wrong with the data, or an estimator with so few samples.
@@ -82,7 +82,9 @@ def prepare(settings: Any) -> LogisticTask:
     compared, whole = split(table, settings.held_out, settings.seed), split(table, 0.0, settings.seed)
     ways = {name: load_way(name) for name in settings.estimators}
     if settings.batch is not None and settings.batch > len(compared.y):
-        raise UsageError(f"--batch {settings.batch}: there are {len(compared.y)} rows to fit; give no more")
+        raise UsageError(
+            f"--batch {settings.batch}: there are only {len(compared.y)} rows to fit; give at most that many"
+        )
     plan = LogisticPlan(
         settings.learning_rates, settings.seeds, settings.steps, settings.num_samples, settings.points, settings.batch
     )
@@ -100,9 +102,9 @@ def model_of(data: Split) -> Model:
 
 
 def study(task: LogisticTask, key: Array, advance: Advance) -> Study:
-    """Every family by every way to the rows that are not held out; the best of each to all rows; NUTS on all rows.
+    """Fits every family with every estimator to the rows that are not held out, then the best of each to all rows.
 
-    All ways have the same keys.
+    Runs NUTS on all rows. All estimators use the same keys.
     """
     s = task.settings
     for_fits, for_posterior = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Many fits of Bayesian logistic regression at once, and what a fit is worth."""
+"""Many simultaneous fits of Bayesian logistic regression, and the evaluation of fits."""
 
 import time
 from functools import partial
@@ -16,43 +16,43 @@ from experiments.logistic.data import Split
 from experiments.logistic.model import FAMILIES, LogisticWay, Model, Params, elbo_of
 from rgrad.fitting import NOTHING
 
-CHUNK = 1_000  # samples at once where a fit is judged
+CHUNK = 1_000  # samples at once when a fit is judged
 
 
 class LogisticPlan(NamedTuple):
-    """How fits are made: `len(rates)` times `seeds` of them at once."""
+    """The plan of the fits: `len(rates)` times `seeds` at once."""
 
     rates: tuple[float, ...]
     seeds: int
     steps: int
     samples: int
-    """Evaluations of log g for one step."""
+    """Evaluations of log g per step."""
     points: int
-    """Of a curve, about."""
+    """Approximate number of points of a curve."""
     batch: int | None
-    """Rows in a minibatch, one for each step; None for all rows."""
+    """Rows in the minibatch of a step. None for all rows."""
 
 
 class Runs(NamedTuple):
-    """Fits of one family by one way; leading axes (rates, seeds)."""
+    """Fits of one family with one estimator. Leading axes (rates, seeds)."""
 
     params: Params
-    """At the end; of a fit that stopped, the last from which a step was taken: there the loss and its gradient were finite."""
+    """Final parameters. If a fit stopped: the last ones with a finite loss and gradient."""
     path: Params
-    """The same after each piece of the run; axes (pieces, rates, seeds)."""
+    """The same after each piece of the run. Axes (pieces, rates, seeds)."""
     steps: np.ndarray
-    """Taken by then, shape (pieces,)."""
+    """Steps after each piece, shape (pieces,)."""
     seconds: np.ndarray
-    """Of one fit, by then: the program's, without compilation, over how many fits it makes at once."""
+    """Seconds per fit after each piece: time of the program without compilation, divided by the number of fits."""
     stopped_at: np.ndarray
-    """The step that met a value that is not finite; -1 where none did."""
+    """The step that met a value that is not finite. -1 if none did."""
 
 
 def run_fits(model: Model, family: str, way: LogisticWay, plan: LogisticPlan, key: Array, advance: Advance) -> Runs:
-    """Adam on the negative ELBO from `plan.seeds` seeds, at each learning rate, falling to 0 as half a cosine."""
+    """Minimises the negative ELBO with Adam, for `plan.seeds` seeds and each learning rate (cosine decay to 0)."""
 
     def loss(params: Params, last: Params, key: Array) -> tuple[Array, Params]:
-        # The state is where the step begins. A refused step does not enter it, so that it ends as the last good one.
+        # The state is that at the start of the step. A rejected step does not change it, so it ends as the last good one.
         return -elbo_of(model, family, way, params, key, plan.samples, plan.batch), params
 
     schedule = lambda rate: optax.cosine_decay_schedule(rate, plan.steps)
@@ -94,20 +94,20 @@ def _last_good(fit: rgrad.Fit) -> Params:
 
 
 class Worth(NamedTuple):
-    """What fits are worth, by fresh samples; any leading axes."""
+    """The quality of fits, from new samples. Any leading axes."""
 
     elbo: np.ndarray
     held_out: np.ndarray
-    """`mean_i log E_q[p(y_i | x_i, w)]` over the rows held out, in nats per row; nan where there are none."""
+    """`mean_i log E_q[p(y_i | x_i, w)]` over the held-out rows, in nats per row. nan if there are none."""
     held_out_accuracy: np.ndarray
     accuracy: np.ndarray
-    """The share of the rows that were fitted whose y has the larger probability."""
+    """The share of the fitted rows whose y has the larger probability."""
 
 
 def judge(data: Split, family: str, params: Params, key: Array, samples: int) -> Worth:
-    """Each of the stacked fits judged with `samples` samples of its own (rounded up to thousands, if there are more).
+    """Judges each of the stacked fits with `samples` new samples (rounded up to thousands, if there are more).
 
-    In 64 bits: in 32, `log q` of an ill-conditioned full covariance is off by nats.
+    Uses 64 bits: in 32 bits, `log q` of an ill-conditioned full covariance is off by nats.
     """
     lead = params["loc"].shape[:-1]
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""A picture of any slice of a results folder: one column over another.
+"""A figure of any slice of a results folder: one column over another.
 
 python -m experiments.plot
 """

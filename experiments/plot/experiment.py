@@ -1,4 +1,4 @@
-"""A picture of any slice of a results folder: one column over another."""
+"""A figure of any slice of a results folder: one column over another."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from experiments.plot.settings import PlotSettings
 def run(settings: PlotSettings) -> None:
     if not settings.folder or not settings.x:
         raise UsageError(
-            "a folder and --x are needed: python -m experiments.plot DIR --x loc --y variance --hue estimator"
+            "plot: DIR and --x are required, e.g. python -m experiments.plot DIR --x loc --y variance --hue estimator"
         )
 
     where = {name: value_of(text) for name, text in settings.where.items()}
@@ -29,10 +29,12 @@ def run(settings: PlotSettings) -> None:
             (n for n, v in where.items() if not select(table, {n: v}, keep=False).distinct), next(iter(where), "")
         )
         values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in there.distinct.get(name, [])[:8])
-        raise UsageError(f"--where {name}={settings.where.get(name)}: no row has that (there are: {values}, ...)")
+        raise UsageError(f"--where {name}={settings.where.get(name)}: no row has this value; give one of {values}, ...")
     numeric = settings.heat or settings.y
     if any(isinstance(row[numeric], str) for row in chosen.rows):
-        raise UsageError(f"--{'heat' if settings.heat else 'y'} {numeric}: it holds words; choose a column of numbers")
+        raise UsageError(
+            f"--{'heat' if settings.heat else 'y'} {numeric}: the column holds text; give a column of numbers"
+        )
     title = ", ".join(f"{name} = {text}" for name, text in settings.where.items())
     scales = (settings.x_scale, settings.y_scale)
     if settings.heat:

@@ -1,4 +1,4 @@
-"""A picture of any slice of a results folder: one column over another.
+"""A figure of any slice of a results folder: one column over another.
 
 python -m experiments.plot DIR --x loc --y variance --hue estimator
 """
@@ -14,25 +14,25 @@ Scale = Literal["auto", "linear", "log"]
 
 
 class PlotSettings(BaseModel):
-    """Lines of one column over another, or heatmaps over two, from the table.csv of a results folder."""
+    """Draws one column over another as lines, or over two others as heatmaps, from the table.csv of a results folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     folder: tyro.conf.Positional[str] = ""
-    """The folder of the results of a run."""
+    """Folder with the results of a run."""
     x: str = ""
-    """The column across."""
+    """Column for the horizontal axis."""
     y: str = "variance"
-    """The column upward."""
+    """Column for the vertical axis."""
     hue: str | None = None
-    """A line for each value of this column; with --heat a panel."""
+    """Draw a line for each value of this column (with --heat: a panel)."""
     heat: str | None = None
-    """The column that colours a heatmap over x and y."""
+    """Column that sets the colours of a heatmap over x and y."""
     where: WHERE = {}
-    """The rows to take, as n=100 parameter=loc."""
+    """Rows to select, e.g. n=100 parameter=loc."""
     x_scale: Scale = "auto"
-    """Of the axis across; auto: logarithmic where the values span more than a factor of 30."""
+    """Scale of the horizontal axis. auto: logarithmic if the values span more than a factor of 30."""
     y_scale: Scale = "auto"
-    """Of the axis upward."""
+    """Scale of the vertical axis."""
     out: str | None = None
-    """The folder for the picture. Default: that of the results."""
+    """Folder for the figure. Default: that of the results."""

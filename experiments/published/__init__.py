@@ -1,4 +1,4 @@
-"""Does this library give what others have published? Each published value beside ours, and how far they are apart.
+"""Does this library reproduce published values? Each published value next to ours, with the difference.
 
 python -m experiments.published
 """

@@ -1,4 +1,4 @@
-"""Does this library give what others have published? Each published value beside ours, and how far they are apart."""
+"""Does this library reproduce published values? Each published value next to ours, with the difference."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ def run(settings: PublishedSettings) -> int:
     def study(advance: Advance) -> Outcome:
         rows = []
         for source in settings.sources:
-            # Each source has a key of its own, whichever others are asked for.
+            # The key of each source does not depend on which others are selected.
             key = jax.random.fold_in(jax.random.key(settings.seed), list(RUN).index(source))
             rows += RUN[source](settings, key, advance)
         return Outcome(rows, draw_figure(rows, LIMIT), lambda: report(rows), tables=readme_tables(rows))
@@ -27,7 +27,7 @@ def run(settings: PublishedSettings) -> int:
 
 
 def report(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A table for each source, and the verdict; returns the rows that disagree."""
+    """Prints a table for each source and the verdict. Returns the rows that disagree."""
     header = ["quantity", "estimator", "d/d", "published", "+-", "ours", "95 % interval", "z"]
     for source in dict.fromkeys(row["source"] for row in rows):
         lines = [

@@ -1,4 +1,4 @@
-"""Ours, measured; and one published value beside it: a row, with how far they are apart in standard errors."""
+"""Rows with our measurement, one published value, and their difference in standard errors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ import rgrad
 from experiments.common.progress import Advance
 
 Row = dict[str, Any]
-ROUNDING = 1e-9  # what 32 bits may leave of a variance that is exactly zero
+ROUNDING = 1e-9  # 32-bit rounding of a variance that is exactly zero
 NORMAL = 1.96  # the quantile of a two-sided 95 % interval
-CHUNK = 2**14  # replicates between two moves of the progress bar, and between two chances to interrupt
+CHUNK = 2**14  # replicates between updates of the progress bar, and between chances to interrupt
 
 
 class Claim(NamedTuple):
-    """A published value, and its own standard error: of the source's sampling, and of its rounding."""
+    """A published value with its standard error, from the sampling and the rounding of the source."""
 
     source: str
     quantity: str
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
 
 
 def measure(draw: Callable[[Array], Any], key: Array, replicates: int, advance: Advance) -> rgrad.Moments:
-    """`rgrad.measure`, chunk by chunk."""
+    """Calls `rgrad.measure` chunk by chunk."""
     moments = None
     for start in range(0, replicates, CHUNK):
         count = min(CHUNK, replicates - start)
@@ -39,7 +39,7 @@ def measure(draw: Callable[[Array], Any], key: Array, replicates: int, advance: 
 
 
 def number_in(moments: rgrad.Moments, *place: Any) -> rgrad.Moments:
-    """The moments of one number of the tree: `number_in(moments, "score_function", "mu", 3)`."""
+    """The moments of one number of the tree, e.g. `number_in(moments, "score_function", "mu", 3)`."""
 
     def at(tree: Any) -> Any:
         for step in place:
@@ -50,22 +50,22 @@ def number_in(moments: rgrad.Moments, *place: Any) -> rgrad.Moments:
 
 
 def row_of_mean(claim: Claim, ours: rgrad.Moments) -> Row:
-    """z = (ours - published) / sqrt(the squares of both standard errors)."""
+    """z = (ours - published) / sqrt(sum of both squared standard errors)."""
     z = (ours.mean - claim.value) / np.hypot(ours.standard_error, claim.error)
     return _row(claim, ours.mean, ours.interval(), z)
 
 
 def row_of_variance(claim: Claim, ours: rgrad.Moments) -> Row:
-    """A sample variance is skewed, and its cube root nearly normal, of mean 1 - a and variance a times the true one's.
+    """z of a variance. Its cube root is nearly normal, with mean 1 - a and variance a relative to the truth.
 
-    That is what `Moments.variance_interval` is made of: |z| < 1.96 where the published value is exact and in the interval.
+    `Moments.variance_interval` uses the same: |z| < 1.96 if the published value is exact and in the interval.
     Source: Wilson and Hilferty 1931; a = 2 / (9 degrees of freedom).
     """
     variance = ours.variance
     if max(variance, claim.value) <= ROUNDING:
         return _row(claim, variance, ours.variance_interval(), 0.0)
     mine, theirs = np.cbrt(variance), np.cbrt(claim.value)
-    with np.errstate(divide="ignore", invalid="ignore"):  # infinitely far, or nan, where one of them is exactly zero
+    with np.errstate(divide="ignore", invalid="ignore"):  # infinite or nan if one of them is exactly zero
         a = 2 / (9 * ours.variance_freedom)
         b = (claim.error / variance) ** 2 / 9
         z = (mine * (1 - b) - theirs * (1 - a)) / np.hypot(theirs * np.sqrt(a), mine * np.sqrt(b))
@@ -73,9 +73,9 @@ def row_of_variance(claim: Claim, ours: rgrad.Moments) -> Row:
 
 
 def row_of_order(claim: Claim, larger: rgrad.Moments, smaller: rgrad.Moments) -> Row:
-    """A published order of two variances: their ratio, which is to be over 1. Only a ratio under 1 speaks against it.
+    """A published order of two variances: their ratio should be above 1. Only a ratio below 1 contradicts it.
 
-    The two are independent, and the logarithm of a sample variance has the variance 2 / (degrees of freedom).
+    The two are independent. The logarithm of a sample variance has the variance 2 / (degrees of freedom).
     """
     log_ratio = np.log(larger.variance / smaller.variance)
     error = np.sqrt(2 / larger.variance_freedom + 2 / smaller.variance_freedom)
@@ -84,7 +84,7 @@ def row_of_order(claim: Claim, larger: rgrad.Moments, smaller: rgrad.Moments) ->
 
 
 def errors_of(repetitions: int, ours: rgrad.Moments) -> dict[str, float]:
-    """The standard errors of the mean and of the variance of so many repetitions; the fourth moment is ours."""
+    """Standard errors of the mean and the variance over the repetitions. The fourth moment is our own measurement."""
     n = repetitions
     return {
         "mean": float(np.sqrt(ours.variance / n)),

@@ -1,4 +1,4 @@
-"""What each source measured, measured again: a function for each, of settings to rows.
+"""Repeats the measurements of each source. There is one function per source, from settings to rows.
 
 Every gradient is `jax.grad` of `rgrad.expect`.
 """
@@ -35,7 +35,7 @@ NAMED = {name: rgrad.ESTIMATORS[name].estimator for name in ("score_function", "
 
 
 def post(settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """Estimates from N samples, whose mean and variance the post took over 100 repetitions: its own noise is the larger."""
+    """Estimates from N samples. The post took mean and variance over 100 repetitions, so its noise is larger than ours."""
     problem = load_problem("square")
     task = ProblemTask("square", problem, point_of(problem), ("loc",), NAMED)
     measured = {}
@@ -70,9 +70,9 @@ COSTS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def mohamed(settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """Variances per sample: the score function with three baselines, the path, and the coupled measure-valued gradient.
+    """Variances per sample: score function with three baselines, reparameterized, and coupled measure-valued gradient.
 
-    All from the same draws, so that the z of one parameter move together.
+    All use the same draws, so the z of one parameter are correlated.
     """
 
     def estimates(cost: Callable[[Array, Array], Array], key: Array, k: Array, constant: Any) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def mohamed(settings: Any, key: Array, advance: Advance) -> list[Row]:
             "measure_valued": by(rgrad.measure_valued),
         }
 
-    # The costs of a family are one program: k and the baselines, of shape (K,), are its arguments.
+    # One program for all costs of a family. k and the baselines, of shape (K,), are its arguments.
     ks = {name: jnp.asarray(family.ks, float) for name, family in tables.MOHAMED.items()}
     constants = {
         name: _stacked([tables.baselines(partial(f.cost, k), 1.0) for k in f.ks]) for name, f in tables.MOHAMED.items()
@@ -108,7 +108,7 @@ def mohamed(settings: Any, key: Array, advance: Advance) -> list[Row]:
 
 
 def gal(settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """Variances per sample, of costs that are rough for the one estimator or for the other."""
+    """Variances per sample, for costs that are difficult for one of the two estimators."""
     costs: dict[str, Callable[[Array], Array]] = {
         "x + x^2": lambda x: x + x**2,
         "sin x": jnp.sin,
@@ -133,13 +133,14 @@ def gal(settings: Any, key: Array, advance: Advance) -> list[Row]:
 
 
 def naesseth(settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """The gradient of an ELBO in the first shape of a Dirichlet: unbiased, and of an error that falls in a published order.
+    """The gradient of an ELBO in the first shape of a Dirichlet: unbiased, with errors in a published order.
 
-    theta ~ Dirichlet(1, ..., 1), x_i ~ Categorical(theta), and q = Dirichlet(alpha), whose alpha_1 is 1.5, 2 or 3 and
-    whose other shapes are the posterior's (that of alpha_1 is 2). The entropy of q is exact, and the estimate is from one
-    sample. Unbiased, so the mean squared error is the variance: it falls from the generalized gradient (G-REP) over
-    plain rejection (B = 0) to ever more steps of augmentation. At 1.5 the gradient by plain rejection has moments up to
-    4.5 only; G-REP is no noisier there (a variance of 118, to 135 [113, 163] over 600,000), so that order is not tested.
+    theta ~ Dirichlet(1, ..., 1), x_i ~ Categorical(theta), and q = Dirichlet(alpha). alpha_1 is 1.5, 2 or 3, and the
+    other shapes are those of the posterior (where alpha_1 is 2). The entropy of q is exact, and each estimate uses one
+    sample. The estimate is unbiased, so the mean squared error is the variance. It decreases from the generalized gradient
+    (G-REP) to plain rejection (B = 0), and further with each step of augmentation. At 1.5, the gradient of plain rejection
+    has moments only up to 4.5. There, G-REP is not noisier (variance 118, against 135 [113, 163] over 600,000), so that
+    order is not tested.
     """
     counts = jnp.asarray(tables.naesseth_counts(), float)
     joint = lambda theta: dist.Dirichlet(jnp.ones(100)).log_prob(theta) + counts @ jnp.log(theta)
@@ -154,7 +155,7 @@ def naesseth(settings: Any, key: Array, advance: Advance) -> list[Row]:
     }
     shapes = jnp.asarray(tables.NAESSETH_SHAPES)
     measured = {}
-    for i, (name, estimator) in enumerate(estimators.items()):  # each with draws of its own
+    for i, (name, estimator) in enumerate(estimators.items()):  # each with its own draws
         draw = lambda key, e=estimator: jax.vmap(lambda first: jax.grad(elbo)(first, key, e))(shapes)
         part = lambda done: advance(done / len(estimators))
         measured[name] = measure(draw, jax.random.fold_in(key, i), settings.dirichlet_replicates, part)
@@ -180,7 +181,7 @@ RUN: dict[str, Callable[[Any, Array, Advance], list[Row]]] = {
     "gal": gal,
     "naesseth": naesseth,
 }
-"""Of settings, a key, and what moves the progress bar: by 1 over the whole of a source."""
+"""Maps settings, a key and `advance` to rows. Each source advances the progress bar by 1."""
 
 
 def _stacked(trees: list[Any]) -> Any:

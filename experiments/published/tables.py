@@ -1,6 +1,6 @@
-"""Published values, with their sources: printed numbers, closed forms, and quadrature in 64 bits that uses nothing of rgrad.
+"""Published values, with their sources: printed numbers, closed forms, and quadrature in 64 bits without rgrad.
 
-Numbers that a source prints are kept as it prints them: their last digit says how far they were rounded.
+Printed numbers are kept as text, because the last digit tells how they were rounded.
 """
 
 from collections.abc import Callable
@@ -43,14 +43,14 @@ GAL = {
 
 
 def rounding(printed: str) -> float:
-    """Half a unit of the last printed digit; 0 for an integer, which stands for itself."""
+    """Half a unit in the last printed digit. 0 for an integer, which is exact."""
     exponent = Decimal(printed).as_tuple().exponent
     assert isinstance(exponent, int)
     return 10.0**exponent / 2 if exponent < 0 else 0.0
 
 
 class CostFamily(NamedTuple):
-    """A cost f(x; k), its derivative in x, and the k at which the figures are read."""
+    """A cost f(x; k), its derivative in x, and the values of k that are compared."""
 
     text: str
     cost: Callable[[float, Any], Any]
@@ -68,9 +68,9 @@ PLAIN, MEAN, OPTIMAL = "score_function", "score_function, mean baseline", "score
 
 
 def mohamed_variances(family: str, k: float) -> dict[str, dict[str, float]]:
-    """Estimator, then `mu` or `sigma` (both 1), to the variance per sample: what the curves of the figures are at k.
+    """The variance per sample by estimator and by `mu` or `sigma` (both 1): the curves of the figures at k.
 
-    Of (x - k)^2 in closed form, with d = 1 - k; of the others by quadrature.
+    Closed form for (x - k)^2, with d = 1 - k. Quadrature for the others.
     """
     if family == "square":
         d = 1 - k
@@ -112,7 +112,7 @@ def variances(f: Function, slope: Function, mu: float, sigma: float = 1.0) -> di
 
 
 def baselines(f: Function, mu: float, sigma: float = 1.0) -> dict[str, dict[str, float]]:
-    """Estimator, then parameter, to its constant: 0; E[f]; and E[f s^2] / E[s^2] for the score s, the one of least variance."""
+    """The constant baseline by estimator and parameter: 0, E[f], and the optimal E[f s^2] / E[s^2] with the score s."""
     e, w = _rule(-12, 12, lambda e: np.exp(-(e**2) / 2) / np.sqrt(2 * np.pi))
     values, squares = f(mu + sigma * e), {"mu": e**2, "sigma": (e**2 - 1) ** 2}
     return {
@@ -126,14 +126,14 @@ _legendre = cache(np.polynomial.legendre.leggauss)
 
 
 def _rule(low: float, high: float, density: Callable[[Vector], Vector]) -> tuple[Vector, Vector]:
-    """Nodes and weights of an expectation: Gauss and Legendre's, exact to rounding for what has under 100 periods."""
+    """Nodes and weights of an expectation: Gauss-Legendre, exact up to rounding for fewer than 100 periods."""
     nodes, weights = _legendre(400)
     x = low + (high - low) * (nodes + 1) / 2
     return x, (high - low) / 2 * weights * density(x)
 
 
 def _variance(values: Vector, weights: Vector) -> float:
-    """Rounded to 12 places, so that a variance of zero is that."""
+    """Rounds to 12 places, so that a zero variance is exactly 0."""
     return round(float(weights @ values**2 - (weights @ values) ** 2), 12)
 
 
@@ -141,13 +141,13 @@ NAESSETH_SHAPES = (1.5, 2.0, 3.0)  # of the first component
 
 
 def naesseth_counts() -> NDArray[np.int64]:
-    """How often each of the 100 components was observed, as in the authors' own code (NumPy's legacy generator, seed 0)."""
+    """How often each of the 100 components was observed, as in the authors' code (NumPy's legacy generator, seed 0)."""
     generator = np.random.RandomState(0)
     return generator.multinomial(100, generator.dirichlet(np.ones(100)))
 
 
 def naesseth_gradient(first: float) -> float:
-    """d ELBO / d alpha_1 at `alpha_1 = first`, where all the others are the posterior's: 0 at the optimum."""
+    """d ELBO / d alpha_1 at `alpha_1 = first`, if all others are those of the posterior. 0 at the optimum."""
     posterior = 1.0 + naesseth_counts()
     total = posterior[1:].sum() + first
     return float((posterior[0] - first) * (polygamma(1, first) - polygamma(1, total)))

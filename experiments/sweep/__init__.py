@@ -1,4 +1,4 @@
-"""The same measurement over a grid of settings: thousands of cells, on all devices, safe to kill.
+"""The same measurement over a grid of settings: thousands of cells, on all devices, resumable after a kill.
 
 python -m experiments.sweep
 """

@@ -1,4 +1,4 @@
-"""A sweep over a grid, by one process or several."""
+"""A sweep over a grid, with one process or several."""
 
 import jax
 from numpyro.distributions.distribution import validation_enabled
@@ -15,7 +15,7 @@ def run(settings: SweepSettings) -> None:
     group = join(settings)
     try:
         use_platform(jax, settings.platform)
-        with validation_enabled(False):  # the parameters are checked once; to check them at every trace takes seconds
+        with validation_enabled(False):  # parameters are checked once. Checking them at every trace takes seconds
             sweep_to_folder(settings, group)
     finally:
         leave(group)

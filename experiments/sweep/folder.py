@@ -1,9 +1,9 @@
-"""The folder of a sweep: its plan, and a file for each finished chunk, so that it may be killed at any moment.
+"""The folder of a sweep: its plan, and a file for each finished chunk, so that the sweep may be killed at any time.
 
-`plan.json` says what is swept, how it is cut up, and how many replicates were asked for, one after another. A chunk is some
-cells of one shape over some replicates: `chunks/SHAPE-CELL-START-STOP.chunk` is the SHA-256 of its name, the settings and
-the rest of the file, a line break, and the moments as an .npy array. Files are written beside their places, synced and
-renamed: each is there whole or not at all, and one that was damaged later is not believed.
+`plan.json` holds the settings, the division into chunks, and the numbers of replicates that were requested in turn. A chunk
+is a range of cells of one shape over a range of replicates. `chunks/SHAPE-CELL-START-STOP.chunk` holds the SHA-256 of its
+name, the settings and the rest of the file, then a line break, then the moments as an .npy array. Files are written under
+temporary names, synced and renamed, so each is complete or absent. The checksum detects later damage.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from experiments.common.errors import UsageError
 from experiments.common.record import write
 
 PLAN = "plan.json"
-# What does not decide the numbers, or may differ from one part of a run to the next.
+# Settings that do not affect the numbers, or may differ between the parts of a run.
 FREE = {"out", "config", "readme", "resume", "replicates", "coordinator", "processes", "process", "cluster", "wait", "devices",
         "platform"}  # fmt: skip
 
 
 class Chunk(NamedTuple):
-    """Cells `first`, ... of a shape, over the replicates `start` to before `stop`."""
+    """Cells of a shape from `first`, over the replicates in `range(start, stop)`."""
 
     shape: int
     first: int
@@ -39,13 +39,13 @@ class Chunk(NamedTuple):
 
 
 class SweepPlan(NamedTuple):
-    """What a sweep does, and how it is cut up."""
+    """The settings of a sweep, and its division into chunks."""
 
     config: dict[str, Any]
     replicates: list[int]
-    """How many were asked for: at the beginning, and each time that more were."""
+    """The number requested at the start, and at each extension."""
     extents: list[list[int]]
-    """Of each shape: `rgrad.sweeps.cells.Extent`."""
+    """`rgrad.sweeps.cells.Extent` of each shape."""
 
     @property
     def digest(self) -> str:
@@ -56,15 +56,15 @@ class SweepPlan(NamedTuple):
 
 
 def config_of(settings: Any) -> dict[str, Any]:
-    """The settings that decide the numbers."""
+    """The settings that affect the numbers."""
     return settings.model_dump(mode="json", exclude=FREE)
 
 
 def stored(folder: Path) -> dict[str, Any]:
-    """The settings that a sweep in that folder was begun with.
+    """The settings of the sweep in this folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the folder has no sweep.
     """
     plan = read_plan(folder)
     return plan.config | {"replicates": plan.replicates[-1]}
@@ -74,18 +74,18 @@ def read_plan(folder: Path) -> SweepPlan:
     try:
         return SweepPlan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UsageError(f"--resume {folder}: there is no sweep in it; give the folder of the results of one") from None
-    except (OSError, ValueError, TypeError) as error:
         raise UsageError(
-            f"--resume {folder}: its {PLAN} cannot be read ({error}); begin again in another folder"
+            f"--resume {folder}: this folder has no sweep; give the folder with the results of a sweep"
         ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"--resume {folder}: cannot read {PLAN} ({error}); start again in another folder") from None
 
 
 def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
-    """The plan to go on with, of `settings.replicates`.
+    """The plan to continue with, for `settings.replicates`.
 
     Raises:
-        UsageError: other settings, or fewer replicates.
+        UsageError: the settings differ, or there are fewer replicates.
     """
     now, last = config_of(settings), plan.replicates[-1]
     other = [
@@ -95,24 +95,24 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
     ]
     if other:
         raise UsageError(
-            f"--resume {settings.resume}: it was begun with other settings: {', '.join(other)}; leave these out, or begin "
+            f"--resume {settings.resume}: it was started with other settings: {', '.join(other)}; leave these out, or start "
             "another sweep"
         )
     if settings.replicates < last:
         raise UsageError(
-            f"--replicates {settings.replicates}: --resume {settings.resume} has {last} already; give that or more"
+            f"--replicates {settings.replicates}: --resume {settings.resume} already has {last}; give at least that many"
         )
     return plan if settings.replicates == last else plan._replace(replicates=[*plan.replicates, settings.replicates])
 
 
 @contextlib.contextmanager
 def locked(folder: Path, process: int) -> Iterator[None]:
-    """The folder is this process's own until it ends, by whatever cause.
+    """Locks the folder for this process until it ends, for whatever reason.
 
     Raises:
-        UsageError: another one has it.
+        UsageError: another process holds the lock.
     """
-    import fcntl  # here: the other experiments run where there is none
+    import fcntl  # imported here, because the other experiments also run on systems without it
 
     path = folder / f".lock-{process}"
     with path.open("w") as file:
@@ -120,13 +120,13 @@ def locked(folder: Path, process: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(
-                f"{folder}: another process is at work on this sweep; wait for it, or stop it first"
+                f"{folder}: another process is working on this sweep; wait for it, or stop it first"
             ) from None
-        yield  # the file stays: were it taken away, one that waits for it and one that comes later could both have it
+        yield  # the file stays: without it, a waiting process and a later one could both get the lock
 
 
 def write_chunk(folder: Path, plan: SweepPlan, chunk: Chunk, numbers: np.ndarray[Any, Any]) -> None:
-    """Raises UsageError where the disk is full; what was written before is kept."""
+    """Writes a chunk. Raises UsageError if the disk is full. Earlier chunks stay."""
     buffer = io.BytesIO()
     np.save(buffer, numbers)
     payload = buffer.getvalue()
@@ -134,7 +134,7 @@ def write_chunk(folder: Path, plan: SweepPlan, chunk: Chunk, numbers: np.ndarray
 
 
 def read_chunk(folder: Path, plan: SweepPlan, chunk: Chunk) -> np.ndarray[Any, Any] | None:
-    """The moments of the chunk; None where it is not there. One that is damaged is taken away, and that is said."""
+    """The moments of the chunk, or None if it does not exist. Deletes a damaged chunk and prints a message."""
     path = folder / "chunks" / chunk.name
     try:
         seal, _, payload = path.read_bytes().partition(b"\n")
@@ -142,7 +142,7 @@ def read_chunk(folder: Path, plan: SweepPlan, chunk: Chunk) -> np.ndarray[Any, A
         return None
     if seal == _seal(plan, chunk, payload):
         return np.load(io.BytesIO(payload))
-    print(f"damaged, and made again: {path}", flush=True)
+    print(f"damaged chunk, will be computed again: {path}", flush=True)
     path.unlink()
     return None
 

@@ -1,4 +1,4 @@
-"""Several processes on one sweep: jax's own runtime brings them together, and each works on its share of the chunks."""
+"""Several processes on one sweep. The runtime of jax connects them, and each works on its share of the chunks."""
 
 import os
 import sys
@@ -10,17 +10,17 @@ import numpy as np
 
 from experiments.common.errors import UsageError
 
-GRACE = 60  # seconds that jax's own time-out comes after ours: it would end the process with a stack trace
+GRACE = 60  # seconds by which the time-out of jax is later than ours: it ends the process with a stack trace
 
 
 class Group(NamedTuple):
-    """The processes: how many, and which this is."""
+    """The number of processes, and the index of this one."""
 
     processes: int = 1
     process: int = 0
 
     def agree(self, good: bool) -> bool:
-        """What process 0 says, told to all: each waits for it here."""
+        """Broadcasts the answer of process 0. All processes wait for it here."""
         if self.processes == 1:
             return good
         from jax.experimental import multihost_utils
@@ -29,10 +29,10 @@ class Group(NamedTuple):
 
 
 def join(settings: Any) -> Group:
-    """This process among the others, all of which are waited for.
+    """Connects this process to the others and waits for all of them.
 
     Raises:
-        UsageError: `--cluster`, and jax finds none.
+        UsageError: jax cannot find or connect the processes.
     """
     if not (settings.cluster or settings.processes):
         return Group()
@@ -47,7 +47,7 @@ def join(settings: Any) -> Group:
         }  # fmt: skip
         jax.distributed.initialize(**where, initialization_timeout=settings.wait + GRACE)
         group = Group(jax.process_count(), jax.process_index())
-        # The first exchange between them connects all, and may wait just as long.
+        # The first exchange connects all processes, and may wait as long.
         group.agree(True)
         return group
     except (ValueError, RuntimeError) as error:
@@ -60,17 +60,17 @@ def join(settings: Any) -> Group:
 
 
 def leave(group: Group) -> None:
-    """Says good-bye to the others, so that none takes this process for dead."""
+    """Disconnects from the others, so that they do not take this process for dead."""
     if group.processes > 1 and sys.exc_info()[0] is None:
         jax.distributed.shutdown()
 
 
 def _give_up(settings: Any) -> None:
-    """Ends the process: jax waits inside of a call that cannot be interrupted."""
+    """Ends the process, because jax waits in a call that cannot be interrupted."""
     who = f"the {settings.processes} processes" if settings.processes else "the processes of the cluster"
     print(
-        f"error: --wait {settings.wait}: after {settings.wait} seconds not all of {who} are there; start each with the same "
-        "--coordinator and its own --process, or give fewer --processes",
+        f"error: --wait {settings.wait}: after {settings.wait} seconds not all of {who} have connected; start each with the "
+        "same --coordinator and its own --process, or give fewer --processes",
         file=sys.stderr,
         flush=True,
     )
@@ -78,12 +78,12 @@ def _give_up(settings: Any) -> None:
 
 
 def use_platform(jax: Any, platform: str) -> None:
-    """Raises UsageError where there is no such device."""
+    """Selects the platform. Raises UsageError if it has no device."""
     if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # jax then does not even look for others
+        jax.config.update("jax_platforms", "cpu")  # so that jax does not look for other devices
     found = jax.default_backend()
     if platform not in ("auto", found):
-        raise UsageError(f"--platform {platform}: jax found {found} alone; {_install(platform)}")
+        raise UsageError(f"--platform {platform}: jax found only {found}; {_install(platform)}")
 
 
 def _install(platform: str) -> str:

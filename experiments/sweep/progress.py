@@ -1,15 +1,15 @@
-"""How far a sweep is: cells done, cells and draws a second, and the time left."""
+"""The progress of a sweep: cells done, cells and draws per second, and the time left."""
 
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-EVERY = 10.0  # seconds between two lines where there is no terminal
+EVERY = 10.0  # seconds between lines if there is no terminal
 
 
 class Meter:
-    """Counts cells and draws; a line that moves on a terminal, else a plain one now and then, on stdout."""
+    """Counts cells and draws. Shows a progress bar on a terminal, and otherwise prints a line to stdout now and then."""
 
     def __init__(self, cells: int):
         self.total, self.done, self.made, self.draws = float(cells), 0.0, 0.0, 0.0
@@ -25,7 +25,7 @@ class Meter:
             self.task = self.bar.add_task("compiling", total=cells)
 
     def skip(self, cells: float) -> None:
-        """These were there already."""
+        """Counts cells that were already done."""
         self.done += cells
 
     def advance(self, cells: float, draws: float) -> None:

@@ -1,4 +1,4 @@
-"""A sweep into a folder: what is left to do, done chunk by chunk, and then the tables."""
+"""Runs a sweep into a folder: computes the missing chunks, then writes the tables."""
 
 import contextlib
 import itertools
@@ -32,11 +32,11 @@ from experiments.sweep.progress import Meter
 from experiments.sweep.table import write_results
 from rgrad.sweeps import Cells, Extent, Grid, Row, devices_for, each, extent_for, grid_of, merged, rows_of, take
 
-POLL = 0.2  # seconds between two looks at what the other processes have done
+POLL = 0.2  # seconds between checks of what the other processes have done
 
 
 class Work(NamedTuple):
-    """A sweep as it stands: the task, its grid and plan, and the devices of this process."""
+    """The state of a sweep: the task, its grid and plan, and the devices of this process."""
 
     task: ProblemTask
     grid: Grid
@@ -51,13 +51,13 @@ class Work(NamedTuple):
         )
 
     def blocks(self, shape: int) -> list[tuple[int, int]]:
-        """The ranges of replicates of one chunk each. Those asked for later begin where the earlier ones end."""
+        """The range of replicates of each chunk. Ranges that were requested later start where the earlier ones end."""
         most = Extent(*self.plan.extents[shape]).replicates
         ends = [0, *self.plan.replicates]
         return [(a + low, a + high) for a, b in itertools.pairwise(ends) for low, high in each(b - a, most)]
 
     def groups(self) -> Iterator[tuple[int, int, int, list[Chunk]]]:
-        """Shape, first cell, how many there are, and their chunks, in the order of the table."""
+        """Shape, first cell, number of cells, and their chunks, in the order of the table."""
         for shape in range(len(self.grid.shapes)):
             for first, stop in each(self.grid.cells, self.plan.extents[shape][0]):
                 yield shape, first, stop - first, [Chunk(shape, first, a, b) for a, b in self.blocks(shape)]
@@ -70,16 +70,16 @@ class Work(NamedTuple):
             for chunk in chunks:
                 numbers = read_chunk(self.folder, self.plan, chunk)
                 if numbers is None:
-                    raise UsageError(f"{self.folder}: {chunk.name} went missing; go on with --resume {self.folder}")
+                    raise UsageError(f"{self.folder}: {chunk.name} is missing; continue with --resume {self.folder}")
                 parts.append(_unpacked(numbers, chunk.stop - chunk.start, like[shape]))
             yield from rows_of(self.grid, self.grid.shapes[shape], first, merged(parts), count)
 
 
 def sweep_to_folder(settings: Any, group: Group) -> None:
-    """Everything, for one process of the group.
+    """Runs the whole sweep, as one process of the group.
 
     Raises:
-        UsageError: bad settings; a folder that another process has, or of another sweep; a full disk.
+        UsageError: the settings are invalid, another process or sweep uses the folder, or the disk is full.
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -93,7 +93,7 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
         if refused is not None:
             raise refused
         if not good:
-            raise UsageError(f"process 0 of {group.processes} has refused to begin; its message says why")
+            raise UsageError(f"process 0 of {group.processes} could not start; see its message")
         assert work is not None or group.process
         work = work or _joined(settings, group, stack)
         meter = Meter(work.grid.cells * len(work.grid.shapes))
@@ -102,9 +102,9 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
             if group.process == 0:
                 _wait_for_others(work, group)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the finished chunks are kept: go on with --resume {work.folder}") from None
+            raise KeyboardInterrupt(f"the finished chunks are kept; continue with --resume {work.folder}") from None
         except UsageError as error:
-            raise UsageError(f"{error} (the finished chunks are kept: go on with --resume {work.folder})") from None
+            raise UsageError(f"{error} (the finished chunks are kept; continue with --resume {work.folder})") from None
         finally:
             meter.close()
         if group.process == 0:
@@ -114,7 +114,7 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
 
 
 def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | None:
-    """The work, whose plan is in the folder; None for a process that takes it from there."""
+    """Starts the sweep and writes its plan to the folder. Returns None on a process that reads the plan from there."""
     task, grid = _task_and_grid(settings)
     if group.process:
         return None
@@ -126,8 +126,8 @@ def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | N
         after = extended(plan, settings)
     else:
         if settings.out and (Path(settings.out) / PLAN).exists():
-            raise UsageError(f"--out {settings.out}: there is a sweep in it; go on with --resume {settings.out}, or give "
-                             "another folder")  # fmt: skip
+            raise UsageError(f"--out {settings.out}: this folder already has a sweep; continue with --resume {settings.out}, or "
+                             "give another folder")  # fmt: skip
         extent = lambda shape: extent_for(
             grid, shape, task.estimators, settings.replicates, devices, settings.common_noise, settings.chunk
         )
@@ -145,10 +145,10 @@ def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | N
 
 
 def _joined(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work:
-    """The work of a process other than 0, by the plan that that one has written."""
+    """The work of a process other than 0, from the plan that process 0 has written."""
     folder = Path(settings.resume or settings.out)
     if not (folder / PLAN).exists():
-        raise UsageError(f"--out {folder}: process {group.process} does not see what process 0 has written there; give a folder "
+        raise UsageError(f"--out {folder}: process {group.process} cannot see the files of process 0; give a folder "
                          "that all processes share")  # fmt: skip
     stack.enter_context(locked(folder, group.process))
     return Work(*_task_and_grid(settings), read_plan(folder), _devices(settings), folder)
@@ -159,7 +159,7 @@ def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:
     with usage("--axes", ValueError, TypeError, AttributeError):
         grid = grid_of(load_problem(settings.problem), values, settings.params, settings.wrt or None)
     num_samples = tuple(dict.fromkeys(shape.n for shape in grid.shapes))
-    for at in _corners(grid):  # where a parameter is not allowed, that is at an end of its axis, nearly always
+    for at in _corners(grid):  # a parameter that is not allowed is nearly always at an end of its axis
         prepare(
             settings.model_copy(update={"params": settings.params | at}),
             settings.problem,
@@ -180,7 +180,7 @@ def _devices(settings: Any) -> list[Any]:
 
 
 def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
-    """The chunks of this process: each not there yet is measured and written."""
+    """Measures and writes the missing chunks of this process."""
     key = jax.random.key(settings.seed)
     number = 0
     for index, shape in enumerate(work.grid.shapes):
@@ -198,7 +198,7 @@ def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
                     cells = work.cells(index, settings)
                 moments = cells.measure(key, first, chunk.start, chunk.stop)
                 write_chunk(work.folder, work.plan, chunk, _packed(take(moments, count)))
-                if list(cells.extent) != work.plan.extents[index]:  # memory ran out; it will again
+                if list(cells.extent) != work.plan.extents[index]:  # memory ran out, and would again
                     work.plan.extents[index] = list(cells.extent)
                     work.plan.write(work.folder)
                 meter.advance(share, float(count) * (chunk.stop - chunk.start) * shape.n)
@@ -209,11 +209,11 @@ def _wait_for_others(work: Work, group: Group) -> None:
         return
     for chunk in itertools.chain.from_iterable(group[3] for group in work.groups()):
         while not (work.folder / "chunks" / chunk.name).exists():
-            time.sleep(POLL)  # should one of them die, jax ends this process too
+            time.sleep(POLL)  # if one of them dies, jax ends this process too
 
 
 def _packed(moments: rgrad.Moments) -> np.ndarray[Any, Any]:
-    """Shape `(7, cells, numbers)`: mean, m2, m3, m4, nonfinite, constant and binary of all estimators' numbers."""
+    """Shape `(7, cells, numbers)`: mean, m2, m3, m4, nonfinite, constant and binary for the numbers of all estimators."""
     flat = lambda tree: np.concatenate([np.reshape(a, (len(a), -1)) for a in jax.tree.leaves(tree)], 1)
     return np.stack([flat(tree).astype(np.float64) for tree in moments[1:]])
 
@@ -236,6 +236,6 @@ def _unpacked(numbers: np.ndarray[Any, Any], count: int, like: Any) -> rgrad.Mom
 
 
 def _like(grid: Grid, task: ProblemTask) -> list[Any]:
-    """Of each shape: estimators to parameters to arrays of their shapes."""
+    """For each shape: empty arrays by estimator and parameter."""
     of = lambda shape: {name: np.empty(np.shape(grid.by_shape[shape][1][name])) for name in grid.wrt}
     return [{name: of(shape) for name in task.estimators} for shape in grid.shapes]

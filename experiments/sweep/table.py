@@ -1,4 +1,4 @@
-"""The results of a sweep, a few rows in memory at a time: table.csv, table.parquet, result.json and the figure."""
+"""Writes the results of a sweep with a few rows in memory at a time: table.csv, table.parquet, result.json, figure."""
 
 import csv
 import importlib.util
@@ -31,7 +31,7 @@ def write_results(
     devices: int,
     processes: int,
 ) -> None:
-    """All files, from the finished chunks, and the report."""
+    """Writes all files from the finished chunks, and prints the report."""
     summary = Summary()
     with written(folder, "table.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         for row in summary.of(rows()):
@@ -64,7 +64,7 @@ def write_results(
     summary.report(settings)
     if meter.made:
         print(f"{meter.made:,.0f} cells in {meter.seconds:,.1f} s, {meter.draws:.2e} draws: {speed['draws_per_second']:.2e} "
-              f"draws/s by this process, compilation included, on {devices} device(s)")  # fmt: skip
+              f"draws/s in this process, including compilation, on {devices} device(s)")  # fmt: skip
     if "table.parquet" not in names:
         print("no table.parquet: pyarrow is not installed (pip install '.[sweep]')")
     print(f"written to {folder}/: {', '.join([*names, *files])}")
@@ -92,7 +92,7 @@ def _batched(rows: Iterator[Row]) -> Iterator[tuple[Row, ...]]:
 
 
 def _figure(folder: Path, settings: Any) -> dict[str, bytes]:
-    """The variance along the longest axis, the others in the middle."""
+    """The variance along the longest axis. The other axes are at their middle values."""
     table = folder / "table.csv"
     distinct = select(table, {}, keep=False).distinct
     values = {name: found for name, found in distinct.items() if name not in NOT_AXES}
@@ -111,7 +111,7 @@ def _figure(folder: Path, settings: Any) -> dict[str, bytes]:
 
 
 class Summary:
-    """Over the cells of each shape, by estimator and parameter: where the variance lies, and who has the least."""
+    """The range of the variance by estimator and parameter, and in how many cells each estimator has the lowest."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -161,6 +161,6 @@ class Summary:
                 of["estimator"], of["parameter"], *where, f"{of['cells']:,}", number(of["lowest"]), number(of["highest"]),
                 f"{of['best']:,}", f"{of['nonfinite']:,}" if of["nonfinite"] else "",
             ])  # fmt: skip
-        header = ["estimator", "d/d", *("N" if name == "n" else "D" for name in FIRST if name in first), "cells"]
-        print_table([*header, "least variance", "most", "lowest of all in", "nan in"], lines,
-                    f"{settings.problem}: gradient estimates in every cell, {settings.replicates:,} of each")  # fmt: skip
+        header = ["estimator", "d/d", *("n" if name == "n" else "D" for name in FIRST if name in first), "cells"]
+        print_table([*header, "lowest variance", "highest", "lowest of all in", "nan in"], lines,
+                    f"{settings.problem}: {settings.replicates:,} gradient estimates per cell and estimator")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Checkpoints: whole or not there, and what is damaged is not believed.
+"""Checkpoints that are complete or absent, with a checksum against damage.
 
-`DIR/checkpoints/STEP.checkpoint` is the SHA-256 of the rest of the file, a line break, and an .npz of the arrays and the
-words about them. It is written beside its place, synced, and renamed; the one before it is taken away after that.
+`DIR/checkpoints/STEP.checkpoint` holds the SHA-256 of the rest of the file, a line break, and an .npz with the arrays and
+their description. It is written under a temporary name, synced and renamed. Then the previous one is deleted.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ class Saved(NamedTuple):
 
 
 def write_checkpoint(folder: Path, saved: Saved, settings: Any, before: int | None) -> None:
-    """`saved` on disk, for good; then all others are taken away but that of step `before`.
+    """Writes `saved` to disk, then deletes all other checkpoints except that of step `before`.
 
     Raises:
-        UsageError: the disk is full, or the folder went away; the earlier checkpoints are left.
+        UsageError: the disk is full, or the folder is gone. The earlier checkpoints stay.
     """
     about = json.dumps({"config": _config(settings), "step": saved.step, "rows": saved.rows})
     arrays = {str(i): array for i, array in enumerate(saved.arrays)}
@@ -45,24 +45,24 @@ def write_checkpoint(folder: Path, saved: Saved, settings: Any, before: int | No
 
 
 def latest(folder: Path, settings: Any) -> Saved | None:
-    """The last checkpoint in `folder` that is whole; None where all are damaged. Says which are.
+    """The last intact checkpoint in `folder`. None if all are damaged. Prints which ones are damaged.
 
     Raises:
-        UsageError: there is none, or it is of other settings.
+        UsageError: there is no checkpoint, or its settings differ.
     """
     found = _found(folder)
     if not found:
-        raise UsageError(f"--resume {folder}: there is no checkpoint in it; give the folder of the results of a run")
+        raise UsageError(f"--resume {folder}: this folder has no checkpoint; give the folder with the results of a run")
     for step, path in found:
         try:
             saved, config = _read(path)
         except (OSError, ValueError) as error:
-            print(f"the checkpoint of step {step:,} is damaged ({error}) and left out")
+            print(f"the checkpoint of step {step:,} is damaged ({error}) and ignored")
             continue
         _check(folder, saved.step, config, settings)
-        print(f"going on from step {saved.step:,}")
+        print(f"continuing from step {saved.step:,}")
         return saved
-    print("no checkpoint is whole: starting from the beginning")
+    print("no checkpoint is intact: starting from step 0")
     return None
 
 
@@ -75,7 +75,7 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 def _read(path: Path) -> tuple[Saved, dict[str, Any]]:
     digest, _, payload = path.read_bytes().partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != digest:
-        raise ValueError("its checksum is another")
+        raise ValueError("wrong checksum")
     with np.load(io.BytesIO(payload), allow_pickle=False) as file:
         about = json.loads(file[ABOUT].tobytes())
         arrays = [file[str(i)] for i in range(len(file.files) - 1)]
@@ -87,14 +87,16 @@ def _check(folder: Path, step: int, config: dict[str, Any], settings: Any) -> No
     other = [f"{k} = {config.get(k)} (now {now.get(k)})" for k in (now | config) if now.get(k) != config.get(k)]
     if other:
         raise UsageError(
-            f"--resume {folder}: it was made with {', '.join(other)}; give the same, only --steps may grow"
+            f"--resume {folder}: it was made with {', '.join(other)}; use the same settings, only --steps may be larger"
         )
     if settings.steps < step:
-        raise UsageError(f"--steps {settings.steps}: --resume {folder} is at step {step} already; give that or more")
+        raise UsageError(
+            f"--steps {settings.steps}: --resume {folder} is already at step {step}; give at least that many"
+        )
 
 
 def _config(settings: Any) -> dict[str, Any]:
-    """What has to be the same in a run that goes on."""
+    """The settings that must not change when a run continues."""
     return settings.model_dump(mode="json", exclude={"out", "config", "readme", "resume", "steps"})
 
 

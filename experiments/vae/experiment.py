@@ -23,12 +23,12 @@ from experiments.vae.study import mean_and_half
 def run(settings: VaeSettings) -> None:
     if settings.steps % settings.every:
         more = settings.steps + -settings.steps % settings.every
-        raise UsageError(f"--steps {settings.steps}: no multiple of --every {settings.every}; give {more}")
+        raise UsageError(f"--steps {settings.steps}: not a multiple of --every {settings.every}; give {more}")
 
     saved = None if settings.resume is None else latest(Path(settings.resume), settings)
     readme = readme_of("vae") if settings.readme else None
     began = time.monotonic()
-    # The parameters are the networks' own; to check them at every trace takes seconds.
+    # The parameters come from the networks. Checking them at every trace takes seconds.
     with output_folder(settings.out or settings.resume, "vae") as folder, validation_enabled(False):
         task = vae_task.prepare(settings, jax.random.key(settings.seed))
         independent = vae_task.independent_pixels(task.digits, settings.likelihood)
@@ -46,7 +46,7 @@ def run(settings: VaeSettings) -> None:
         except KeyboardInterrupt:
             if kept is None:
                 raise
-            raise KeyboardInterrupt(f"step {kept:,} is kept: go on with --resume {folder}") from None
+            raise KeyboardInterrupt(f"step {kept:,} is kept; continue with --resume {folder}") from None
         compared = vae_task.margins(rows, settings.estimators)
         files = result_files("vae", settings, rows, time.monotonic() - began)
         files |= {"margins.csv": vae_task.margins_file(compared), "pictures.npz": npz(pictures)}
@@ -62,7 +62,7 @@ def run(settings: VaeSettings) -> None:
 def report(
     rows: list[dict[str, Any]], compared: list[dict[str, Any]], independent: float, settings: VaeSettings
 ) -> None:
-    """The ends of the training runs, means over the seeds, and by how much the first estimator is ahead."""
+    """Prints the final results as means over the seeds, and the margin of the first estimator."""
 
     lines = []
     for name in settings.estimators:
@@ -72,12 +72,12 @@ def report(
         lines.append([name, *shown, number(1e3 * end[0]["seconds"] / settings.steps / settings.seeds, 3)])
     print_table(
         ["estimator", "held-out ELBO", f"bound, K = {settings.bound_k:,}", "training ELBO",
-         "squared error of a pixel", "ms a step and seed"],
+         "squared error of a pixel", "ms per step and seed"],
         lines,
-        f"{settings.likelihood}, {settings.latents} latents, {settings.num_samples} samples an image, after "
-        f"{settings.steps:,} steps: nats an image, mean and 95 % interval over {settings.seeds} seeds",
+        f"{settings.likelihood}, {settings.latents} latents, {settings.num_samples} samples per image, after "
+        f"{settings.steps:,} steps: nats per image, mean and 95 % interval over {settings.seeds} seeds",
     )  # fmt: skip
-    print(f"held-out log likelihood of pixels that are independent, without a z: {number(independent)} nats an image")
+    print(f"held-out log likelihood with independent pixels, without z: {number(independent)} nats per image")
     if compared:
         print_table(
             ["held-out ELBO above that by", "at equal", "margin", "95 % interval", "verdict"],
@@ -86,15 +86,15 @@ def report(
                  f"[{number(r['low'], 3)}, {number(r['high'], 3)}]", r["verdict"]]
                 for r in compared
             ],
-            f"{settings.estimators[0]}, of the same seeds: nats an image",
+            f"{settings.estimators[0]}, same seeds: nats per image",
         )  # fmt: skip
 
 
 def raise_divergence(rows: list[dict[str, Any]], settings: VaeSettings) -> None:
-    """After everything has been written: the weights of the last good step are kept.
+    """Reports divergence after everything has been written. The weights of the last good step are kept.
 
     Raises:
-        UsageError: at which step of which training run the ELBO or its gradient was not finite.
+        UsageError: the ELBO or its gradient was not finite. The message names the run and the step.
     """
     stopped = [
         f"{r['estimator']}, seed {r['seed']}: step {r['stopped_at']:,}"
@@ -104,5 +104,5 @@ def raise_divergence(rows: list[dict[str, Any]], settings: VaeSettings) -> None:
     if stopped:
         raise UsageError(
             f"--learning-rate {settings.learning_rate:g}: the ELBO, its gradient or the new weights were not finite "
-            f"({'; '.join(stopped)}), where the last good weights were kept; give a smaller one"
+            f"({'; '.join(stopped)}), and the last good weights were kept; give a smaller learning rate"
         )

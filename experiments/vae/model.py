@@ -1,4 +1,4 @@
-"""A variational autoencoder in plain pytrees: two networks, and the bound that they are trained on."""
+"""A variational autoencoder in plain pytrees: two networks, and the bound for training."""
 
 from typing import Any, Literal
 
@@ -13,13 +13,13 @@ Params = dict[str, Any]
 
 
 def initial_params(key: Array, pixels: int, hidden: int, latents: int) -> Params:
-    """`encoder` and `decoder`, each of one hidden layer; and `log_noise`, which a Gaussian likelihood alone uses.
+    """`encoder` and `decoder`, each with one hidden layer, and `log_noise`, which only a Gaussian likelihood uses.
 
     Weights are uniform on +- sqrt(6 / (in + out)) (Glorot and Bengio 2010), biases 0.
     """
     shapes = ((pixels, hidden), (hidden, 2 * latents), (latents, hidden), (hidden, pixels))
     sizes = np.array([m * n for m, n in shapes])
-    # One draw for all: each more would take a quarter of a second more to compile.
+    # One draw for all weights. Each further draw takes a quarter of a second to compile.
     parts = jnp.split(jax.random.uniform(key, (sizes.sum(),), minval=-1.0, maxval=1.0), sizes.cumsum()[:-1])
     layers = [
         {"weight": (6 / (m + n)) ** 0.5 * part.reshape(m, n), "bias": jnp.zeros(n)}
@@ -29,14 +29,14 @@ def initial_params(key: Array, pixels: int, hidden: int, latents: int) -> Params
 
 
 def network(layers: list[dict[str, Array]], x: Array) -> Array:
-    """Affine maps with tanh between them, of one input vector."""
+    """Affine maps of one input vector, with tanh between them."""
     for layer in layers[:-1]:
         x = jnp.tanh(x @ layer["weight"] + layer["bias"])
     return x @ layers[-1]["weight"] + layers[-1]["bias"]
 
 
 def posterior(params: Params, x: Array) -> Any:
-    """`q(z|x) = N(mu(x), sigma(x)^2)`, shape `(latents,)`: the encoder's."""
+    """`q(z|x) = N(mu(x), sigma(x)^2)`, shape `(latents,)`, from the encoder."""
     mu, log_sigma = jnp.split(network(params["encoder"], x), 2)
     return dist.Normal(mu, jnp.exp(log_sigma)).to_event(1)
 
@@ -47,7 +47,7 @@ def prior(latents: int) -> Any:
 
 
 def image(params: Params, z: Array, likelihood: Likelihood) -> Any:
-    """`p(x|z)`, shape `(pixels,)`: the decoder's. `image(...).mean` is the picture."""
+    """`p(x|z)`, shape `(pixels,)`, from the decoder. `image(...).mean` is the image."""
     out = network(params["decoder"], z)
     if likelihood == "bernoulli":
         return dist.Bernoulli(logits=out).to_event(1)
@@ -55,5 +55,5 @@ def image(params: Params, z: Array, likelihood: Likelihood) -> Any:
 
 
 def log_joint(params: Params, x: Array, likelihood: Likelihood) -> Any:
-    """`z -> log p(x|z) + log p(z)` of one image."""
+    """`z -> log p(x|z) + log p(z)` for one image."""
     return lambda z: image(params, z, likelihood).log_prob(x) + prior(len(z)).log_prob(z)

@@ -1,4 +1,4 @@
-"""The digits, the training of all seeds at once by each estimator, and what is measured of them."""
+"""The digits, the training of all seeds at once with each estimator, and the measurements."""
 
 import csv
 import io
@@ -22,12 +22,12 @@ from experiments.vae.checkpoint import Saved
 from experiments.vae.model import Likelihood, Params, image, initial_params, log_joint, posterior, prior
 
 SIDE, LEVELS = 8, 16
-TEST = 297  # of the 1,797 images are held out, the same whatever the seed
-HELD_OUT_SAMPLES = 16  # of z for each image in the held-out ELBO, of the same noise at every step
+TEST = 297  # of the 1,797 images are held out, the same for every seed
+HELD_OUT_SAMPLES = 16  # samples of z for each image in the held-out ELBO, with the same noise at every step
 
 
 class Digits(NamedTuple):
-    """Pixels as the likelihood has them, shape `(images, 64)`; `shown`: the first test image of each digit."""
+    """Pixels in the form that the likelihood needs, shape `(images, 64)`. `shown`: the first test image of each digit."""
 
     train: Array
     test: Array
@@ -35,35 +35,35 @@ class Digits(NamedTuple):
 
 
 class VaeTask(NamedTuple):
-    """All that the training needs."""
+    """Everything that the training needs."""
 
     settings: Any
     digits: Digits
     initial: Callable[[], rgrad.Fit]
-    """No step yet, all seeds stacked; the estimators share the weights."""
+    """The initial state, all seeds stacked. The estimators share the initial weights."""
     pieces: dict[str, Any]
-    """By estimator, traced and not yet compiled: `every` steps of all seeds, and the means of their training ELBOs."""
+    """By estimator: `every` steps of all seeds, with the means of their training ELBOs. Traced, not yet compiled."""
     steps: Array
-    """A key for the steps of each seed: the estimators see the same images, and the same noise."""
+    """A key for the steps of each seed. All estimators see the same images and the same noise."""
     measuring: Array
     """One key."""
 
 
 class Standing(NamedTuple):
-    """Where the training is."""
+    """The state of the training."""
 
     step: int
     fits: dict[str, rgrad.Fit]
-    """By estimator, those of all seeds stacked."""
+    """By estimator, with all seeds stacked."""
     rows: list[Row]
-    """One for each estimator, seed and measurement."""
+    """One row for each estimator, seed and measurement."""
 
 
 def load(likelihood: Likelihood) -> Digits:
     """The digits that scikit-learn bundles, 1,500 to train on and 297 to test on.
 
-    bernoulli: 1 where a pixel has at least half of its 16 levels. (With a level in [0, 1] as its target a Bernoulli would
-    be no likelihood: what it gives to all the levels does not sum to 1.) gaussian: the level, from 0 to 1.
+    bernoulli: 1 if a pixel has at least half of its 16 levels. (A Bernoulli is not a likelihood of a level in [0, 1]: its
+    values for all levels do not sum to 1.) gaussian: the level, from 0 to 1.
     """
     from sklearn.datasets import load_digits
 
@@ -76,10 +76,10 @@ def load(likelihood: Likelihood) -> Digits:
 
 
 def prepare(settings: Any, key: Array) -> VaeTask:
-    """Everything that is looked at before the training.
+    """Prepares and checks everything before the training.
 
     Raises:
-        UsageError: an estimator that is unknown, or that cannot be used here.
+        UsageError: an estimator is unknown or does not apply.
     """
     estimators = {name: load_estimator(name) for name in settings.estimators}
     digits = load(settings.likelihood)
@@ -105,7 +105,7 @@ def prepare(settings: Any, key: Array) -> VaeTask:
 
 
 def loss(train: Array, settings: Any, estimator: rgrad.Estimator, params: Params, key: Array) -> Array:
-    """Minus the mean ELBO of `batch` images, each with `samples` z of its own."""
+    """The negative mean ELBO of `batch` images, each with `samples` independent z."""
     for_images, for_z = jax.random.split(key)
     x = train[jax.random.randint(for_images, (settings.batch,), 0, len(train))]
 
@@ -117,16 +117,16 @@ def loss(train: Array, settings: Any, estimator: rgrad.Estimator, params: Params
 
 
 def beginning(task: VaeTask) -> Standing:
-    """No step taken, and what the initial weights achieve."""
+    """The state before the first step, with the results of the initial weights."""
     at = Standing(0, dict.fromkeys(task.pieces, task.initial()), [])
     none = dict.fromkeys(at.fits, np.full(task.settings.seeds, np.nan))
     return at._replace(rows=_rows(task, at, dict.fromkeys(at.fits, 0.0), none))
 
 
 def training(task: VaeTask, at: Standing) -> Iterator[Standing]:
-    """From there to the last step, `every` steps at a time of each estimator in turn.
+    """Trains to the last step, with `every` steps of each estimator in turn.
 
-    The seconds are those of the steps of all seeds: without compiling, and without measuring.
+    The seconds are those of the steps of all seeds, without compilation and measurement.
     """
     if at.step == task.settings.steps:
         return
@@ -160,7 +160,7 @@ def _rows(task: VaeTask, at: Standing, seconds: Mapping[str, float], train_elbo:
 
 @partial(jax.jit, static_argnames="likelihood")
 def _held_out(params: Params, images: Array, key: Array, likelihood: Likelihood) -> tuple[Array, Array]:
-    """Of all seeds: the ELBO, and the squared error of a pixel of the reconstruction."""
+    """For all seeds: the ELBO, and the squared error per pixel of the reconstruction."""
 
     def of_image(params: Params, x: Array, key: Array) -> tuple[Array, Array]:
         log_g = log_joint(params, x, likelihood)
@@ -174,12 +174,12 @@ def _held_out(params: Params, images: Array, key: Array, likelihood: Likelihood)
 
 @partial(jax.jit, static_argnames=("likelihood", "k"))
 def _bounds(params: Params, images: Array, key: Array, likelihood: Likelihood, k: int) -> Array:
-    """Of all seeds: the importance-weighted bound of K samples."""
+    """For all seeds: the importance-weighted bound with K samples."""
 
     def of_image(params: Params, x: Array, key: Array) -> Array:
         return rgrad.iwae(log_joint(params, x, likelihood), posterior(params, x), key, k)
 
-    # One image after the other, so that K may be large.
+    # One image at a time, so that K may be large.
     pairs = (images, jax.random.split(key, len(images)))
     return jax.vmap(lambda params: jax.lax.map(lambda pair: of_image(params, *pair), pairs).mean())(params)
 
@@ -190,9 +190,9 @@ def reconstruction(params: Params, x: Array, likelihood: Likelihood) -> Array:
 
 
 def results(task: VaeTask, at: Standing) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """All rows, the last ones with the importance-weighted bound; and the pictures of the first seed.
+    """All rows, the last ones with the importance-weighted bound, and the images of the first seed.
 
-    The pictures are `originals`, `reconstructions/ESTIMATOR` and `samples/ESTIMATOR` (the mean images at the same z from
+    The images are `originals`, `reconstructions/ESTIMATOR` and `samples/ESTIMATOR` (the mean images at the same z from
     the prior), each of shape `(images, 8, 8)`.
     """
     s = task.settings
@@ -208,7 +208,7 @@ def results(task: VaeTask, at: Standing) -> tuple[list[dict[str, Any]], dict[str
 
 @partial(jax.jit, static_argnames=("likelihood", "latents"))
 def _decoded(params: Params, images: Array, key: Array, likelihood: Likelihood, latents: int) -> tuple[Array, Array]:
-    """By the networks of the first seed: the reconstructions, and twice as many mean images at z from the prior."""
+    """From the networks of the first seed: reconstructions, and twice as many mean images at z from the prior."""
     first = jax.tree.map(lambda x: x[0], params)
     z = prior(latents).sample(key, (2 * len(images),))
     seen = jax.vmap(lambda x: reconstruction(first, x, likelihood))(images)
@@ -220,7 +220,7 @@ def _square(pixels: Array) -> np.ndarray:
 
 
 def independent_pixels(digits: Digits, likelihood: Likelihood) -> float:
-    """The held-out log likelihood of an image whose pixels are independent: what a decoder that ignores z can reach."""
+    """The held-out log likelihood with independent pixels. This is the best that a decoder without z can reach."""
     train, test = (np.asarray(x, np.float64) for x in (digits.train, digits.test))
     if likelihood == "bernoulli":
         p = (train.sum(0) + 0.5) / (len(train) + 1)
@@ -241,16 +241,16 @@ def restored(task: VaeTask, saved: Saved) -> Standing:
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over the seeds, and half of its 95 % interval, by Student's t."""
+    """The mean over the seeds, and the half-width of its 95 % interval (Student's t)."""
     x = np.asarray(values, float)
     return float(x.mean()), float(stdtrit(len(x) - 1, 0.975) * x.std(ddof=1) / len(x) ** 0.5)
 
 
 def margins(rows: Sequence[Row], estimators: Sequence[str]) -> list[dict[str, Any]]:
-    """By how much the held-out ELBO of the first estimator is above that of each other one, seed by seed.
+    """The margin by which the held-out ELBO of the first estimator exceeds that of each other estimator, seed by seed.
 
-    At equal steps: at the last one. At equal time: when the faster one has ended, between two measurements in a straight
-    line. A margin counts where it is larger than the whole width of its 95 % interval.
+    At equal steps: at the last step. At equal time: when the faster estimator has finished, with linear interpolation
+    between measurements. A margin counts if it is larger than the whole width of its 95 % interval.
     """
     ends = {name: max(r["seconds"] for r in rows if r["estimator"] == name) for name in estimators}
     step = max(r["step"] for r in rows)
@@ -268,7 +268,7 @@ def margins(rows: Sequence[Row], estimators: Sequence[str]) -> list[dict[str, An
 
 
 def _at(rows: Sequence[Row], name: str, unit: str, place: float) -> np.ndarray:
-    """The held-out ELBO of each seed at that step, or after so many seconds."""
+    """The held-out ELBO of each seed at a step, or after a number of seconds."""
     seeds = range(1 + max(r["seed"] for r in rows))
     mine = [[r for r in rows if (r["estimator"], r["seed"]) == (name, seed)] for seed in seeds]
     return np.array([np.interp(place, [r[unit] for r in each], [r["test_elbo"] for r in each]) for each in mine])
@@ -284,7 +284,7 @@ def _verdict(margin: float, half: float) -> str:
 
 
 def margins_file(compared: Sequence[Row]) -> bytes:
-    """`margins.csv`; no more than its header where there is one estimator alone."""
+    """`margins.csv`. Only a header if there is one estimator."""
     columns = ["first", "other", "at", "place", "margin", "low", "high", "verdict"]
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")

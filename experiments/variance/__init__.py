@@ -1,4 +1,4 @@
-"""How much noisier is REINFORCE than the reparameterization trick, on this problem, and can I trust the number?
+"""How much noisier is REINFORCE than the reparameterization trick on this problem, and can I trust the number?
 
 python -m experiments.variance
 """

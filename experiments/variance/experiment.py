@@ -1,4 +1,4 @@
-"""How much noisier is REINFORCE than the reparameterization trick, on this problem, and can I trust the number?"""
+"""How much noisier is REINFORCE than the reparameterization trick on this problem, and can I trust the number?"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def run(settings: VarianceSettings) -> int:
     def study(advance: Advance) -> Outcome:
         measured = []
         for n in settings.num_samples:
-            # Each n has a key of its own, from the seed and the n alone.
+            # The key of each n depends only on the seed and on n.
             key = jax.random.fold_in(jax.random.key(settings.seed), n)
             measured.append(task.measure(key, n, settings.replicates, advance))
         rows = to_rows(task, measured)
@@ -37,7 +37,7 @@ def run(settings: VarianceSettings) -> int:
 def report(
     rows: list[dict[str, Any]], measured: list[Measured], left_out: Mapping[str, str], settings: VarianceSettings
 ) -> None:
-    """The table of the measurement beside the truth."""
+    """Prints the measured and the exact values."""
     base = {(r["parameter"], r["n"]): r["variance"] for r in rows if r["estimator"] == "reparameterized"}
     weak = {key for m in measured for key in m.weak}
     lines = []
@@ -50,16 +50,14 @@ def report(
             number(r["variance"]), f"{mark}[{number(r['variance_low'])}, {number(r['variance_high'])}]",
             number(r["exact_variance"]), number(ratio, 3),
         ])  # fmt: skip
-    header = ["estimator", "d/d", "N", "mean", "exact", "variance", "95 % interval", "exact", "/ reparam."]
-    print_table(
-        header, lines, f"{settings.problem}: gradient estimates from N samples, {settings.replicates:,} of each"
-    )
+    header = ["estimator", "d/d", "n", "mean", "exact", "variance", "95 % interval", "exact", "/ reparam."]
+    print_table(header, lines, f"{settings.problem}: {settings.replicates:,} gradient estimates from n samples")
     if weak:
         print(
-            "~ heavy tails for so few replicates: the interval covers less than 95 % (about 90 % at 60 degrees of freedom "
-            "of the variance); ask for more --replicates"
+            "~ tails too heavy for this many replicates: the interval covers less than 95 % (about 90 % at 60 degrees of "
+            "freedom of the variance); use more --replicates"
         )
     if any(r["exact_variance"] is None for r in rows):
-        print("- not known: quadrature did not converge, or there is none for this distribution or estimator")
+        print("- unknown: quadrature did not converge, or does not exist for this distribution or estimator")
     for why in left_out.values():
         print(f"left out: {why}")

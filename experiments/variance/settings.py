@@ -1,4 +1,4 @@
-"""How much noisier is REINFORCE than the reparameterization trick, on this problem, and can I trust the number?
+"""How much noisier is REINFORCE than the reparameterization trick on this problem, and can I trust the number?
 
 python -m experiments.variance
 """
@@ -11,19 +11,19 @@ from experiments.common.settings import ONCE, ProblemSettings
 
 
 class VarianceSettings(ProblemSettings):
-    """The variance of gradient estimates, measured over independent calls, for several numbers of samples.
+    """The variance of gradient estimates over independent calls, for several numbers of samples.
 
     With no flags: the two gradients of E[x^2], x ~ N(loc, 1), at loc = 2.
     """
 
     problem: str = "square"
-    """A shipped problem, or your own: package.module:attribute, or file.py:attribute."""
+    """A built-in problem, or your own as package.module:attribute or file.py:attribute."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "score_function",
         "score_function+leave_one_out",
     )
-    """By name, or your own as module:function; `all` for every one that applies."""
+    """By name, or your own as module:function; `all` selects every one that applies."""
     num_samples: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
         10,
         100,
@@ -31,6 +31,6 @@ class VarianceSettings(ProblemSettings):
         10_000,
         100_000,
     )
-    """N: how many samples a gradient estimate is made of, integers."""
+    """Samples in one gradient estimate, integers. One row for each."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 5_000
-    """How many independent estimates the mean and the variance for each of these are measured over, an integer."""
+    """Independent estimates behind each mean and variance, an integer."""
