@@ -227,14 +227,14 @@ def test_a_wrong_quadrature_is_found(run_main, mine, monkeypatch):
     assert status == 1
     assert "disagrees: sin(" in out
     assert "d/d sigma, score_function: mean" in out
-    assert "disagrees: quadrature and the closed forms of sin(omega z) differ by 0.25" in out
+    assert "disagrees: quadrature and the closed forms of sin(omega z) have a relative difference of 0.25" in out
     assert Path("here/table.csv").exists()
 
 
 BAD = [
     (["--functions", "cosine"], "invalid choice 'cosine' for argument '--functions'. Expected one of"),
     (["--functions"], "--functions: nothing is given"),
-    (["--functions", "sine", "sine"], "names one twice"),
+    (["--functions", "sine", "sine"], "has a duplicate"),
     (["--frequencies", "10", "1"], "--frequencies: 10 1: the first end must be below the second"),
     (["--frequencies", "0", "1"], "--frequencies: input should be greater than or equal to 0.001"),
     (["--powers", "0", "1"], "--powers: input should be greater than or equal to 0.01"),
@@ -246,16 +246,16 @@ BAD = [
     (["--cells", "2"], "--cells: input should be greater than or equal to 3"),
     (["--phis", "3", "-3"], "--phis: 3 -3: the first end"),
     (["--dimensions", "0"], "--dimensions: input should be greater than or equal to 1"),
-    (["--dimensions", "4", "4"], "names one twice"),
+    (["--dimensions", "4", "4"], "has a duplicate"),
     (["--checked", "0"], "--checked: input should be greater than or equal to 1"),
     (["--replicates", "10"], "--replicates: input should be greater than or equal to 1000"),
     (["--mu", "linaer"], "--mu linaer: unknown name; did you mean 'linear'?"),
     (["--sigma", "mine.py:nothing"], "mine.py has no 'nothing'"),
-    (["--sigma", "linear"], "--sigma linear: at phi = -3 it is -3 with the derivative 1; it must be positive"),
+    (["--sigma", "linear"], "--sigma linear: at phi = -3 it is -3 with derivative 1; it must be positive"),
     (["--sigma", "mine.py:negative"], "it must be positive"),
-    (["--mu", "mine.py:number"], "--mu mine.py:number: it is no function"),
-    (["--mu", "mine.py:vector"], "--mu mine.py:vector: it gives shape (2,) for one phi; it must give one number"),
-    (["--mu", "mine.py:root"], "--mu mine.py:root: at phi = -3 it is nan with the derivative nan; it must be finite"),
+    (["--mu", "mine.py:number"], "--mu mine.py:number: not a function"),
+    (["--mu", "mine.py:vector"], "--mu mine.py:vector: got shape (2,) for one phi; return one number"),
+    (["--mu", "mine.py:root"], "--mu mine.py:root: at phi = -3 it is nan with derivative nan; it must be finite"),
     (["--mu", "mine.py:broken"], "NameError: name 'nothing' is not defined (mine.py, line 7)"),
     (["--mu", "constant", "--sigma", "constant"], "neither depends on phi"),
 ]

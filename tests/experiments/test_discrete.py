@@ -66,7 +66,7 @@ def test_the_state_of_rebar_is_learned():
     ("change", "message"),
     [
         ({"estimators": ("armm",)}, r"--estimators armm: unknown name; did you mean 'arm'\?"),
-        ({"samples": 1}, r"score_function\+leave_one_out with --num-samples 1 --bits 2: leave_one_out: n = 1"),
+        ({"num_samples": 1}, r"score_function\+leave_one_out with --num-samples 1 --bits 2: leave_one_out: n = 1"),
     ],
 )
 def test_bad_input(change, message):

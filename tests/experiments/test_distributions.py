@@ -75,7 +75,7 @@ def test_the_command(run_main, tmp_path, monkeypatch):
 def test_a_name_that_is_not_there(run_main):
     status, _, err = run_main(distributions.DistributionsSettings, distributions.run, "--only", "Normall")
     assert status == 2
-    assert "no distribution has that in its name" in err
+    assert "no distribution has this in its name" in err
 
 
 @pytest.mark.long

@@ -90,7 +90,7 @@ def test_the_findings(small_run):
         if row["objective"] == "squared_error" and row["parameter"] == "sigma":
             assert row["target"] == 0
             assert row["final_mean"] < 0.4 * 2.0
-    assert "the objective is wrong" in out
+    assert "The objective is wrong" in out
     by = {(r["objective"], r["estimator"], r["parameter"]): r["gradient_variance"] for r in rows}
     assert by["squared_error", "score_function+leave_one_out", "mu"] > 3 * by["squared_error", "reparameterized", "mu"]
 
@@ -100,8 +100,8 @@ def test_squared_error_crosses_zero_and_is_frozen(run, parametrisation):
     status, out, err = run("fit", "--config", Path(__file__).parent.parent.parent / "configs" / "fit_small.toml", "--objectives",
                            "squared_error", "--parametrisation", parametrisation, "--out", "a", "--replicates", 1000, "--fits", 50, "--steps", 400, "--learning-rate", 0.05)  # fmt: skip
     assert (status, err) == (0, "")
-    assert "of 50 fits would have left the parameters that are allowed, at step" in out
-    assert "sigma reached 0, which is the finding" in out
+    assert "of 50 fits would have left the allowed parameters, at step" in out
+    assert "sigma reached 0, as expected for this objective" in out
     assert "nan" not in Path("a/trace.csv").read_text()
 
 
@@ -136,21 +136,21 @@ CSV = "height,name\n1.0,a\n2.5,b\n4.0,c\n"
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "no.csv"], "there is no such file"),
+        (["--data", "no.csv"], "no such file"),
         (["--data", "a.csv"], "it has 2 columns; choose one with --column (there are: height, name)"),
         (["--data", "a.csv", "--column", "heigth"], "did you mean 'height'?"),
-        (["--data", "a.csv", "--column", "name"], "no number in rows 1, 2, 3 (there: 'a')"),
-        (["--data", "gap.csv"], "no number in row 2 (there: 'NA')"),
+        (["--data", "a.csv", "--column", "name"], "not a number in rows 1, 2, 3 (e.g. 'a')"),
+        (["--data", "gap.csv"], "not a number in row 2 (e.g. 'NA')"),
         (["--data", "nan.csv"], "nan or infinite in row 2"),
         (["--data", "empty.csv"], "0 values"),
-        (["--data", "one.csv"], "1 value; a spread needs at least two"),
+        (["--data", "one.csv"], "1 value; give at least two"),
         (["--data", "same.csv"], "there is no spread to fit"),
-        (["--data", "bad.npy"], "it cannot be read"),
-        (["--column", "x"], "--column: it names a column of --data"),
-        (["--data", "a.csv", "--synthetic", "1", "2", "3"], "give one of the two"),
+        (["--data", "bad.npy"], "cannot read it"),
+        (["--column", "x"], "--column: --data is missing"),
+        (["--data", "a.csv", "--synthetic", "1", "2", "3"], "give only one of the two"),
         (["--synthetic", "0", "-1", "5"], "MU SIGMA COUNT"),
-        (["--problem", "square", "--data", "a.csv"], "in place of a fit to data"),
-        (["--params", "loc=1"], "it belongs to a --problem"),
+        (["--problem", "square", "--data", "a.csv"], "it replaces the fit to data"),
+        (["--params", "loc=1"], "needs --problem"),
         (["--objectives", "squared_eror"], "did you mean 'squared_error'?"),
         (["--optimizer", "adamm"], "--optimizer"),
         (["--learning-rate", "0"], "--learning-rate: input should be greater than 0"),

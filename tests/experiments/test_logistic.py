@@ -142,7 +142,7 @@ def test_a_learning_rate_that_diverges(run):
              "reparameterized", "--learning-rates", 1e4, "--steps", 12, "--seeds", 2, "--points", 4, "--no-nuts")  # fmt: skip
     status, out, err = run(*flags, "--out", "a")
     assert status == 2
-    said = "rate 10000: 2 of 2 fits met a value of the ELBO or of its gradient that is not finite, the first at step 1"
+    said = "rate 10000: 2 of 2 fits met an ELBO or a gradient that is not finite, the first at step 1"
     assert said in out
     assert err.startswith("error: ")
     assert said in err
@@ -184,8 +184,8 @@ BAD = [
     (["--families", "diagonal"], "--families"),
     (["--families"], "--families: nothing is given"),
     (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),
-    (["--estimators", "nowhere:estimator"], "there is no module 'nowhere'"),
-    (["--estimators", "score_function", "score_function"], "names one twice"),
+    (["--estimators", "nowhere:estimator"], "no module 'nowhere'"),
+    (["--estimators", "score_function", "score_function"], "has a duplicate"),
     (
         ["--num-samples", "1"],
         "score_function+leave_one_out with --num-samples 1: leave_one_out: n = 1 leaves no other sample",
@@ -195,26 +195,26 @@ BAD = [
     (["--learning-rates", "inf"], "--learning-rates: input should be a finite number"),
     (["--steps", "0"], "--steps: input should be greater than or equal to 1"),
     (["--batch", "0"], "--batch: input should be greater than or equal to 1"),
-    (["--batch", "456"], "--batch 456: there are 455 rows to fit"),
-    (["--batch", "ten"], "--batch: 'ten' cannot be read"),
+    (["--batch", "456"], "--batch 456: there are only 455 rows to fit"),
+    (["--batch", "ten"], "--batch: 'ten' cannot be parsed"),
     (["--seeds", "1"], "--seeds: input should be greater than or equal to 2"),
     (["--points", "0"], "--points: input should be greater than or equal to 1"),
     (["--final-num-samples", "1"], "--final-num-samples: input should be greater than or equal to 2"),
     (["--chains", "1"], "--chains: input should be greater than or equal to 2"),
     (["--draws", "3"], "--draws: input should be greater than or equal to 4"),
     (["--nut"], "unknown flag --nut; did you mean '--nuts'?"),
-    (["--column", "answer"], "--column answer: it names the target in --data, which is not given"),
+    (["--column", "answer"], "--column answer: --data is missing"),
     (["--data", "no.csv", "--column", "y"], "--data no.csv: No such file or directory"),
     (["--data", ".", "--column", "y"], "--data .: Is a directory"),
     (["--data", "small.csv"], "--column: the target is not named; give one (there are: answer, size)"),
     (["--data", "small.csv", "--column", "anser"], "did you mean 'answer'?"),
-    (["--data", "small.csv", "--column", "size"], "--column size: it has 6 different values; a target has two"),
+    (["--data", "small.csv", "--column", "size"], "--column size: it has 6 different values; give a target with two"),
     (["--data", "words.csv", "--column", "y"], "could not convert string to float: 'a'"),
     (["--data", "nan.csv", "--column", "y"], "row 2, column 'x' is nan"),
     (["--data", "same.csv", "--column", "y"], "column 'x' has one value in all"),
     (["--data", "ragged.csv", "--column", "y"], "line 3 has 1 cells, not 2"),
-    (["--data", "empty.csv", "--column", "y"], "it needs a line of names"),
-    (["--data", "one.csv", "--column", "y"], "it needs a line of names, two columns and two rows"),
+    (["--data", "empty.csv", "--column", "y"], "expected a line of names"),
+    (["--data", "one.csv", "--column", "y"], "expected a line of names, at least two columns and two rows"),
 ]
 
 

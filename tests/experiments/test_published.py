@@ -138,7 +138,7 @@ def test_a_wrong_published_value_is_exit_status_1(run, monkeypatch):
     ("flags", "message"),
     [
         (["--sources", "nowhere"], "nowhere"),
-        (["--sources", "gal", "gal"], "names one twice"),
+        (["--sources", "gal", "gal"], "has a duplicate"),
         (["--num-samples", "11"], "11"),
         (["--replicates", "10"], "--replicates: input should be greater than or equal to 1000, not 10"),
         (["--params", "loc=1"], "unknown flag --params"),

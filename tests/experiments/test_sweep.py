@@ -129,7 +129,7 @@ def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
         first.write_bytes(second.read_bytes())
     status, out, err = sweep("--resume", copy)
     assert (status, err) == (0, "")
-    assert ("damaged, and made again: " in out) == (damage != "gone")
+    assert ("damaged chunk, will be computed again: " in out) == (damage != "gone")
     assert table(copy) == table(whole)
 
 
@@ -146,7 +146,10 @@ def test_more_replicates(copy, sweep):
         assert abs(float(a["mean"]) - float(b["mean"])) <= 1e-6 * float(a["variance"]) ** 0.5
         assert abs(float(a["variance"]) / float(b["variance"]) - 1) <= 1e-6
     status, _, err = sweep("--resume", copy, "--replicates", 3000)
-    assert (status, err) == (2, f"error: --replicates 3000: --resume {copy} has 6000 already; give that or more\n")
+    assert (status, err) == (
+        2,
+        f"error: --replicates 3000: --resume {copy} already has 6000; give at least that many\n",
+    )
 
 
 def test_a_full_disk(copy, whole, sweep, monkeypatch):
@@ -166,8 +169,8 @@ def test_a_full_disk(copy, whole, sweep, monkeypatch):
     status, _, err = sweep("--resume", copy)
     monkeypatch.undo()
     assert status == 2
-    assert "No space left on device; make room" in err
-    assert f"go on with --resume {copy}" in err
+    assert "No space left on device; free some space" in err
+    assert f"continue with --resume {copy}" in err
     assert 1 <= len(chunks(copy)) < 4
     assert [p.name for p in copy.rglob(".*")] == [".lock-0"]
     assert sweep("--resume", copy)[0] == 0
@@ -182,7 +185,7 @@ def test_a_second_process_is_refused(copy, sweep):
         status, _, err = sweep("--resume", copy)
         assert (status, err) == (
             2,
-            f"error: {copy}: another process is at work on this sweep; wait for it, or stop it first\n",
+            f"error: {copy}: another process is working on this sweep; wait for it, or stop it first\n",
         )
     assert sweep("--resume", copy)[0] == 0
 
@@ -206,7 +209,9 @@ def test_two_processes(whole, tmp_path):
         command(*flags, 0, "--wait", 2, "--out", "alone"), capture_output=True, text=True, cwd=tmp_path, timeout=200
     )
     assert alone.returncode == 2
-    assert alone.stderr.startswith("error: --wait 2: after 2 seconds not all of the 2 processes are there; start each")
+    assert alone.stderr.startswith(
+        "error: --wait 2: after 2 seconds not all of the 2 processes have connected; start each"
+    )
     assert not (tmp_path / "alone").exists()
 
 
@@ -214,26 +219,26 @@ def test_two_processes(whole, tmp_path):
     ("flags", "message"),
     [
         (("--axes", "loc="), "--axes"),
-        (("--axes", "loc=1:2"), "'loc=1:2' is no range; write loc=-3:3:61"),
-        (("--axes", "loc=2:1:5"), "from 2.0 to 1.0 is no range"),
-        (("--axes", "scale=log:0:1:5"), "a logarithmic range from 0.0; begin above 0"),
+        (("--axes", "loc=1:2"), "'loc=1:2' is not a range; write loc=-3:3:61"),
+        (("--axes", "loc=2:1:5"), "from 2.0 to 1.0 is not a range"),
+        (("--axes", "scale=log:0:1:5"), "a logarithmic range cannot start at 0.0; start above 0"),
         (("--axes", "loc=1,1"), "--axes: sweep: duplicate cells: axis loc has 1.0 more than once"),
         (("--axes", "lok=1"), "--axes: sweep: axis lok: this problem has no such parameter; choose from loc, scale, n, dimension"),
         (("--axes", "dimension=1,2"), "has no of_dimension"),
         (("--axes", "loc=1", "scale=-1,1"), "Normal got scale = -1.0, which is not allowed"),
-        (("--axes", "n=1", "loc=1", "--estimators", "score_function+leave_one_out"), "score_function+leave_one_out with N = 1"),
+        (("--axes", "n=1", "loc=1", "--estimators", "score_function+leave_one_out"), "score_function+leave_one_out with n = 1"),
         (("--axes", "loc=1", "--params", "loc=2"), "loc is both an axis and a fixed parameter"),
         (("--devices", "0"), "--devices"),
         (("--chunk", "0"), "--chunk"),
-        (("--platform", "gpu"), "--platform gpu: jax found cpu alone"),
+        (("--platform", "gpu"), "--platform gpu: jax found only cpu"),
         (("--platform", "cray"), "--platform"),
-        (("--processes", "2"), "--coordinator, --processes and --process go together"),
+        (("--processes", "2"), "--coordinator, --processes and --process belong together"),
         (("--coordinator", "here", "--processes", "2", "--process", "0"), "--coordinator here: write HOST:PORT"),
         (("--coordinator", "h:1", "--processes", "2", "--process", "2"), "--process 2: processes are numbered from 0; give 0 to 1"),
-        (("--coordinator", "h:1", "--processes", "2", "--process", "1"), "--out: several processes write into one folder"),
+        (("--coordinator", "h:1", "--processes", "2", "--process", "1"), "--out: several processes write to one folder"),
         (("--wait", "0"), "--wait"),
         (("--cluster",), "--out: several processes"),
-        (("--resume", "nowhere"), "--resume nowhere: there is no sweep in it"),
+        (("--resume", "nowhere"), "--resume nowhere: this folder has no sweep"),
         (("--resume",), "--resume"),
     ],
 )  # fmt: skip
@@ -249,17 +254,20 @@ def test_bad_input(sweep, flags, message):
 def test_a_folder_of_other_settings(copy, sweep):
     status, _, err = sweep("--resume", copy, "--seed", 1, "--axes", "loc=-1:2:6", "scale=1,3", "n=10")
     assert status == 2
-    assert "it was begun with other settings: " in err
+    assert "it was started with other settings: " in err
     assert "seed (0, now 1)" in err
     assert 'axes ({"loc": ' in err
     assert "estimators" not in err
     status, _, err = sweep(*FLAGS, "--out", copy)
-    assert (status, err.startswith(f"error: --out {copy}: there is a sweep in it; go on with --resume {copy}")) == (
+    assert (
+        status,
+        err.startswith(f"error: --out {copy}: this folder already has a sweep; continue with --resume {copy}"),
+    ) == (
         2,
         True,
     )
     (copy / "plan.json").write_text("{")
-    assert "cannot be read" in sweep("--resume", copy)[2]
+    assert "cannot read" in sweep("--resume", copy)[2]
 
 
 def test_axes_as_they_are_written():
@@ -306,12 +314,12 @@ def test_plot(copy, run_main):
     ("flags", "message"),
     [
         (("--x", "lok"), "--x lok: "),
-        (("--x", "loc"), "there are several rows for loc = -1.0, by scale (1.0, 2.0); choose one, as --where scale=1.0, or make it --hue"),
-        (("--x", "loc", "--where", "scale=7"), "--where scale=7: no row has that (there are: 1, 2, ...)"),
+        (("--x", "loc"), "there are several rows for loc = -1.0, by scale (1.0, 2.0); choose one, e.g. --where scale=1.0, or use --hue scale"),
+        (("--x", "loc", "--where", "scale=7"), "--where scale=7: no row has this value; give one of 1, 2, ..."),
         (("--x", "loc", "--where", "skale=7"), "--where skale: "),
         (("--x", "loc", "--where", "scale"), "'scale' is not of the form name=value"),
-        (("--x", "loc", "--y", "estimator"), "--y estimator: it holds words"),
-        ((), "a folder and --x are needed"),
+        (("--x", "loc", "--y", "estimator"), "--y estimator: the column holds text"),
+        ((), "DIR and --x are required"),
         (("--x", "loc", "--x-scale", "round"), "--x-scale"),
     ],
 )  # fmt: skip
@@ -325,5 +333,5 @@ def test_plot_of_no_results(run_main, tmp_path):
     status, _, err = plot(run_main, tmp_path, "--x", "loc")
     assert (status, err) == (
         2,
-        f"error: {tmp_path}: there is no table.csv in it; give the folder of the results of a run\n",
+        f"error: {tmp_path}: it has no table.csv; give the folder with the results of a run\n",
     )

@@ -188,15 +188,15 @@ def test_interrupted_damaged_and_resumed_it_ends_the_same_bit_for_bit(whole, run
 
     with monkeypatch.context() as patch:
         patch.setattr(vae_checkpoint, "write_checkpoint", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="step 50 is kept: go on with --resume out"):
+        with pytest.raises(KeyboardInterrupt, match="step 50 is kept; continue with --resume out"):
             run(parse(VaeSettings, [*SMALL, "--steps", "100", "--out", "out"], "vae"))
     assert [p.name for p in Path("out").iterdir()] == ["checkpoints"]
     newest = Path("out/checkpoints/100.checkpoint")
     newest.write_bytes(newest.read_bytes()[:-100])
     status, out, err = run_main(VaeSettings, run, *SMALL, "--resume", "out")
     assert (status, err) == (0, "")
-    assert out.startswith("the checkpoint of step 100 is damaged (its checksum is another) and left out\n"
-                          "going on from step 50\n")  # fmt: skip
+    assert out.startswith("the checkpoint of step 100 is damaged (wrong checksum) and ignored\n"
+                          "continuing from step 50\n")  # fmt: skip
     assert WITHOUT_TIMES(results("out")) == WITHOUT_TIMES(results(whole))
     for a, b in zip(last_arrays("out"), last_arrays(whole), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -219,7 +219,7 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_kept(whole):
         r for i, r in enumerate(WITHOUT_TIMES(truth)) if i != 4
     ]
     assert {c["verdict"] for c in vae_task.margins(end.rows, settings.estimators)} == {"not known: not finite"}
-    with pytest.raises(UsageError, match=rf"not finite \({re.escape(OTHER)}, seed 1: step 150\), where the last good"):
+    with pytest.raises(UsageError, match=rf"not finite \({re.escape(OTHER)}, seed 1: step 150\), and the last good"):
         raise_divergence(rows, settings)
 
 
@@ -243,7 +243,7 @@ def test_checkpoints(tmp_path, capsys):
         assert "step 30 is damaged" in capsys.readouterr().out
     (place / "20.checkpoint").write_bytes(b"x")
     assert latest(tmp_path, VaeSettings()) is None
-    assert "starting from the beginning" in capsys.readouterr().out
+    assert "starting from step 0" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
@@ -260,30 +260,36 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
 
 BAD = [
     (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),
-    (["--estimators", "reparameterized", "reparameterized"], "names one twice"),
+    (["--estimators", "reparameterized", "reparameterized"], "has a duplicate"),
     (["--estimators", "arm"], "--estimators arm with --num-samples 2: arm"),
     (["--estimators", "reparameterized+antithetic", "--num-samples", "3"], "n = 3 is odd"),
     (["--num-samples", "1"], "--estimators score_function+leave_one_out with --num-samples 1: leave_one_out: n = 1"),
     (["--likelihood", "poisson"], "--likelihood"),
     (["--entropy", "none"], "--entropy"),
     (["--hidden", "0"], "--hidden: input should be greater than or equal to 1, not 0"),
-    (["--latents", "x"], "--latents: 'x' cannot be read"),
+    (["--latents", "x"], "--latents: 'x' cannot be parsed"),
     (["--batch", "0"], "--batch: input should be greater than or equal to 1, not 0"),
     (["--num-samples", "0"], "--num-samples: input should be greater than or equal to 1, not 0"),
     (["--learning-rate", "0"], "--learning-rate: input should be greater than 0, not 0.0"),
     (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
-    (["--steps", "250"], "--steps 250: no multiple of --every 100; give 300"),
+    (["--steps", "250"], "--steps 250: not a multiple of --every 100; give 300"),
     (["--every", "0"], "--every: input should be greater than or equal to 1, not 0"),
     (["--seeds", "1"], "--seeds: input should be greater than or equal to 2, not 1"),
     (["--bound-k", "0"], "--bound-k: input should be greater than or equal to 1, not 0"),
     (
         ["--resume", "nowhere"],
-        "--resume nowhere: there is no checkpoint in it; give the folder of the results of a run",
+        "--resume nowhere: this folder has no checkpoint; give the folder with the results of a run",
     ),
-    (["--resume", "other", "--latents", "3"], "--resume other: it was made with latents = 16 (now 3); give the same"),
-    (["--resume", "other", "--steps", "100"], "--steps 100: --resume other is at step 200 already; give that or more"),
+    (
+        ["--resume", "other", "--latents", "3"],
+        "--resume other: it was made with latents = 16 (now 3); use the same settings",
+    ),
+    (
+        ["--resume", "other", "--steps", "100"],
+        "--steps 100: --resume other is already at step 200; give at least that many",
+    ),
     (["--seed", "-1"], "--seed: input should be greater than or equal to 0, not -1"),
-    (["--float-width", "16"], "write 32 or 64"),
+    (["--float-width", "16"], "use 32 or 64"),
 ]
 
 

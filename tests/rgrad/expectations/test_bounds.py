@@ -510,9 +510,9 @@ def test_signal_to_noise(small_run):
     ("flags", "message"),
     [
         (["--estimators", "dreg"], "dreg"),
-        (["--estimators", "vimco"], "vimco with K = 1 has no other sample"),
+        (["--estimators", "vimco"], "vimco needs another sample"),
         (["--k", "0"], "--k: input should be greater than or equal to 1"),
-        (["--k", "4", "4"], "names one twice"),
+        (["--k", "4", "4"], "has a duplicate"),
         (["--perturbations", "inf"], "--perturbations: "),
         (["--replicates", "10"], "--replicates: input should be greater than or equal to 20, not 10"),
     ],
