@@ -1,4 +1,4 @@
-"""The fixture `run`: an experiment in an empty folder that holds a `mine.py`."""
+"""The fixture `run`: runs an experiment in a folder that contains only `mine.py`."""
 
 import importlib
 import sys
@@ -58,7 +58,7 @@ def load(name):
 
 @pytest.fixture
 def run(run_main, tmp_path, monkeypatch):
-    """`run("variance", *flags) -> (status, stdout, stderr)`, in an empty folder that holds mine.py."""
+    """`run("variance", *flags) -> (status, stdout, stderr)`, in a folder that contains only mine.py."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))

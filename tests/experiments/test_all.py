@@ -1,4 +1,4 @@
-"""Every experiment on its small config; the files it writes; and each bad input, which is one line and exit status 2."""
+"""Every experiment on its small config, the files it writes, and bad input, which gives one line and exit status 2."""
 
 import contextlib
 import csv
@@ -94,8 +94,8 @@ def test_readme_without_a_checkout_is_refused_before_the_run(run, tmp_path, monk
 
 
 def test_variance_rows_agree_with_the_truth(small_run):
-    """All twelve measured means and variances within 6 standard errors (of a normal; the tails of the score function
-    at N = 10 stretch that to about 1e-6 together): catches a variance off by 15 % (reparameterized) to 50 % (score function, N = 10)."""
+    """All twelve measured means and variances are within 6 standard errors. False failures: about 1e-6 together, because
+    of the tails of the score function at n = 10. Catches a variance off by 15 % (reparameterized) to 50 % (score function, n = 10)."""
     rows = json.loads((small_run("variance")[3] / "result.json").read_text())["rows"]
     assert len(rows) == 2 * 2 * 3
     assert all(tuple(row) == ROW for row in rows)
@@ -166,7 +166,7 @@ def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
 
 @pytest.mark.long
 def test_all_estimators_in_one_table(run):
-    """Every one that applies, and a word on each that does not; the means are 4 within 6 standard errors (1e-7 for all)."""
+    """Every estimator that applies, and a reason for each that does not. The means are 4 within 6 standard errors (1e-7 for all)."""
     from experiments.common.loading import ESTIMATORS
 
     status, out, _ = run("variance", "--estimators", "all", "--num-samples", 10, "--replicates", 2000, "--out", "a")
@@ -274,7 +274,7 @@ def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
 
 
 def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
-    """JAX calls Python from its garbage collection, where an exception is printed and lost."""
+    """JAX calls Python during garbage collection. An exception there is printed and lost."""
     monkeypatch.setattr(interrupt, "_interrupted", False)
     with progress(2, "counting") as advance:
         advance(1)
@@ -313,8 +313,8 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
 def test_the_operations_of_the_main_job():
-    """In the compiled program of its three estimators: one stream of noise for all of them, one root for two
-    draws, and few operations (134 a draw when this was written, the moments included; jax.random's bits alone are 200)."""
+    """The compiled program of three estimators has one stream of noise for all, one root for two draws, and few
+    operations (134 per draw with the moments when this was written; the bits of jax.random alone take 200)."""
     estimators = {name: ESTIMATORS[name] for name in VarianceSettings().estimators}
     task = ProblemTask("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
     key, draw = jax.random.key(0), task.gradients(1_000)
@@ -327,7 +327,7 @@ def test_the_operations_of_the_main_job():
 
 
 def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
-    """Counts the compilations of the measuring program in a fresh process, whatever the replicates."""
+    """Counts the compilations of the measuring program in a fresh process, for any number of replicates."""
     code = (
         "import sys, jax, collections\n"
         "seen = collections.Counter()\n"

@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmark`: the rivals do the job right, a wrong one is refused, and what the command writes."""
+"""`python -m experiments.benchmark`: correct rivals, a wrong rival that is rejected, and the output of the command."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SMALL = ("--sections", "draws", "--rounds", 1, "--seconds", 0.001, "--rivals")
 
 
 def test_the_small_run(small_run):
-    """Every result of it was checked when it was measured."""
+    """Every result was checked when it was measured."""
     status, out, err, folder = small_run("benchmark")
     assert (status, err) == (0, "")
     result = json.loads((folder / "result.json").read_text())
@@ -40,8 +40,8 @@ def test_the_small_run(small_run):
 @pytest.mark.parametrize("n", [7, 300, 40_000])
 @pytest.mark.parametrize("name", ["numpy loop", "numpy threads", "C"])
 def test_rivals_are_right(name, n):
-    """Mean and variance of both gradients, also of an odd n and of one larger than a block, within 6 standard errors:
-    about 1e-8 each, with heavier tails 1e-7. Catches a variance off by 3 % (n = 7) and by 45 % (n = 40,000)."""
+    """Mean and variance of both gradients are within 6 standard errors, also for an odd n and one larger than a block.
+    False failures: about 1e-8 each, 1e-7 with heavier tails. Catches a variance off by 3 % (n = 7) and by 45 % (n = 40,000)."""
     if name == "C" and shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     got = CONTENDERS[name](n)(max(350, 2**18 // n), 1)
@@ -49,7 +49,7 @@ def test_rivals_are_right(name, n):
 
 
 def test_the_stock_jax_rival_is_right():
-    """Within 8 standard errors: under 1e-9 by accident. Catches a variance off by 15 %, a mean by 6 %."""
+    """Within 8 standard errors. False failures: below 1e-9. Catches a variance off by 15 %, a mean by 6 %."""
     benchmark_task.check("jax streamed", 10, CONTENDERS["jax streamed"](10)(2**15, 1))
     benchmark_task.check("jax naive", 10, CONTENDERS["jax naive"](10)(2**15, 1))
 
@@ -76,7 +76,7 @@ def test_the_check_of_results(mean, variance, message):
 
 
 def test_the_kurtosis_is_that_of_the_score_function():
-    """By quadrature, exact for polynomials of this degree."""
+    """Against quadrature, which is exact for polynomials of this degree."""
     e, weight = np.polynomial.hermite_e.hermegauss(20)
     g = (2 + e) ** 2 * e - 4
     expect = lambda values: weight @ values / weight.sum()
@@ -86,7 +86,7 @@ def test_the_kurtosis_is_that_of_the_score_function():
 
 
 def test_a_wrong_rival_is_refused(run_main, monkeypatch):
-    """One whose variances are 10 % too large."""
+    """A contender with variances that are 10 % too large."""
 
     def wrong(n):
         job = benchmark_rivals.numpy_threads(n)
@@ -148,7 +148,7 @@ def test_growth_and_fresh_processes(capsys, monkeypatch):
 
 @pytest.mark.long
 def test_growth_and_cold_start(run_main):
-    """Memory stays within the 20 MB that it may grow by; rgrad is there and has a result."""
+    """Memory grows by at most 20 MB, and rgrad has a result."""
     flags = ("--sections", "growth", "cold", "--growth", 1_000_000, 100_000_000, "--rounds", 1, "--out", "a")
     status, out, err = run_main(BenchmarkSettings, run, *flags)
     assert (status, err) == (0, "")
@@ -159,7 +159,7 @@ def test_growth_and_cold_start(run_main):
 
 
 def test_the_rivals_are_those_that_there_are():
-    """Said twice, because `--help` does not import jax."""
+    """The list exists twice, because `--help` does not import jax."""
     assert {"rgrad", *Rival.__args__} == set(CONTENDERS)
     assert BenchmarkSettings().rivals == Rival.__args__
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.compare` on a user's own file, and what it refuses."""
+"""`python -m experiments.compare` on a file of the user, and bad input."""
 
 import json
 from pathlib import Path
@@ -70,5 +70,5 @@ def test_bad_input(flags, message, run_main, tmp_path):
 
 
 def test_the_estimators_are_those_of_the_library():
-    """Said twice, because `--help` does not import jax."""
+    """The list exists twice, because `--help` does not import jax."""
     assert expanded(CompareSettings().estimators) == tuple(ESTIMATORS)

@@ -1,4 +1,4 @@
-"""The map of where REINFORCE has the lower variance: its quadrature against closed forms, and what a run says of them."""
+"""The map of where REINFORCE has the lower variance: quadrature against closed forms, and the report of a run."""
 
 import csv
 import json
@@ -42,12 +42,12 @@ def cells(knob, mu=0.0, sigma=1.0, dmu=1.0, dsigma=0.0):
 
 
 def joined(*of):
-    """Several sets of cells as one, so that one program does them all."""
+    """Several sets of cells as one, so that one program handles all."""
     return MapCells(*(np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*of, strict=True)))
 
 
 def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
-    """Both variances and both gradients, relatively within 1e-8: in all cells of the default map but at mu = 0.7 (a run
+    """Both variances and both gradients, within a relative 1e-8: in all cells of the default map but at mu = 0.7 (a run
     itself judges those at its own mu), and at mu = 0 where sigma = 1.
 
     And the reason that the experiment prints: Var(r s) - Var(r') = E r^2 / sigma^2 + E r'^2 + 2 E r r'' for d/d mu."""
@@ -68,7 +68,7 @@ def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
 
 
 def test_the_closed_forms_of_a_sine_are_those_of_an_independent_quadrature():
-    """And 0.5 against 50 of the question. Gauss-Hermite, 200 nodes, of the definitions; not the rule of the experiment."""
+    """Also the 0.5 against 50 of the question. Uses Gauss-Hermite with 200 nodes on the definitions, not the experiment's rule."""
     for score, path in [sine_variances(cells([10.0]))]:
         assert score == pytest.approx(0.5, rel=1e-12)
         assert path == pytest.approx(50, rel=1e-12)
@@ -86,7 +86,7 @@ def test_the_closed_forms_of_a_sine_are_those_of_an_independent_quadrature():
 
 def test_other_functions_are_integrated_right():
     """Against moments of a normal (a power, a polynomial) and an adaptive rule (the sigmoid), at |z|^0.6 too, whose
-    squared slope is singular at 0; the best constant and its variance with them. And what is infinite is said to be."""
+    squared slope is singular at 0. Also the best constant and its variance. Infinite variances are reported as such."""
     q = np.array([0.2, 0.5, 0.6, 1.0])
     p = np.array([0.6, 0.75, 1.0, 2.0, 3.5, 5.0])
     sets = (cells(p, sigma=2.0), cells(q), cells(q, dmu=0.0, dsigma=1.0), cells(q, mu=1.0, dmu=0.0, dsigma=1.0),
@@ -157,7 +157,7 @@ def test_the_two_estimates_are_those_of_the_question(x64):
 
 
 def test_a_function_that_quadrature_cannot_do_is_measured(monkeypatch):
-    """Too few nodes: nothing is called exact, and what is measured instead has the variances of the closed form.
+    """With too few nodes nothing is called exact, and the measured variances agree with the closed form.
 
     Relatively within 6 standard errors of a variance over 40,000, whose kurtosis is under 6 (sin(2 z) and sin(4 z)): a false
     failure under 1e-6 for the 24 numbers, and 7 % is caught."""
@@ -188,8 +188,8 @@ SMALL = ("--functions", "sine", "--frequencies", 1, 10, "--scales", 0.5, 2, "--c
 
 
 def test_a_run(run_main, mine):
-    """Every |z| of the run is under 5 (60 numbers: 3e-5 by accident, were the seed not fixed); a variance that is off by
-    2.5 % to 13 % is seen (40,000 draws of kurtosis 1.5 to 15). A user's mu(phi), and a sigma that does not move."""
+    """Every |z| of the run is below 5 (60 numbers: 3e-5 by chance if the seed were not fixed). A variance that is off by
+    2.5 % to 13 % is caught (40,000 draws of kurtosis 1.5 to 15). A user's mu(phi), and a sigma that does not move."""
     status, out, err = run_main(CrossoverSettings, run, *SMALL)
     assert (status, err) == (0, "")
     assert "0 disagree with quadrature" in out
@@ -215,7 +215,7 @@ def test_a_run(run_main, mine):
 
 
 def test_a_wrong_quadrature_is_found(run_main, mine, monkeypatch):
-    """Exit status 1, and a line that names the place, where an exact variance is a quarter too large."""
+    """Exit status 1, and a line that names the place, if an exact variance is a quarter too large."""
     right = task.exact
 
     def wrong(function, cells):

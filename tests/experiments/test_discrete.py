@@ -1,4 +1,4 @@
-"""The experiment on discrete gradients: what is exact in it, and what it must show."""
+"""The experiment on discrete gradients: its exact values, and its findings."""
 
 from functools import partial
 
@@ -25,12 +25,12 @@ def test_the_exact_gradient_is_that_of_the_exact_loss(x64):
 
 
 def test_what_the_table_shows():
-    """Means of 20,000 gradients within 6 standard errors of the exact one where the estimator is unbiased (1e-8 for all),
-    and more than 20 off where it is not; training arrives where the bits are right, but for the biased one."""
+    """Means of 20,000 gradients are within 6 standard errors of the exact one if the estimator is unbiased (1e-8 for all),
+    and more than 20 off if it is biased. Training finds the right bits, except with the biased estimator."""
     rows, curves = rows_of(prepare(SMALL), SMALL, KEY, lambda done: None)
     assert [row["estimator"] for row in rows] == [name for name in SMALL.estimators for _ in SMALL.targets]
     for row in rows:
-        off = abs(row["bias"]) / (row["standard_error"] + 1e-8)  # what 32 bits leave
+        off = abs(row["bias"]) / (row["standard_error"] + 1e-8)  # 32-bit rounding
         assert off > 20 if row["biased"] else off < 6, row
         assert row["bias"] == pytest.approx(row["mean"] - row["exact_mean"], abs=1e-12)
         assert row["biased"] == (row["estimator"] in ("gumbel_softmax", "straight_through"))
@@ -46,8 +46,8 @@ def test_what_the_table_shows():
 
 
 def test_the_state_of_rebar_is_learned():
-    """Training eta and the temperature by the gradient of the variance ends with a lower loss than the default ones do: by
-    more than 6 standard errors of 16 runs each."""
+    """Training eta and the temperature on the variance gives a lower loss than their defaults, by more than 6 standard
+    errors of 16 runs each."""
     change = {
         "estimators": ("rebar", "rebar+trained"),
         "targets": (0.45,),

@@ -1,4 +1,4 @@
-"""The distribution table: its truths, what it says of right and wrong estimators, and that it finds none that is wrong."""
+"""The distribution table: its truths, its verdicts on right and wrong estimators, and that no estimator is wrong."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def table():
 
 
 def test_it_has_every_class_of_numpyro(table):
-    """Save those that cannot be sampled, have no parameter to differentiate, or are abstract."""
+    """Except those that cannot be sampled, have no parameter to differentiate, or are abstract."""
     assert len(table) >= 113
     assert len(ESTIMATORS) == 11
     without = {"Distribution", "ExpandedDistribution", "Independent", "ImproperUniform", "Unit", "TruncatedPolyaGamma",
@@ -37,7 +37,7 @@ def test_it_has_every_class_of_numpyro(table):
 
 
 def test_truths_are_those_of_closed_forms(x64):
-    """Of a normal, an exponential with an end that moves, a Gamma with a pole at 0, and a Poisson."""
+    """For a normal, an exponential with a moving end, a Gamma with a pole at 0, and a Poisson."""
     normal = integral(lambda t: dist.Normal(t[0], t[1]), lambda x: x**2, (-INF, 0.0, INF))
     np.testing.assert_allclose(gradient(normal, (0.3, 0.8)), (0.6, 1.6), rtol=1e-9)
     uniform = integral(lambda t: dist.Uniform(0.0, t[0]), lambda x: x, lambda t: (0.0, t[0]))
@@ -81,7 +81,7 @@ def test_a_name_that_is_not_there(run_main):
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_no_estimator_is_wrong_for_any_distribution(run_main):
-    """2,046 cells, 6.5 standard errors each: a false alarm in 1e-6 of the runs, were the means normal."""
+    """2,046 cells, 6.5 standard errors each: a false alarm in 1e-6 of the runs for normal means."""
     status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, "--out", "here")
     assert status == 0, out
 

@@ -1,4 +1,4 @@
-"""`experiments.elbo`: what its table says against closed forms; that a wrong equation is exit status 1; bad input."""
+"""`experiments.elbo`: its table against closed forms, exit status 1 for a wrong equation, and bad input."""
 
 import json
 from functools import partial
@@ -33,7 +33,7 @@ def off(f, q, key, n): return 1.02 * jax.vmap(f)(q.rsample(key, (n,)))
 
 @pytest.fixture
 def run(run_main, tmp_path, monkeypatch):
-    """`run(*flags) -> (status, stdout, stderr)`, in an empty folder that holds mine.py."""
+    """`run(*flags) -> (status, stdout, stderr)`, in a folder that contains only mine.py."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(str(tmp_path))
     return partial(run_main, ElboSettings, run_elbo)
@@ -71,7 +71,7 @@ def test_the_variances_are_those_of_closed_forms():
 
 
 def test_the_expectation_of_the_gaussian_target_is_that_of_its_log_density(x64):
-    """By Gauss-Hermite quadrature in two dimensions."""
+    """Against Gauss-Hermite quadrature in two dimensions."""
     target = gaussian(2, np.random.default_rng(3))
     mu, C = np.array([0.3, -0.2]), np.array([[0.5, 0.1], [0.7, 0.9]])
     x, w = np.polynomial.hermite_e.hermegauss(5)
@@ -94,8 +94,8 @@ def test_laplace_finds_a_gaussian_and_the_mode_of_the_logistic_posterior(x64):
 
 
 def test_wrong_equations_are_seen(monkeypatch):
-    """A density off by 2e-5, an exact entropy off by 0.3 and a chain rule with C^-1 for C^-T, all at once: the rows that
-    say so, and no others."""
+    """A density off by 2e-5, an exact entropy off by 0.3 and a chain rule with C^-1 for C^-T, all at once: exactly the
+    rows that they affect are reported."""
     log_q, elbo, sides = elbo_checks._independent_log_q, rgrad.elbo, elbo_checks._library_sides
 
     def wrong_sides(*a):
@@ -119,7 +119,7 @@ def test_wrong_equations_are_seen(monkeypatch):
 
 
 def test_the_exit_status_is_1_where_an_estimator_is_off(run):
-    """One that is 2 % off in its mean: beyond 6 standard errors of 2,000 estimates, about 0.05 % each."""
+    """An estimator whose mean is off by 2 %: more than 6 standard errors of 2,000 estimates, about 0.05 % each."""
     status, out, err = run("--estimators", "mine:off/detached", "--families", "--dimensions", 2, "--distances", 0.5,
                            "--num-samples", 200, "--out", "here")  # fmt: skip
     assert (status, err) == (1, "")

@@ -1,4 +1,4 @@
-"""`experiments.fit`: objectives against quadrature and each other, the findings, and the data that users bring."""
+"""`experiments.fit`: objectives against quadrature and each other, the findings, and data of users."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SKEWED = Data(np.exp(np.linspace(-2, 2, 101)), "skewed")
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_expected_is_the_expectation_of_what_is_sampled(name, x64):
-    """By a fine midpoint rule over q (over pairs for the energy score): to 1e-5 relative."""
+    """Against a fine midpoint rule over q (over pairs for the energy score), to a relative 1e-5."""
     objective, d, mu, sigma = OBJECTIVES[name], statistics(DATA), 0.7, 1.3
     e = (np.arange(1000) + 0.5) / 1000 * 16 - 8
     w = np.exp(-(e**2) / 2)
@@ -76,8 +76,8 @@ def rows_of(folder):
 
 
 def test_the_findings(small_run):
-    """kl and the energy score within 2 % of their minimisers in the mean of 100 fits (whose standard error is under 0.4 %,
-    so false failures are under 1e-6), squared error on its way to 0, the identity within 6 standard errors."""
+    """The means of 100 fits are within 2 % of the minimisers of kl and the energy score (standard error below 0.4 %, false
+    failures below 1e-6), squared error tends to 0, and the formulas agree within 6 standard errors."""
     _, out, _, folder = small_run("fit")
     rows = rows_of(folder)
     assert list(rows[0]) == ["objective", "estimator", "parameter", "target", "final_mean", "final_sd", "exact_gradient",
@@ -106,7 +106,7 @@ def test_squared_error_crosses_zero_and_is_frozen(run, parametrisation):
 
 
 def test_the_posts_own_minimisation(run):
-    """theta goes from 2 to 0 under both estimators: the means of 50 fits, whose standard errors are under 0.005."""
+    """theta goes from 2 to 0 with both estimators: means of 50 fits, with standard errors below 0.005."""
     flags = ("--estimators", "reparameterized", "score_function", "--fits", 50, "--steps", 1000, "--replicates", 1000)
     assert run("fit", "--problem", "square", *flags, "--out", "a")[0] == 0
     rows = rows_of("a")

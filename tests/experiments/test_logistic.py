@@ -1,4 +1,4 @@
-"""Bayesian logistic regression: gradients, optimum and posterior against quadrature, minibatches, what stops, bad input."""
+"""Bayesian logistic regression: gradients, optimum and posterior against quadrature, minibatches, fits that stop, bad input."""
 
 import csv
 import itertools
@@ -30,7 +30,7 @@ SMALL = LogisticPlan(rates=(0.05,), seeds=2, steps=12, samples=2, points=4, batc
 
 @pytest.fixture
 def run(run_main):
-    """`run(*flags) -> (status, stdout, stderr)` on small.csv, six rows of one column."""
+    """`run(*flags) -> (status, stdout, stderr)` on small.csv, with six rows and one column."""
     lines = [f"{x},{'yes' if y else 'no'}\n" for x, y in zip(X, Y, strict=True)]
     Path("small.csv").write_text("size,answer\n" + "".join(lines))
     return partial(run_main, LogisticSettings, run_logistic)
@@ -47,7 +47,7 @@ def log_g(w):
 
 
 def exact_elbo(p):
-    """By 40 x 40 Gauss-Hermite nodes, and the entropy of a normal."""
+    """From 40 x 40 Gauss-Hermite nodes, and the entropy of a normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     eps = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), -1)
     w = np.outer(weights, weights) / weights.sum() ** 2
@@ -64,8 +64,8 @@ PAIRS = [("mean_field", "reparameterized"), ("full", "reparameterized"), ("full"
 
 
 def test_every_gradient_of_a_minibatch_is_unbiased(x64):
-    """From minibatches of 3 of 6 rows, against quadrature. False failure under 1e-6; catches a bias of 0.25 in any
-    coordinate, where the gradients are up to 2.4 and a minibatch without its factor 2 would be off by up to 1.1."""
+    """From minibatches of 3 of 6 rows, against quadrature. False failures: below 1e-6. Catches a bias of 0.25 in any
+    coordinate. The gradients are up to 2.4, and without its factor 2 a minibatch would be off by up to 1.1."""
     truth = {f"{family} {way}": jax.grad(exact_elbo)(of_family(family)) for family, way in PAIRS}
     of_way = lambda p, family, way, key: elbo_of(model(), family, WAYS[way], p, key, 8, batch=3)
     points = {family: jax.tree.map(jnp.asarray, of_family(family)) for family in FAMILIES}
@@ -75,7 +75,7 @@ def test_every_gradient_of_a_minibatch_is_unbiased(x64):
 
 
 def test_minibatches_by_enumeration(x64):
-    """The mean over all 20 sets of 3 rows is the whole, to rounding; what is drawn has different rows."""
+    """The mean over all 20 sets of 3 rows equals that of all rows, up to rounding. Drawn minibatches have different rows."""
     w = jnp.array([0.7, -1.1])
     each = [model().log_g_of(jnp.array(rows), w) for rows in itertools.combinations(range(6), 3)]
     assert np.mean(each) == pytest.approx(float(model().log_g(w)), rel=1e-12)
@@ -86,8 +86,8 @@ def test_minibatches_by_enumeration(x64):
 
 @pytest.mark.long
 def test_the_command_finds_the_optimum_and_the_posterior(run):
-    """A user's table of six rows and two weights, against quadrature: the ELBO to 0.02 nats of the optimum (its
-    standard error is under 0.003), NUTS's means to 6 of its own standard errors, a chance under 1e-6."""
+    """A table of the user with six rows and two weights, against quadrature. The ELBO is within 0.02 nats of the optimum
+    (standard error below 0.003), and the means of NUTS are within 6 standard errors (false failures below 1e-6)."""
     flags = ("--data", "small.csv", "--column", "answer", "--held-out", 0, "--families", "full", "--estimators",
              "sticking_the_landing", "--learning-rates", 0.1, "--steps", 400, "--seeds", 2, "--points", 4, "--draws", 500, "--chains", 4)  # fmt: skip
     status, out, err = run(*flags, "--out", "a")
@@ -152,7 +152,7 @@ def test_a_learning_rate_that_diverges(run):
     assert (row["stopped"], row["first_stop"]) == (2, 1)
     assert np.isfinite(row["elbo"])
     states = np.load("a/states.npz")
-    assert np.all(states["all/mean_field/reparameterized/loc"] == 0)  # the start, from which the only step was taken
+    assert np.all(states["all/mean_field/reparameterized/loc"] == 0)  # the start, because only one step was taken
     assert "nan" not in Path("a/curves.csv").read_text()
 
 
@@ -235,7 +235,7 @@ def test_bad_input(flags, message, run):
 @pytest.mark.timeout(1800)
 def test_what_must_hold(run):
     """The default command: ELBOs, accuracy and means against NUTS on all 569 rows. The standard errors of the ELBOs are
-    under a sixth of their distance from the bars, so that a false failure has a chance under 1e-6."""
+    below a sixth of their distance from the limits, so false failures have a probability below 1e-6."""
     status, out, err = run("--out", "a")
     assert (status, err) == (0, "")
     assert "FAILS" not in out
@@ -261,7 +261,7 @@ def test_what_must_hold(run):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_minibatches_reach_the_optimum(run):
-    """`--batch 64` within half a nat of the mean-field optimum, which the bars would not forgive a wrong scale."""
+    """`--batch 64` is within half a nat of the mean-field optimum. A wrong scale would fail the limits."""
     flags = ("--batch", 64, "--held-out", 0, "--families", "mean_field", "--estimators", "sticking_the_landing",
              "--learning-rates", 0.03, "--steps", 6_000, "--no-nuts")  # fmt: skip
     assert run(*flags, "--out", "a")[0] == 0

@@ -1,4 +1,4 @@
-"""The published values by two independent ways; the distance z; and what the exit status says."""
+"""The published values computed in two independent ways, the distance z, and the exit status."""
 
 import json
 from functools import partial
@@ -35,7 +35,7 @@ def test_quadrature_agrees_with_the_closed_forms(k):
 
 
 def test_the_table_of_gal_is_right_in_all_printed_digits():
-    """For sigma itself: in sigma^2 the variances are a quarter of these."""
+    """For sigma itself. In sigma^2 the variances are a quarter of these."""
     costs = {
         "x + x^2": (lambda x: x + x**2, lambda x: 1 + 2 * x),
         "sin x": (np.sin, np.cos),
@@ -68,7 +68,7 @@ def test_rounding_is_half_a_unit_of_the_last_digit():
 
 @pytest.fixture(scope="module")
 def normal():
-    """Of draws with mean 1 and variance 4."""
+    """Moments of draws with mean 1 and variance 4."""
     return rgrad.measure(lambda key: 1 + 2 * jax.random.normal(key), jax.random.key(0), 1000)
 
 
@@ -111,8 +111,8 @@ def test_only_a_reversed_order_speaks_against_an_order(normal):
 
 
 def test_the_small_config_agrees(small_run):
-    """The seed is fixed, so this passes or fails always alike; the largest |z| is 3. With other random numbers (of
-    another jax) its 155 values, were they normal, would fail by accident with probability 155 * 5.7e-7 = 9e-5."""
+    """The seed is fixed, so the result is always the same. The largest |z| is 3. With other random numbers (e.g. of
+    another jax), 155 normal values would fail with probability 155 * 5.7e-7 = 9e-5."""
     status, out, err, folder = small_run("published")
     assert (status, err) == (0, "")
     assert "155 published values, 0 disagree" in out
@@ -124,7 +124,7 @@ def test_the_small_config_agrees(small_run):
 
 
 def test_a_wrong_published_value_is_exit_status_1(run, monkeypatch):
-    """4.4 for 4: some 20 standard errors of 100,000 estimates, so that it is missed never; the others as above."""
+    """4.4 instead of 4: about 20 standard errors of 100,000 estimates, so it is never missed. The others as above."""
     right = tables.GAL["x + x^2", "mu"]
     monkeypatch.setitem(tables.GAL, ("x + x^2", "mu"), {**right, "reparameterized": "4.400"})
     status, out, err = run("--sources", "gal", "--replicates", 100_000, "--out", "here")

@@ -1,4 +1,4 @@
-"""`experiments.sweep`: safe to kill, the same from several processes, and each bad flag; `experiments.plot` of what it wrote."""
+"""`experiments.sweep`: kills, several processes, and bad flags. `experiments.plot` of its results."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ FLAGS = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_fun
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a sweep that nobody disturbed: 12 cells in 4 chunks."""
+    """The folder of an undisturbed sweep: 12 cells in 4 chunks."""
     folder = tmp_path_factory.mktemp("sweep") / "whole"
     ran = subprocess.run(command(*FLAGS, "--out", folder), capture_output=True, text=True, cwd=folder.parent)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -47,7 +47,7 @@ def sweep(run_main):
 
 @pytest.fixture
 def copy(whole, tmp_path):
-    """A copy of it, to be damaged."""
+    """A copy of the folder, to damage."""
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
@@ -87,7 +87,7 @@ def test_parquet_holds_the_same(whole):
 
 
 def kill_and_resume(folder, whole, sweep, moment):
-    """Killed when `moment` chunks are there, and a little later; resumed by another process."""
+    """Killed when `moment` chunks exist, and a little later. Resumed by another process."""
     process = subprocess.Popen(command(*FLAGS, "--out", folder), stdout=subprocess.DEVNULL, cwd=folder.parent)
     while len(chunks(folder)) < moment and process.poll() is None:
         time.sleep(0.001)
@@ -109,7 +109,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(whole, sweep, tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_killed_at_ten_random_moments(whole, sweep, tmp_path):
-    """Before the first chunk, among them, and while the tables are written."""
+    """Before the first chunk, between chunks, and while the tables are written."""
     for i in range(10):
         kill_and_resume(tmp_path / str(i), whole, sweep, random.randint(0, 4))
 
@@ -134,7 +134,7 @@ def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
 
 
 def test_more_replicates(copy, sweep):
-    """6,000 by two runs, as by one."""
+    """6,000 replicates in two runs give the same as in one."""
     status, _, _ = sweep("--resume", copy, "--replicates", 6000)
     assert status == 0
     assert len(chunks(copy)) == 8
@@ -153,7 +153,7 @@ def test_more_replicates(copy, sweep):
 
 
 def test_a_full_disk(copy, whole, sweep, monkeypatch):
-    """What was finished is kept, nothing is half-written, and it goes on when there is room."""
+    """Finished chunks are kept, nothing is half-written, and the sweep continues when there is space."""
     for path in chunks(copy)[1:]:
         path.unlink()
     (copy / "table.csv").unlink()
@@ -191,7 +191,7 @@ def test_a_second_process_is_refused(copy, sweep):
 
 
 def test_two_processes(whole, tmp_path):
-    """The same bytes: each makes half of the chunks; and where one does not come, the other says so."""
+    """Two processes give the same bytes, and each computes half of the chunks. If one does not start, the other says so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

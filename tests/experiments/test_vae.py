@@ -1,4 +1,4 @@
-"""The variational autoencoder: its bound and gradients against quadrature, checkpoints, resuming, and what goes wrong."""
+"""The variational autoencoder: its bound and gradients against quadrature, checkpoints, resuming, and errors."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def last_arrays(folder, step=200):
 
 @pytest.fixture
 def whole(small_run):
-    """The folder of the small run, never interrupted."""
+    """The folder of the small run, without interruption."""
     return small_run("vae")[3]
 
 
@@ -60,8 +60,8 @@ def test_the_joint_density_is_scipys(likelihood):
 
 
 def test_the_training_loss_and_its_gradient_are_those_of_quadrature():
-    """By both estimators, with one latent. The chance of an accident is 1e-6; a bias of 0.06 nats would be caught, of
-    gradients of up to 1 a coordinate."""
+    """With both estimators and one latent. False failures: 1e-6. Catches a bias of 0.06 nats, for gradients of up to 1 per
+    coordinate."""
     data = jnp.array([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
     params = jax.tree.map(lambda x: 0.7 * x + 0.1, initial_params(KEY, 3, 2, 1))
     settings = SimpleNamespace(batch=4, num_samples=2, likelihood="bernoulli", entropy="detached")
@@ -84,8 +84,8 @@ def test_the_training_loss_and_its_gradient_are_those_of_quadrature():
 
 
 def test_what_is_measured_is_the_elbo_and_a_bound_above_it():
-    """Two sets of weights, one latent: the mean ELBO of 64 images within 6 of its standard errors (1e-8) of quadrature,
-    standard errors of under 0.05 nats, and the bound of 500 samples within 0.02 under log p(x)."""
+    """Two sets of weights, one latent. The mean ELBO of 64 images is within 6 standard errors of quadrature (1e-8), with
+    standard errors below 0.05 nats. The bound with 500 samples is at most 0.02 below log p(x)."""
     params = jax.vmap(lambda key: initial_params(key, 5, 3, 1))(jax.random.split(KEY, 2))
     params = jax.tree.map(lambda x: 0.4 * x, params)
     images = jnp.asarray(jax.random.bernoulli(jax.random.key(1), 0.4, (64, 5)), float)
@@ -131,7 +131,7 @@ def test_the_digits():
 
 
 def test_margins():
-    """Two seeds whose curves are straight lines: 2 and 3 nats ahead at the last step, and half as fast again."""
+    """Two seeds with straight curves: 2 and 3 nats ahead at the last step, and 1.5 times as fast."""
     rows = [
         {"estimator": name, "seed": seed, "step": step, "seconds": step * pace, "test_elbo": step * (1 + rise * (seed + 2))}
         for name, pace, rise in (("a", 1.0, 0.1), ("b", 2.0, 0.0)) for seed in (0, 1) for step in (0, 10)
