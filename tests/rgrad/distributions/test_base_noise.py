@@ -263,7 +263,7 @@ def mixture(t):
 def test_the_score_at_a_logit_of_0_in_any_nesting(of, x64):
     """Against central differences of the density. NumPyro's derivative is off by 1/2 for each number of a sample."""
     x = base_noise(of(0.2)).sample(KEY, (5,))
-    score = jax.jacobian(lambda t: score_density(base_noise(of(t)), x))(0.0)
-    density = lambda t: jax.vmap(rgrad.log_prob, (None, 0))(of(t), x)
+    score = jax.jit(jax.jacobian(lambda t: score_density(base_noise(of(t)), x)))(0.0)
+    density = jax.jit(lambda t: jax.vmap(rgrad.log_prob, (None, 0))(of(t), x))
     want = (density(1e-5) - density(-1e-5)) / 2e-5
     np.testing.assert_allclose(score, want, atol=1e-6)

@@ -253,7 +253,7 @@ def test_gradient_is_unbiased(estimator, problems):
     parts, truth = {}, {}
     for name in (name for name in RULES[estimator] if name in problems):
         loss, params, exact = loss_of(name, estimator, 50)
-        gradient = jax.grad(exact)(params)
+        gradient = jax.jit(jax.grad(exact))(params)
         size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) or 1.0
         truth[name] = jax.tree.map(lambda x, size=size: x / size, gradient)
         parts[name] = (loss, params, size)
@@ -296,7 +296,10 @@ def test_hessian_is_unbiased(estimator):
     loss, params, exact = loss_of("theta cos x, theta in f too", estimator, 50)
     draw = lambda key: jax.hessian(loss)(params, key)
     assert_unbiased(
-        draw, jax.hessian(exact)(params), smallest_bias=0.2, replicates=120_000 if "delta" in estimator else 40_000
+        draw,
+        jax.jit(jax.hessian(exact))(params),
+        smallest_bias=0.2,
+        replicates=120_000 if "delta" in estimator else 40_000,
     )
 
 
