@@ -124,7 +124,7 @@ def label_lines(axis: Any, ends: Iterable[tuple[float, float, str, str]]) -> Non
         axis: the panel. Its scales and limits are final.
         ends: for each line `(x, y, name, colour)`, with x and y of its last point.
     """
-    low, high = axis.transData.inverted().transform(axis.transAxes.transform([(0, 0), (0, 1)]))[:, 1]
+    low, high = axis.get_ylim()
     to = np.log if axis.get_yscale() == "log" else np.asarray
     ordered = sorted((float((to(y) - to(low)) / (to(high) - to(low))), name, colour) for _, y, name, colour in ends)
     gap = 0.18 / (axis.figure.get_figheight() * axis.get_position().height)  # one line of text

@@ -81,8 +81,8 @@ def energy_score() -> Objective:
     """`sum_i E|y - x_i| - n E|y - y'| / 2`: the continuous ranked probability score, summed over the observations.
 
     A proper score (Gneiting and Raftery 2007): it is minimised by the distribution of the data, so it finds sigma too.
-    Compared to the squared error it has a second term, which rewards a spread. For a
-    normal, with z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
+    Compared to the squared error it has a second term, which rewards a spread. For a normal, with
+    z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
     `E|y - y'| = 2 sigma / sqrt(pi)`. If the data are not normal, its minimiser differs from the maximum-likelihood estimate.
     """
 

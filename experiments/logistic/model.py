@@ -90,9 +90,8 @@ class LogisticWay(NamedTuple):
     entropy: Entropy
 
 
-# With the reparameterization trick, the exact and the sampled entropy have the same gradient, and the exact one needs no
-# log q. The score
-# function needs the sampled one: near the optimum log g - log q hardly varies, and log g does.
+# With the reparameterization trick, the exact and the sampled entropy have the same gradient, and the exact one does not
+# need log q. The score function needs the sampled one: near the optimum, log g varies and log g - log q hardly does.
 WAYS: Mapping[str, LogisticWay] = {
     "reparameterized": LogisticWay(load_estimator("reparameterized"), "exact"),
     "sticking_the_landing": LogisticWay(load_estimator("reparameterized"), "detached"),

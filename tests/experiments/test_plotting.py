@@ -37,7 +37,7 @@ def test_a_short_logarithmic_axis_has_at_least_two_labels_that_differ(low, high)
 
 
 def test_labels_of_close_lines_do_not_overlap():
-    figure, ((axis,),) = panels(1, 1)
+    figure, ((axis,),) = panels(1, 1, height=3.0)
     for y in (1.0, 1.001, 5.0):
         axis.plot([0, 1], [y, y])
     label_lines(axis, [(1, y, f"y = {y}", COLOURS[0]) for y in (1.0, 1.001, 5.0)])

@@ -279,10 +279,10 @@ def test_axes_as_they_are_written():
     assert values["v"] == [[1, 2], [3, 4]]
     assert values["one"] == [-1e-3]
     for axis, message in (
-        ({"from": 0, "to": 1, "steps": 3}, "has no 'steps'"),
-        ({"from": 0, "to": 1}, "has no 'points'"),
+        ({"from": 0, "to": 1, "steps": 3}, "unknown key 'steps'"),
+        ({"from": 0, "to": 1}, "lacks 'points'"),
         ({"from": 0, "to": 1, "points": 1.5}, "points = 1.5"),
-        (3, "is no list"),
+        (3, "is not a list"),
     ):
         with pytest.raises(ValueError, match=message):
             checked({"loc": axis})

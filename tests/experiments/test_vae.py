@@ -19,6 +19,7 @@ from experiments.common.loading import ESTIMATORS
 from experiments.common.settings import parse
 from experiments.vae import VaeSettings, run
 from experiments.vae import checkpoint as vae_checkpoint
+from experiments.vae import experiment as vae_experiment
 from experiments.vae import study as vae_task
 from experiments.vae.checkpoint import Saved, latest, write_checkpoint
 from experiments.vae.experiment import raise_divergence
@@ -187,7 +188,7 @@ def test_interrupted_damaged_and_resumed_it_ends_the_same_bit_for_bit(whole, run
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(vae_checkpoint, "write_checkpoint", interrupted)
+        patch.setattr(vae_experiment, "write_checkpoint", interrupted)
         with pytest.raises(KeyboardInterrupt, match="step 50 is kept; continue with --resume out"):
             run(parse(VaeSettings, [*SMALL, "--steps", "100", "--out", "out"], "vae"))
     assert [p.name for p in Path("out").iterdir()] == ["checkpoints"]
