@@ -193,7 +193,7 @@ def test_a_run(run_main, mine):
     status, out, err = run_main(CrossoverSettings, run, *SMALL)
     assert (status, err) == (0, "")
     assert "0 disagree with quadrature" in out
-    assert float(re.findall(r"quadrature is within (\S+) of the closed forms", out)[0]) < 1e-10
+    assert float(re.findall(r"quadrature is within a relative (\S+) of the closed forms", out)[0]) < 1e-10
     (line,) = re.findall(r"sin\(10 z\) +0\.5 +0\.5 +50 +0\.5 +50 +-100 +(\S+)", out)
     assert line == "0.01"
     result = json.loads(Path("here/result.json").read_text())
