@@ -1,7 +1,9 @@
 """Is any estimator wrong for any distribution?"""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import jax
 
@@ -10,8 +12,10 @@ from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.distributions.readme import readme_tables
 from experiments.distributions.settings import GOOD, DistributionsSettings
-from experiments.distributions.study import ESTIMATORS, Cell, cells
+from experiments.distributions.study import ESTIMATORS, Cell, cells_of
 from experiments.distributions.table import rows as table_rows
+
+ROWS_OF_A_PROCESS = 20
 
 
 def run(settings: DistributionsSettings) -> int:
@@ -24,15 +28,18 @@ def run(settings: DistributionsSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
-        of = lambda row: cells(row, settings.num_samples, settings.replicates, settings.seed)
-        with ThreadPoolExecutor(2) as threads:
-            for row, several in zip(chosen, threads.map(of, chosen), strict=True):
+        of = partial(cells_of, num_samples=settings.num_samples, replicates=settings.replicates, seed=settings.seed)
+        # Processes, because tracing holds Python's lock. New ones now and then, because compiled programs use up the
+        # memory maps of a process.
+        with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=ROWS_OF_A_PROCESS) as processes:
+            for row, several in zip(chosen, processes.map(of, [row.name for row in chosen]), strict=True):
                 found.extend(several)
                 verdicts = {cell.estimator: cell.verdict for cell in several}
                 print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
                 advance(1)
-        rows = [cell._asdict() for cell in found]
-        return Outcome(rows, {}, lambda: report(found, len(chosen)), tables=readme_tables(found))
+        return Outcome(
+            [cell._asdict() for cell in found], {}, lambda: report(found, len(chosen)), tables=readme_tables(found)
+        )
 
     return recorded(settings, "distributions", len(chosen), "measuring", study)
 

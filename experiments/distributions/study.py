@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpyro.distributions.distribution import validation_enabled
 
 import rgrad
-from experiments.distributions.table import Row
+from experiments.distributions.table import Row, rows
 from experiments.distributions.truth import gradient
 from rgrad.distributions import name_of
 
@@ -29,6 +30,14 @@ class Cell(NamedTuple):
     verdict: str
     """ok, refused, nan, noisy (right, but too noisy to see a bias of a fifth), WRONG, or CRASHED."""
     detail: str
+
+
+def cells_of(name: str, num_samples: int, replicates: int, seed: int) -> list[Cell]:
+    """The cells of the row of that name. For processes: a row itself cannot be sent to one."""
+    with jax.enable_x64(True):
+        (row,) = (row for row in rows() if row.name == name)
+    with validation_enabled(False):
+        return cells(row, num_samples, replicates, seed)
 
 
 def cells(row: Row, samples: int, replicates: int, seed: int = 0) -> list[Cell]:

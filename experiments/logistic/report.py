@@ -138,11 +138,17 @@ def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
         ]
 
 
-def _stops(found: Study) -> list[str]:
-    """Lines that say which fits met a value that is not finite, and when."""
+def _stops(found: Study, chosen_only: bool = False) -> list[str]:
+    """Lines that say which fits met a value that is not finite, and when.
+
+    Args:
+        chosen_only: leave out the learning rates that were not chosen. The largest of several rates may well diverge.
+    """
     lines = []
     for f in found.compared + (found.whole if found.task.settings.held_out else []):
-        for rate, at, elbo in zip(f.plan.rates, f.runs.stopped_at, f.rough.elbo, strict=True):
+        for i, (rate, at, elbo) in enumerate(zip(f.plan.rates, f.runs.stopped_at, f.rough.elbo, strict=True)):
+            if chosen_only and i != f.chosen:
+                continue
             who = f"{f.family}, {f.estimator}, rate {rate:g}"
             if (stopped := at[at >= 0]).size:
                 lines.append(
@@ -158,8 +164,8 @@ def raise_divergence(found: Study) -> None:
     """After everything has been written.
 
     Raises:
-        UsageError: a fit stopped.
+        UsageError: a fit stopped at the learning rate that was chosen.
     """
-    if lines := _stops(found):
+    if lines := _stops(found, chosen_only=True):
         more = f" | and {len(lines) - 1} more like it" if len(lines) > 1 else ""
         raise UsageError(f"{lines[0]}{more}; use smaller --learning-rates (the last good states are in states.npz)")
