@@ -17,7 +17,7 @@ from experiments.common.loading import expanded, load_estimator, load_problem, w
 from experiments.common.progress import Advance
 from experiments.common.settings import ProblemSettings
 from rgrad.distributions import check_draw, evaluate, name_of
-from rgrad.problems import Point, gradient, names_to_differentiate, point_of
+from rgrad.problems import Point, gradient, labels_of, names_to_differentiate, point_of
 
 CHUNK = 2**24  # draws between updates of the progress bar, and between chances to interrupt
 PILOT = 10_000  # draws of x for a first test of the objective
@@ -38,7 +38,10 @@ class Measured(NamedTuple):
             for estimator, freedoms in self.moments.variance_freedom.items()
             for name, freedom in freedoms.items()
             for label, f, v in zip(
-                labels(name, freedom), np.ravel(freedom), np.ravel(self.moments.variance[estimator][name]), strict=True
+                labels_of(name, freedom),
+                np.ravel(freedom),
+                np.ravel(self.moments.variance[estimator][name]),
+                strict=True,
             )
             if v > 0 and not f >= FEW
         }
@@ -196,7 +199,7 @@ def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]
     exact = task.exact()
     rows = []
     for name in task.wrt:
-        for i, label in enumerate(labels(name, task.point[name])):
+        for i, label in enumerate(labels_of(name, task.point[name])):
             for n, moments in measured:
                 low, high = moments.variance_interval()
                 for estimator in task.estimators:
@@ -216,12 +219,6 @@ def to_rows(task: ProblemTask, measured: list[Measured]) -> list[dict[str, Any]]
                         "exact_variance": None if truth is None else float(np.ravel(truth.variance(n)[name])[i]),
                     })  # fmt: skip
     return rows
-
-
-def labels(name: str, value: Any) -> list[str]:
-    """`loc` for a number, `loc[0]`, `loc[1]` for an array."""
-    shape = jnp.shape(value)
-    return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from jax import Array
 import rgrad
 from experiments.common.errors import UsageError, nearest
 from experiments.common.loading import load_estimator
-from experiments.common.measuring import ProblemTask, labels, usage
+from experiments.common.measuring import ProblemTask, usage
 from experiments.common.measuring import prepare as prepare_problem
 from experiments.fit.data import Data, load_data
 from experiments.fit.fitting import AVERAGE, EXACT, FitTarget, Values, gradients
 from experiments.fit.objectives import OBJECTIVES, PARAMETRISATIONS, Objective, minimiser, normal, statistics
-from rgrad.problems import expect_objective
+from rgrad.problems import expect_objective, labels_of
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -175,7 +175,7 @@ def _problem_part(settings: Any) -> Part:
         return {
             label: jnp.ravel(value)[i]
             for name, value in params.items()
-            for i, label in enumerate(labels(name, given.point[name]))
+            for i, label in enumerate(labels_of(name, given.point[name]))
         }
 
     known = [rgrad.exact_moments(given.problem, named[name], given.point, given.wrt) for name in plain]
