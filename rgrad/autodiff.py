@@ -7,6 +7,8 @@
 Both are JAX primitives, because jax 0.10 drops a `custom_jvp` rule when reverse mode passes through `scan` or `map`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import jax

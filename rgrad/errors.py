@@ -1,5 +1,7 @@
 """The exceptions raised by an estimator that cannot be used for a distribution, an objective or a number of samples."""
 
+from __future__ import annotations
+
 
 class NotApplicable(Exception):
     """The estimator does not apply here.

@@ -1,5 +1,7 @@
 """What a distribution, an estimator and a problem must provide. NumPyro's distributions satisfy `Distribution`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 

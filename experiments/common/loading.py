@@ -1,10 +1,11 @@
 """Loads a problem or an estimator by name: a built-in one, or the user's own as `module:attribute`."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +68,32 @@ def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
     return getattr(module, attribute)
 
 
+@contextlib.contextmanager
+def _in_path(folder: str) -> Iterator[None]:
+    """Searches `folder` for modules, first."""
+    if folder in sys.path:
+        yield
+        return
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
 def _import(flag: str, name: str, place: str) -> Any:
     """Imports `place`: a dotted name (the current folder is searched too), or the path of a .py file."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
     try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        if spec is None or spec.loader is None or not Path(place).is_file():
-            raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        return module
+        with _in_path(str(Path.cwd())):
+            if not place.endswith(".py"):
+                return importlib.import_module(place)
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None or not Path(place).is_file():
+                raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+            return module
     except UsageError:
         raise
     except ModuleNotFoundError as error:

@@ -1,5 +1,7 @@
 """`check_compiler`: whether JAX's compiler compiles sums and products correctly on this machine."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NamedTuple

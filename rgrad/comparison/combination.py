@@ -1,5 +1,7 @@
 """`combine`: several estimators of one gradient, on shared samples, as one with less variance than the best."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ class Combined(NamedTuple):
             raise ValueError("combine: the weights are not fitted; call combine(...).fitted(f, q, key, n) first")
         return _weighted(self.members, self.weights, f, q, key, n)
 
-    def fitted(self, f: Objective, q: Any, key: Array, n: int, pilot: int = 1000) -> "Combined":
+    def fitted(self, f: Objective, q: Any, key: Array, n: int, pilot: int = 1000) -> Combined:
         """The same with fitted weights. This costs `2 x pilot` calls of n samples by every member, once.
 
         Half of the calls determine the weights. The other half test whether the weights help. In a coordinate where

@@ -1,5 +1,7 @@
 """`compare`: which estimator is best for its cost on this problem, and is any of them wrong?"""
 
+from __future__ import annotations
+
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """`Comparison`: the result of `compare`, as rows, as a table, and as one sentence."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +68,7 @@ class Entry(NamedTuple):
         """The standard error of `log_efficiency`."""
         return float(np.hypot(self.total_error / self.total, self.cost_noise)) if self.total > 0 else self.cost_noise
 
-    def lead(self, rival: "Entry") -> float:
+    def lead(self, rival: Entry) -> float:
         """The evidence, in standard errors, that a rival is not more efficient than this one by more than `SLACK`."""
         gap = self.log_efficiency - rival.log_efficiency + np.log(SLACK)
         noise = np.hypot(self.noise, rival.noise)

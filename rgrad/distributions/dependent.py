@@ -10,6 +10,8 @@ draw their own noise and accept only `q` itself.
 Common random numbers need no special draws: two calls with the same key share their noise, at any parameters.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

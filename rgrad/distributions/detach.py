@@ -1,5 +1,7 @@
 """`detach`: hold the parameters of a distribution constant."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -5,6 +5,8 @@ location-scale families are drawn from `rgrad.noise`, and all others by `q.sampl
 always uses the latter.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Location-scale families: `z = mu + C eps`, `eps ~ phi`, for any invertible C."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

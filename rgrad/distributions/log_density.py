@@ -1,5 +1,7 @@
 """The log density of a sample, with the right derivative even at the special points of NumPyro's formulas."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar
 
 import jax

@@ -1,5 +1,7 @@
 """Discrete distributions as thresholds of continuous noise. The thresholds can be relaxed."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, NamedTuple
 
 import jax

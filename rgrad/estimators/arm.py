@@ -1,5 +1,7 @@
 """Antithetic pairs of samples for Bernoulli variables: ARM, and DisARM, which integrates out ARM's noise."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

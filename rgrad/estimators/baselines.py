@@ -7,6 +7,8 @@
 - a `MovingAverage`, which saw earlier calls only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -136,7 +138,7 @@ class MovingAverage(NamedTuple):
         """The average so far, shape `()`; 0 before the first update."""
         return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1.0), 0.0)
 
-    def update(self, values: ArrayLike) -> "MovingAverage":
+    def update(self, values: ArrayLike) -> MovingAverage:
         """The state after a call with these values (any shape; their mean counts)."""
         mean = lax.stop_gradient(jnp.mean(jnp.asarray(values)))
         keep = self.decay

@@ -6,6 +6,8 @@ parameters. It may also be a function `(f, q) -> (h, expectation)` that returns 
 `optimal` is one constant for each parameter coordinate, and is passed as a baseline.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import singledispatch
 from typing import Any

@@ -1,5 +1,7 @@
 """The exact expectation over a finite support: every value, weighted by its probability."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 from typing import Any

@@ -1,5 +1,7 @@
 """The generalised reparameterization gradient: noise whose distribution depends on the parameters, but only weakly."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

@@ -1,5 +1,7 @@
 """Measure-valued gradients: the derivative of a density, written as the difference of two densities."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

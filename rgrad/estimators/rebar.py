@@ -1,5 +1,7 @@
 """The score function with a relaxation as its control variate: REBAR and RELAX. Both are unbiased."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

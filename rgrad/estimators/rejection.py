@@ -1,5 +1,7 @@
 """Reparameterization through the Gamma rejection sampler, for Gamma, InverseGamma, Beta and Dirichlet."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist

@@ -1,5 +1,7 @@
 """Differentiable relaxations of discrete distributions: Gumbel-softmax and straight-through. Both are **biased**."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The reparameterization trick, also known as the pathwise gradient."""
 
+from __future__ import annotations
+
 from jax import Array
 
 from rgrad.distributions.draws import draw_pathwise, evaluate

@@ -1,5 +1,7 @@
 """The score function, also called REINFORCE."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

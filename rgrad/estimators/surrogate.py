@@ -1,5 +1,7 @@
 """The score function for samples that come from elsewhere."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike

@@ -3,6 +3,8 @@
 To add an estimator: write a file in this package, a row here, and a line in `rgrad/__init__.pyi`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -5,6 +5,8 @@ estimators also use the weight of each sample, which a `Bound` provides: `vimco`
 `doubly_reparameterized`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from functools import partial
 from math import log

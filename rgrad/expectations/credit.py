@@ -1,5 +1,7 @@
 """`credit`: several random variables and several costs, when not every variable influences every cost."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

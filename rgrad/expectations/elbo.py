@@ -1,5 +1,7 @@
 """The evidence lower bound (ELBO), with a sampled or an exact entropy, differentiated by any estimator."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, get_args
 
 import jax

@@ -1,5 +1,7 @@
 """`expect`: an expectation that `jax.grad` can differentiate."""
 
+from __future__ import annotations
+
 from jax import Array
 
 from rgrad.backend.keys import check_key

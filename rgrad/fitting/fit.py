@@ -1,5 +1,7 @@
 """`fit`: stochastic gradient descent on a random loss, as one pure function."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +67,7 @@ NOTHING = Trace(None, None, None)  # type: ignore[arg-type]
 def fit(
     loss: Callable[..., Any],
     params: Params | Fit,
-    optimizer: "optax.GradientTransformation",
+    optimizer: optax.GradientTransformation,
     key: Array,
     steps: int,
     state: State = None,
@@ -126,7 +128,7 @@ def fit(
     return _program(loss, start._replace(trace=last), optimizer, key, int(steps), feasible, record)
 
 
-def initial_fit(params: Params, optimizer: "optax.GradientTransformation", state: State = None) -> Fit:
+def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: State = None) -> Fit:
     """A `Fit` with no steps taken, from which `fit` starts. For runs split into pieces that share one compiled program.
 
     Raises:
@@ -172,7 +174,7 @@ def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
 def _fit(
     loss: Callable[..., Any],
     start: Fit,
-    optimizer: "optax.GradientTransformation",
+    optimizer: optax.GradientTransformation,
     key: Array,
     steps: int,
     feasible: Callable[[Params], Array] | None,

@@ -1,5 +1,7 @@
 """Exact references: the mean and variance of a gradient estimate, by quadrature or enumeration, in 64 bits."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """`measure`: repeats a random call and keeps its moments. `Moments`: the result, with its precision."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Hashable
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -67,8 +69,7 @@ class Moments(NamedTuple):
         `2 / (relative variance of the sample variance)`, with `Var(s^2)/sigma^4 = (kurtosis - (n-3)/(n-1)) / n` and the
         kurtosis corrected for its bias. Heavy tails make it small. Below about 200 the kurtosis itself is poorly known,
         and a 95 % `variance_interval` covers less than 95 %. For the score function of x^2 with 10 samples per call it
-        covers 90 % at 100 replicates (63 degrees of freedom), 94 % at 1,000 and 95 % at 10,000. nan for fewer than 4
-        replicates.
+        covers 90 % at 100 replicates (63 degrees of freedom), 94 % at 1,000, 95 % at 10,000. nan for 3 replicates or fewer.
         """
 
         def freedom(n: Any, k: Any) -> Any:
@@ -86,7 +87,6 @@ class Moments(NamedTuple):
         the interval 0 to `1 - (1 - level)^(1/n)`, about 3/n. For any other number it is nan, because n equal draws do
         not bound the contribution of a rarer one.
         """
-
         _two_sided(level)
 
         def bound(sign: int, n: Any, m: Any, se: Any, agree: Any, constant: Any, binary: Any) -> Any:
@@ -125,7 +125,7 @@ class Moments(NamedTuple):
         known = lambda marks: jax.tree.map(lambda m2: m2 < 0, self.m2) if marks is None else marks
         return _map(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2), known(self.constant), known(self.binary)
 
-    def merge(self, other: "Moments") -> "Moments":
+    def merge(self, other: Moments) -> Moments:
         """The moments of both sets of replicates together. Computed in 64 bits if both are known (not traced).
 
         Raises:

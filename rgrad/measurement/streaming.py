@@ -79,7 +79,7 @@ def power_sums_by_core(
     Each piece has its own thread and a single-threaded program, because threads that share the work of a step wait for
     one another at every step. On other platforms, and if anything is traced, there is one piece.
     """
-    traced = get_opaque_trace_state(convention="flax") != NOTHING_TRACED
+    traced = get_opaque_trace_state(convention="flax") != nothing_traced()
     if jax.default_backend() != "cpu" or traced:
         flight = min(in_flight(), IN_FLIGHT_TRACED) if traced else in_flight()
         batch = batch or batch_for(draw, key, flight)
@@ -105,8 +105,11 @@ def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[A
     return [done.result() for done in calls]
 
 
-# JAX's trace state if nothing is traced. Read in other threads, because this thread may be tracing during the import.
-NOTHING_TRACED, _ = side_by_side(lambda _: get_opaque_trace_state(convention="flax"), [None, None])
+@cache
+def nothing_traced() -> Any:
+    """JAX's trace state if nothing is traced. It is read in another thread, because this one may be tracing."""
+    state, _ = side_by_side(lambda _: get_opaque_trace_state(convention="flax"), [None, None])
+    return state
 
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:

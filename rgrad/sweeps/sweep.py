@@ -1,5 +1,7 @@
 """`sweep`: the moments of gradient estimates over a grid of settings."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

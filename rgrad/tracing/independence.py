@@ -11,6 +11,8 @@ There are three checks, tried in this order:
 `independent(baseline)` says that the caller knows the answer. Nothing is checked then.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -302,7 +302,7 @@ import atexit, threading, time, jax, rgrad
 key, draw = jax.random.key(0), lambda key: jax.random.normal(key)
 within = jax.jit(lambda key: rgrad.measure(draw, key, 100_000).mean)(key)  # rgrad is imported here, while jit traces
 mean = lambda: rgrad.measure(draw, key, 100_000).mean
-assert abs(mean() - within) < 1e-7 and rgrad.measurement.streaming.NOTHING_TRACED == jax.extend.core.get_opaque_trace_state(convention="flax")
+assert abs(mean() - within) < 1e-7 and rgrad.measurement.streaming.nothing_traced() == jax.extend.core.get_opaque_trace_state(convention="flax")
 atexit.register(lambda: print("at the end", float(mean())))
 later = lambda: (time.sleep(0.3), print("after the main thread", float(mean())))
 threading.Thread(target=later).start()
