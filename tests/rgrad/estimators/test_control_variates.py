@@ -188,7 +188,7 @@ def test_more_refusals():
 def test_control_variates_that_are_none():
     for wrong in (3.0, "delta", rgrad.optimal, (1.0, 2.0)):
         estimator = partial(rgrad.score_function, control_variate=wrong)
-        with pytest.raises(TypeError, match=r"is no pair \(h, expectation\)"):
+        with pytest.raises(TypeError, match=r"is not a pair \(h, expectation\)"):
             rgrad.expect(lambda x: x, dist.Normal(0.0, 1.0), KEY, 4, estimator)
 
 
