@@ -31,7 +31,7 @@ def draw_figure(rows: Rows, checks: Rows, settings: Any) -> dict[str, bytes]:
         lines, *empty = here[len(names) :]
         _lines(lines, "dimension" if parameter == "mu" else "phi", rows, checks, settings)
         if parameter == "mu":
-            lines.set_title("d/d mu_1, sum of r over D coordinates")
+            lines.set_title("d/d mu_1, sum of r over D")
             lines.set_xlabel("D, dimensions (sigma = 1)")
         else:
             lines.set_title("d/d phi, one parameter for both")

@@ -103,9 +103,9 @@ def of_problem(
     small = (
         exact is None and sum(a.size for a in jax.tree.leaves(jax.eval_shape(lambda k: q.sample(k, ()), key))) <= FEW
     )
-    references = those({name: ESTIMATORS[name].estimator for name in REFERENCES if name != "measure_valued" or small})[
-        0
-    ]
+    references, _ = those(
+        {name: ESTIMATORS[name].estimator for name in REFERENCES if name != "measure_valued" or small}
+    )
     # The estimators that the user asked for also serve as references. Others are added only as references.
     same = {name: next((mine for mine, e in asked.items() if mine in gradients and _same(e, ESTIMATORS[name].estimator)), name)
             for name in references}  # fmt: skip

@@ -14,7 +14,7 @@ from rgrad.protocols import Sample
 class WithKey(OfBase, Wrapper):
     """The joint distribution of a sample of `q` and an independent PRNG key. `keyed=True` takes expectations over it.
 
-    So every estimator supports keys without any code for them, including your own.
+    An estimator that only draws from q and evaluates f supports keys without any code for them, including your own.
     """
 
     @property

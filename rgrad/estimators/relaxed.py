@@ -126,7 +126,8 @@ def of_relaxed(f: Objective, q: Any, caller: str) -> Objective:
             )
             raise NoDerivative(
                 f"{caller}: f must accept points between the samples of {name_of(q)}, and it raised "
-                f"{type(error).__name__} for one: {error}"
+                f"{type(error).__name__} for one: {error}",
+                "use score_function, which evaluates f only at samples",
             ) from error
 
     return relaxed

@@ -550,3 +550,34 @@ def test_the_suite_has_40_problems():
 def test_the_recommendation_is_the_best(problem):
     """At a confidence of 95 % or more. None of the 150 verdicts on all 40 is wrong (all estimators are unbiased)."""
     assert check_recommendation(*problem), "cannot tell"
+
+
+def test_an_f_of_indices_leaves_out_what_relaxes_it():
+    """rebar evaluates f between the samples; the estimators that do not are compared."""
+    table = jnp.array([1.0, -2.0])
+    problem = Problem(lambda p: dist.Bernoulli(logits=p["a"]), lambda p, x: table[x], {"a": 0.3}, ("a",))
+    c = by_operations(problem, {"disarm": rgrad.disarm, "rebar": rgrad.rebar, "loo": LOO}, budget=0.01)
+    assert {t["estimator"] for t in c.totals} == {"disarm", "loo"}
+    with pytest.raises(
+        rgrad.NotApplicable, match=r"rebar: f must accept points .*; use score_function, which evaluates"
+    ):
+        rgrad.expect(lambda x: table[x], dist.Bernoulli(logits=0.3), jax.random.key(0), 2, rgrad.rebar)
+
+
+def test_a_bug_in_the_objective_is_raised_and_not_taken_for_an_estimator_that_does_not_apply():
+    problem = Problem(normal, lambda p, x: x @ jnp.ones(3), {"loc": 0.0, "scale": 1.0}, ("loc",))
+    with pytest.raises(ValueError, match="matmul"):
+        by_operations(problem, THREE, budget=0.01)
+    for estimator in (rgrad.score_function, lambda f, q, key, n: rgrad.reparameterized(f, q, key, n)):
+        with pytest.raises(ValueError, match="matmul"):
+            rgrad.exact_moments(problem, estimator)
+
+
+def test_an_estimator_of_ones_own_that_takes_no_five_samples_has_no_exact_moments():
+    def pairs(f, q, key, n):
+        if n % 2:
+            raise ValueError("pairs: n must be even")
+        return rgrad.reparameterized(f, q, key, n)
+
+    problem = Problem(normal, lambda p, x: x**2, {"loc": 2.0, "scale": 1.0}, ("loc",))
+    assert rgrad.exact_moments(problem, pairs) is None

@@ -184,7 +184,7 @@ def test_nothing_need_be_recorded():
 
 
 def test_the_same_fits_however_they_are_called():
-    """One trajectory: alone, under vmap (compiled with our own options), under jit, and when differentiated."""
+    """One trajectory: by itself, under vmap (compiled with our own options), under jit, and when differentiated."""
     fit = lambda at, key: rgrad.fit(loss, {"loc": at, "scale": 1.0}, optax.adam(0.02), key, 50).params["loc"]
     keys, at = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
     alone = [fit(*of) for of in zip(at, keys, strict=True)]
