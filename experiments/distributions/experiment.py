@@ -1,6 +1,7 @@
 """Is any estimator wrong for any distribution?"""
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -15,7 +16,7 @@ from experiments.distributions.settings import GOOD, DistributionsSettings
 from experiments.distributions.study import ESTIMATORS, Cell, cells_of
 from experiments.distributions.table import rows as table_rows
 
-ROWS_OF_A_PROCESS = 20
+ROWS_AT_ONCE = 40
 
 
 def run(settings: DistributionsSettings) -> int:
@@ -29,19 +30,27 @@ def run(settings: DistributionsSettings) -> int:
     def study(advance: Advance) -> Outcome:
         print(" " * width, *(f"{name.removeprefix('score_function+')[:9]:>9}" for name in ESTIMATORS))
         of = partial(cells_of, num_samples=settings.num_samples, replicates=settings.replicates, seed=settings.seed)
-        # Processes, because tracing holds Python's lock. New ones now and then, because compiled programs use up the
-        # memory maps of a process.
-        with ProcessPoolExecutor(2, get_context("spawn"), max_tasks_per_child=ROWS_OF_A_PROCESS) as processes:
-            for row, several in zip(chosen, processes.map(of, [row.name for row in chosen]), strict=True):
-                found.extend(several)
-                verdicts = {cell.estimator: cell.verdict for cell in several}
-                print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
-                advance(1)
+        for row, several in zip(chosen, in_processes(of, [row.name for row in chosen]), strict=True):
+            found.extend(several)
+            verdicts = {cell.estimator: cell.verdict for cell in several}
+            print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
+            advance(1)
         return Outcome(
             [cell._asdict() for cell in found], {}, lambda: report(found, len(chosen)), tables=readme_tables(found)
         )
 
     return recorded(settings, "distributions", len(chosen), "measuring", study)
+
+
+def in_processes(of: Callable[[str], list[Cell]], names: Sequence[str]) -> Iterator[list[Cell]]:
+    """`map(of, names)`, in two processes, because tracing holds Python's lock.
+
+    They are replaced after every `ROWS_AT_ONCE` names, because compiled programs use up the memory maps of a process.
+    The pool's own `max_tasks_per_child` is not used: with it, Python 3.11 can wait forever for processes that ended.
+    """
+    for start in range(0, len(names), ROWS_AT_ONCE):
+        with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+            yield from processes.map(of, names[start : start + ROWS_AT_ONCE])
 
 
 def report(found: list[Cell], distributions: int) -> bool:
