@@ -64,7 +64,7 @@ def those_that_apply(
     return kept, left_out
 
 
-def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point:
+def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: str = "") -> Point:
     """Return the problem's parameters as arrays, with those in `params` in place of the problem's own.
 
     A number becomes a float if the default is a float. It stays an integer if the default is an integer, e.g. a count.
@@ -72,40 +72,43 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None) -> Point
     Raises:
         ValueError: a name is unknown, a value is not finite, or an integer parameter is given a fraction.
     """
-    own = dict(problem.params)
+    own, where = dict(problem.params), f"{caller}: " if caller else ""
     for name in params or {}:
         if name not in own:
-            raise ValueError(f"unknown parameter {name!r}; this problem has {', '.join(own)}")
+            raise ValueError(f"{where}unknown parameter {name!r}; this problem has {', '.join(own)}")
     point = {}
     for name, default in own.items():
         value = np.asarray((params or {}).get(name, default))
         if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
-            raise ValueError(f"parameter {name} = {value.tolist()} is not a finite number; give a finite one")
+            raise ValueError(f"{where}parameter {name} = {value.tolist()} is not finite; give finite numbers")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
-            raise ValueError(f"parameter {name} = {value.tolist()} must be an integer, like its default {default}")
+            raise ValueError(f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}")
         point[name] = jnp.asarray(value, int if whole else float)
     return point
 
 
-def names_to_differentiate(problem: Problem, point: Point, wrt: Sequence[str] | None = None) -> tuple[str, ...]:
+def names_to_differentiate(
+    problem: Problem, point: Point, wrt: Sequence[str] | None = None, caller: str = ""
+) -> tuple[str, ...]:
     """Return the names to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
 
     Raises:
         ValueError: a name is unknown or given twice, or its parameter is an integer.
     """
+    where = f"{caller}: " if caller else ""
     names = tuple(wrt or getattr(problem, "wrt", ()) or point)
     for name in names:
         if name not in point:
-            raise ValueError(f"unknown parameter {name!r}; this problem has {', '.join(point)}")
+            raise ValueError(f"{where}unknown parameter {name!r}; this problem has {', '.join(point)}")
         if not jnp.issubdtype(point[name].dtype, jnp.floating):
             others = ", ".join(other for other in point if jnp.issubdtype(point[other].dtype, jnp.floating)) or "none"
             raise ValueError(
-                f"parameter {name} = {point[name]} is an integer and has no derivative; give it a decimal point in the "
-                f"definition of the problem, or choose another parameter (floats: {others})"
+                f"{where}parameter {name} = {point[name]} is an integer and has no derivative; give it a decimal point in "
+                f"the definition of the problem, or choose another parameter (floats: {others})"
             )
     if len(set(names)) < len(names):
-        raise ValueError(f"{' '.join(names)}: a parameter is named twice; name each parameter once")
+        raise ValueError(f"{where}wrt = {' '.join(names)} names a parameter twice; name each parameter once")
     return names
 
 

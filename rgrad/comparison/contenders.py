@@ -73,8 +73,8 @@ def of_problem(
     n: int,
     key: Array,
 ) -> Contenders:
-    point = point_of(problem, params)
-    names = names_to_differentiate(problem, point, wrt)
+    point = point_of(problem, params, "compare")
+    names = names_to_differentiate(problem, point, wrt, "compare")
     chosen = {name: point[name] for name in names}
     q = problem.distribution(point)
     check_draw(q, n, "compare")

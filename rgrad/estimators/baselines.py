@@ -185,7 +185,7 @@ def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> A
     elif callable(baseline):
         name, baseline = name_of(baseline), checked(baseline, values, pairs)
     if isinstance(baseline, str):
-        raise TypeError(f"baseline: {baseline!r} is a name; give a number or a function, as rgrad.leave_one_out")
+        raise TypeError(f"baseline: {baseline!r} is a name; give a number or a function, e.g. rgrad.leave_one_out")
     b = jnp.asarray(baseline)
     if b.shape not in ((), values.shape):
         raise ValueError(f"baseline: {name} has shape {b.shape}; it must be () or {values.shape}, one for each value")

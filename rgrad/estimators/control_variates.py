@@ -65,7 +65,7 @@ def delta(f: Objective, q: Any) -> Pair:
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
         raise NoRule(
-            f"delta is for normal distributions, and this is {name_of(q)}",
+            f"delta needs a normal distribution, got {name_of(q)}",
             "give control_variate=(h, expectation), or use a baseline, e.g. rgrad.leave_one_out",
         )
     m = lax.stop_gradient(jnp.asarray(base.mean))

@@ -114,6 +114,6 @@ def _pair(control_variate: Any, f: Objective, q: Any) -> tuple[Objective, ArrayL
     if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[0])):
         raise TypeError(
             f"score_function: control_variate = {control_variate!r} is not a pair (h, expectation), nor a function (f, q) "
-            "that returns one; write control_variate=rgrad.delta, or baseline=rgrad.optimal for that"
+            "that returns one; write e.g. control_variate=rgrad.delta (optimal is a baseline: baseline=rgrad.optimal)"
         )
     return pair

@@ -107,7 +107,7 @@ def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
         raise ValueError(f"surrogate: values has shape {values.shape}; it must be (n,), one value for each sample")
     for name, x in others.items():
         if x is not None and jnp.shape(x) != values.shape:
-            raise ValueError(f"surrogate: {name} has shape {jnp.shape(x)}; it must be {values.shape}, as values")
+            raise ValueError(f"surrogate: {name} has shape {jnp.shape(x)}; it must be {values.shape}, like values")
 
 
 def _nan_where_nan(log_q: Array) -> Array:

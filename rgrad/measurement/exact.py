@@ -70,8 +70,8 @@ def exact_moments(
     """
     # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
-        point = point_of(problem, params)
-        names = names_to_differentiate(problem, point, wrt)
+        point = point_of(problem, params, "exact_moments")
+        names = names_to_differentiate(problem, point, wrt, "exact_moments")
         q = problem.distribution(point)
         check_draw(q, 2, "exact_moments")
         rules = rules_for(q)

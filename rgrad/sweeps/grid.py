@@ -103,7 +103,7 @@ def grid_of(
     by_shape: dict[Shape, tuple[Problem, Point]] = {}
     for d in dimensions:
         of = problem.of_dimension(d) if d else problem  # type: ignore[attr-defined]
-        by_shape |= {Shape(d, n): (of, point_of(of, params)) for n in numbers}
+        by_shape |= {Shape(d, n): (of, point_of(of, params, "sweep")) for n in numbers}
     of, base = by_shape[Shape(dimensions[0], numbers[0])]
     for name in (N, DIMENSION):
         if name in axes and name in base:
@@ -111,7 +111,7 @@ def grid_of(
                 f"sweep: {name} cannot be an axis of this problem, which has a parameter of that name; rename the parameter"
             )
     found = {name: _values(name, axes[name], base) for name in sorted(set(axes) - {N, DIMENSION})}
-    return Grid(by_shape, found, names_to_differentiate(of, base, wrt))
+    return Grid(by_shape, found, names_to_differentiate(of, base, wrt, "sweep"))
 
 
 def _values(name: str, values: Sequence[Any], base: Point) -> np.ndarray:

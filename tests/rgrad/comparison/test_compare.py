@@ -319,7 +319,7 @@ def test_it_says_when_it_cannot_tell():
         ({"budget": 0}, "budget must be a positive number of seconds, got 0"),
         ({"cost": "money"}, "cost must be 'time' or 'operations', got 'money'"),
         ({"references": ("score",)}, "references are for losses"),
-        ({"wrt": ("lok",)}, "unknown parameter 'lok'"),
+        ({"wrt": ("lok",)}, "compare: unknown parameter 'lok'"),
         ({"n": 0}, "n = 0 samples"),
         ({"estimators": {"arm": rgrad.arm}}, "no estimator applies; arm: q must be a Bernoulli"),
     ],

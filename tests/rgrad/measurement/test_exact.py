@@ -146,7 +146,7 @@ def test_not_known_is_none(problem, estimator):
 
 def test_bad_input():
     problem = normal(lambda x: x)
-    with pytest.raises(ValueError, match="unknown parameter 'lok'; this problem has loc, scale"):
+    with pytest.raises(ValueError, match="exact_moments: unknown parameter 'lok'; this problem has loc, scale"):
         rgrad.exact_moments(problem, rgrad.score_function, {"lok": 1.0})
     with pytest.raises(ValueError, match="unknown parameter 'x'"):
         rgrad.exact_moments(problem, rgrad.score_function, wrt=["x"])
