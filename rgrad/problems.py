@@ -83,7 +83,9 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
             raise ValueError(f"{where}parameter {name} = {value.tolist()} is not finite; give finite numbers")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
-            raise ValueError(f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}")
+            raise ValueError(
+                f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}"
+            )
         point[name] = jnp.asarray(value, int if whole else float)
     return point
 
