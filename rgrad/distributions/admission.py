@@ -54,6 +54,12 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: {name} goes through AbsTransform, which maps two points to one image, and its log_prob "
                 "counts only one of them; give e.g. HalfNormal, or FoldedDistribution without further transforms"
             )
+        if isinstance(part, dist.TransformedDistribution) and (range_of := _power_of(part)) is not None:
+            raise ValueError(
+                f"{caller}: {name} goes through PowerTransform, which is for positive numbers, but gets {range_of}; its "
+                "log_prob counts only the positive root. Give a distribution of positive numbers (e.g. Chi2 or Gamma "
+                "for the square of a Normal), or put the power into f"
+            )
         if isinstance(part, dist.Delta) and not _is_known(part.log_density, 0.0):
             raise ValueError(
                 f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave "
@@ -70,6 +76,21 @@ def _transforms(q: Any) -> Iterator[Any]:
     """Yield the transforms of `q`, with composed ones taken apart."""
     for transform in q.transforms:
         yield from getattr(transform, "parts", [transform])
+
+
+def _power_of(q: Any) -> str | None:
+    """The range of the numbers that a `PowerTransform` of `q` gets, if some are known to be negative; None otherwise."""
+    support = getattr(q.base_dist, "support", None)
+    for transform in _transforms(q):
+        support = getattr(support, "base_constraint", support)
+        low: Any = getattr(support, "lower_bound", -np.inf if support is dist.constraints.real else None)
+        known = low is not None and not isinstance(low, jax.core.Tracer)
+        if isinstance(transform, dist.transforms.PowerTransform) and known and np.any(np.asarray(low) < 0):
+            return "all real numbers" if np.all(np.isinf(low)) else f"numbers from {np.min(low):.3g} on"
+        # The codomain of an AffineTransform does not tell where it moves the numbers of a smaller domain.
+        moved = isinstance(transform, dist.transforms.AffineTransform) and support is not dist.constraints.real
+        support = None if moved else transform.codomain
+    return None
 
 
 def parts(q: Any) -> Iterator[Any]:

@@ -40,6 +40,11 @@ def vmapped(make):
     return jax.vmap(make)(jnp.array([0.0, 1.0, 2.0]))
 
 
+def power(base, *before_and_exponent):
+    *before, exponent = before_and_exponent
+    return dist.TransformedDistribution(base, [*before, dist.transforms.PowerTransform(exponent)])
+
+
 REFUSED = {
     "mask of False": (lambda: dist.Bernoulli(0.3).mask(False), "is masked"),
     "mask within an event": (lambda: dist.Normal(jnp.zeros(3), 1.0).mask(MASK).to_event(1), "is masked"),
@@ -59,6 +64,12 @@ REFUSED = {
     "two points with one image": (
         lambda: dist.TransformedDistribution(dist.FoldedDistribution(dist.Normal()), dist.transforms.AffineTransform(1.0, 2.0)),
         "goes through AbsTransform",
+    ),
+    "a square of a normal": (lambda: power(dist.Normal(), 2.0), "PowerTransform, which is for positive numbers, but gets all real"),
+    "a square of an interval": (lambda: power(dist.Uniform(-1.0, 1.0), 2.0), "gets numbers from -1 on"),
+    "a square after two transforms": (
+        lambda: power(dist.LogNormal(), dist.transforms.ExpTransform().inv, dist.transforms.AffineTransform(1.0, 2.0), 2.0),
+        "gets all real numbers",
     ),
     "vmapped": (lambda: vmapped(lambda m: dist.Bernoulli(logits=m)), r"logits has shape \(3,\)"),
     "vmapped vector": (lambda: vmapped(lambda m: dist.Normal(m * jnp.ones(2), 1.0).to_event(1)), r"loc has shape \(3, 2\)"),
@@ -88,6 +99,12 @@ def test_a_mask_of_true_is_accepted():
     masked = dist.Normal(jnp.zeros(3), 1.0).mask(jnp.ones(3, bool)).to_event(1)
     plain = rgrad.jax_random(dist.Normal(jnp.zeros(3), 1.0).to_event(1))
     assert rgrad.expect(jnp.sum, masked, KEY, 3) == rgrad.expect(jnp.sum, plain, KEY, 3)
+
+
+def test_powers_of_positive_numbers_are_accepted():
+    for q in (power(dist.Exponential(1.0), 0.5), power(dist.LogNormal(), dist.transforms.AffineTransform(1.0, 2.0), 2.0),
+              power(dist.Normal(), dist.transforms.ExpTransform(), -1.0), dist.Weibull(1.0, 2.0)):  # fmt: skip
+        rgrad.distributions.draws.check_draw(q, 2, "test")
 
 
 def test_every_kind_of_shape_is_accepted():
