@@ -73,20 +73,35 @@ def test_exact_over_all_tuples(rules, k, n, x64):
         assert square[0] < 0.7 * square[1]
 
 
+def vimco_by_hand(log_p, log_q):
+    """For one draw, `d L + sum_j (L - L_-j) d log q(x_j)`, from the log p and log q of its samples.
+
+    L_-j has the geometric mean of the others in place of w_j.
+    """
+    log_w = log_p - log_q
+    bound = jax.nn.logsumexp(log_w) - jnp.log(log_w.size)
+    others = [jnp.delete(log_w, j) for j in range(log_w.size)]
+    without = jnp.stack([jax.nn.logsumexp(jnp.append(o, o.mean())) - jnp.log(log_w.size) for o in others])
+    return bound + jax.lax.stop_gradient(bound - without) @ log_q
+
+
 def test_vimco_is_its_equation(x64):
-    """For one draw: d L + sum_j (L - L_-j) d log q(x_j). L_-j has the geometric mean of the others in place of w_j."""
     x, at = np.array([0, 2, 2, 1]), jnp.asarray(THETA)
-
-    def by_hand(theta):
-        log_q = jax.nn.log_softmax(logits_of(theta))[x]
-        log_w = jax.vmap(log_p_of(theta))(jnp.asarray(x)) - log_q
-        bound = jnp.log(jnp.mean(jnp.exp(log_w)))
-        others = [jnp.delete(log_w, j) for j in range(4)]
-        without = jnp.stack([jnp.log((jnp.exp(o).sum() + jnp.exp(o.mean())) / 4) for o in others])
-        return bound + jax.lax.stop_gradient(bound - without) @ log_q
-
+    of = lambda theta: vimco_by_hand(jax.vmap(log_p_of(theta))(jnp.asarray(x)), jax.nn.log_softmax(logits_of(theta))[x])
     loss = lambda t: iwae(log_p_of(t), Given(logits_of(t), jnp.asarray(x)[None]), jax.random.key(0), 4, 1, vimco)
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(at), jax.jit(jax.grad(by_hand))(at), atol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(at), jax.jit(jax.grad(of))(at), atol=1e-12)
+
+
+def test_vimco_of_a_sample_that_is_nearly_impossible():
+    """In 32 bits: its log weight must cancel from the mean of the others, whatever its size."""
+    x, log_p = jnp.array([0, 1, 1, 2]), jnp.array([0.5, 1.5, -1e12])
+    loss = lambda a: iwae(lambda x: log_p[x], Given(a, x[None]), jax.random.key(0), 4, 1, vimco)
+    got = jax.grad(loss)(jnp.array([0.3, -0.5, 0.1]))
+    with jax.enable_x64(True):
+        want = jax.grad(lambda a: vimco_by_hand(jnp.array([0.5, 1.5, 1.5, -1e12]), jax.nn.log_softmax(a)[x]))(
+            jnp.array([0.3, -0.5, 0.1])
+        )
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 # By quadrature: a Normal. `loc` and `log_scale` belong to q, `m` to the model, `s` to both.
