@@ -63,7 +63,7 @@ def leave_pair_out(values: Array) -> Array:
     (n,) = values.shape
     if n < 4 or n % 2:
         raise Unsuitable(f"leave_pair_out: n = {n} leaves no other pair, or is odd; ask for an even n >= 4, or use a number")  # fmt: skip
-    return jnp.repeat((values.sum() - values.reshape(-1, 2).sum(1)) / (n - 2), 2)
+    return jnp.repeat(leave_one_out(values.reshape(-1, 2).mean(1)), 2)
 
 
 def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None) -> Array:

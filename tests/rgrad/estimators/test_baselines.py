@@ -174,6 +174,12 @@ def test_what_is_not_seen_when_tracing_is_nan_at_the_actual_values():
     assert np.isnan(jax.grad(lambda v: terms(v, 20, 10).sum())(v)).all()
 
 
+def test_leave_pair_out_is_the_mean_of_the_other_pairs():
+    values = 1000 + np.arange(8, dtype=np.float32) ** 2
+    want = [np.delete(values, [i, i + 1]).mean() for i in range(0, 8, 2) for _ in range(2)]
+    np.testing.assert_allclose(rgrad.leave_pair_out(jnp.asarray(values)), want, rtol=1e-6)
+
+
 def test_leave_out_formulas_are_finite_at_large_values():
     """The terms cancel only up to rounding: 1e4 +- 1, in 32 bits."""
     v = 1e4 + jax.random.normal(KEY, (50,))
