@@ -22,8 +22,23 @@ def same_varying(*arrays: ArrayLike) -> tuple[Array, ...]:
     return tuple(lax.pcast(x, more, to="varying") if more else x for x, more in zip(values, missing, strict=True))
 
 
-def vary_as(q: Any, key: Array) -> Any:
-    """Return `q` with arrays that vary over the devices as `key` does. A loop in a sampler needs one carry type."""
-    if not jax.typeof(key).manual_axis_type.varying:
-        return q
-    return jax.tree.map(lambda leaf: same_varying(leaf, key)[0] if isinstance(leaf, Array) else leaf, q)
+def sample_of(q: Any, key: Array, shape: tuple[int, ...], method: str = "sample") -> Any:
+    """`q.sample(key, shape)`, also inside `jax.shard_map`.
+
+    There, a loop in a sampler needs one type for all it carries. So the key and the arrays of `q` are cast to a type
+    that varies over the devices as any of them does.
+    """
+    leaves, structure = jax.tree.flatten((q, key))
+    arrays = [leaf for leaf in leaves if isinstance(leaf, Array)]
+    if not any(jax.typeof(x).manual_axis_type.varying for x in arrays):
+        return getattr(q, method)(key, shape)
+    cast = iter(same_varying(*arrays))
+    q, key = jax.tree.unflatten(structure, [next(cast) if isinstance(leaf, Array) else leaf for leaf in leaves])
+    try:
+        return getattr(q, method)(key, shape)
+    except TypeError as error:
+        error.add_note(
+            f"rgrad: this is the sampler of {type(q).__name__} inside jax.shard_map. If the error is about the types of "
+            "a loop, which differ in the axes over which they vary, pass check_vma=False to shard_map."
+        )
+        raise

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.scipy.special import i0e, i1e
 
 from rgrad.autodiff import first_order
-from rgrad.backend.varying import vary_as
+from rgrad.backend.varying import sample_of
 from rgrad.distributions.from_noise import sample as from_noise
 from rgrad.distributions.truncated import sharpened
 from rgrad.distributions.wrappers import elementary, has_rule
@@ -30,7 +30,7 @@ def has_rsample(q: Any) -> bool:
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Return samples of shape `shape + event_shape`: those of `rsample` with the same key, if it has any."""
     x = from_noise(q, key, shape)
-    return vary_as(sharpened(q), key).sample(key, shape) if x is None else x
+    return sample_of(sharpened(q), key, shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -38,8 +38,10 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     x = from_noise(q, key, shape)
     if x is not None:
         return x
-    q = vary_as(sharpened(q), key)
-    return q.rsample(key, shape) if q.has_rsample else _implicit(elementary(q), q.sample(key, shape))
+    q = sharpened(q)
+    if q.has_rsample:
+        return sample_of(q, key, shape, "rsample")
+    return _implicit(elementary(q), sample_of(q, key, shape))
 
 
 @singledispatch

@@ -1,6 +1,7 @@
 """How the samples of each family are made from noise, and their density in terms of it. See `base_noise.py`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -39,16 +40,23 @@ class BaseNoise(NamedTuple):
 
 
 class Drawn(dist.Distribution):  # type: ignore[misc]
-    """Noise that has only a sampler, `sampler(key, shape)`. `shape` is that of samples, batch and event together."""
+    """Noise that has only a sampler, `sampler(key, shape, *arrays)`. `shape` is that of samples, batch and event.
+
+    The arrays are not closed over, so that `jax.tree.map` finds them, e.g. `sample_of`.
+    """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("arrays",)
+    pytree_aux_fields = ("sampler",)
 
-    def __init__(self, sampler: Callable[..., Array], batch_shape: Any = (), event_shape: Any = ()) -> None:
-        self.sampler = sampler
+    def __init__(
+        self, sampler: Callable[..., Array], *arrays: Array, batch_shape: Any = (), event_shape: Any = ()
+    ) -> None:
+        self.sampler, self.arrays = sampler, arrays
         super().__init__(batch_shape, event_shape, validate_args=False)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        return self.sampler(key, sample_shape + self.batch_shape + self.event_shape)
+        return self.sampler(key, sample_shape + self.batch_shape + self.event_shape, *self.arrays)
 
 
 def _location_scale(standard: Callable[[Any], Any]) -> Callable[[Any], BaseNoise]:
@@ -91,7 +99,7 @@ def _solve(scale: Array, shift: Array) -> Array:
     return jax.scipy.linalg.solve_triangular(scale, shift[..., None], lower=True)[..., 0]
 
 
-def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
+def log_gamma(key: Array, shape: tuple[int, ...], a: Array) -> Array:
     """Return log z, z ~ Gamma(a, 1), at least the quantile of one rounding. JAX's own is -inf once in 2^23 draws."""
     y = jax.random.loggamma(key, a, shape, a.dtype)
     return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
@@ -108,23 +116,20 @@ def _gamma(q: Any) -> BaseNoise:
         log_rx = y + (jnp.log(rate) - jnp.log(rate0)) + more
         return a * log_rx - jnp.exp(log_rx) - log_x - gammaln(a)
 
-    a0 = lax.stop_gradient(a)
-    source = Drawn(lambda key, shape: _log_gamma(key, a0, shape), q.batch_shape)
+    source = Drawn(log_gamma, lax.stop_gradient(a), batch_shape=q.batch_shape)
     return BaseNoise(source, lambda y: as_it_is(jnp.exp(y) / rate), density)
 
 
 def _dirichlet(q: Any) -> BaseNoise:
     """Use logarithms of Gammas as the noise. A sample is their softmax, clipped as in NumPyro."""
     a = jnp.asarray(q.concentration) * 1.0
-    size = a.shape[-1:]
 
     def density(y: Array, moved: Array | None) -> Array:
         log_x = jax.nn.log_softmax(y)
         log_x = log_x if moved is None else log_x + jnp.log1p(moved * jnp.exp(-log_x))
         return ((a - 1) * log_x - gammaln(a)).sum(-1) + gammaln(a.sum(-1))
 
-    a0 = lax.stop_gradient(a)
-    source = Drawn(lambda key, shape: _log_gamma(key, a0, shape), q.batch_shape, size)
+    source = Drawn(log_gamma, lax.stop_gradient(a), batch_shape=q.batch_shape, event_shape=a.shape[-1:])
     return BaseNoise(source, lambda y: as_it_is(_inside(jax.nn.softmax(y))), density)
 
 
@@ -142,7 +147,7 @@ def _beta(q: Any) -> BaseNoise:
         return (a - 1) * log_x + (b - 1) * log_rest - betaln(a, b)
 
     both = lax.stop_gradient(jnp.stack([a, b], -1))
-    source = Drawn(lambda key, shape: _log_gamma(key, both, shape), q.batch_shape, (2,))
+    source = Drawn(log_gamma, both, batch_shape=q.batch_shape, event_shape=(2,))
     return BaseNoise(source, lambda y: as_it_is(_inside(jax.nn.softmax(y))[..., 0]), density)
 
 
@@ -161,7 +166,7 @@ def _weibull(q: Any) -> BaseNoise:
             log_ratio = log_ratio + jnp.log1p(moved / scale0 * jnp.exp(-jnp.log(e) / k0))
         return jnp.log(k) - jnp.log(scale) + (k - 1) * log_ratio - jnp.exp(k * log_ratio)
 
-    source = Drawn(lambda key, shape: jax.random.exponential(key, shape), q.batch_shape)
+    source = Drawn(jax.random.exponential, batch_shape=q.batch_shape)
     return BaseNoise(source, lambda e: as_it_is(scale * e ** (1 / k)), density)
 
 
@@ -184,7 +189,7 @@ def _kumaraswamy(q: Any) -> BaseNoise:
         return jnp.log(a) + jnp.log(b) + (a - 1) * log_x + (b - 1) * log_rest
 
     tiny = jnp.finfo(jnp.result_type(float)).tiny
-    source = Drawn(lambda key, shape: jax.random.uniform(key, shape, minval=tiny), q.batch_shape)
+    source = Drawn(partial(jax.random.uniform, minval=tiny), batch_shape=q.batch_shape)
     eps = jnp.finfo(jnp.result_type(float)).eps
 
     def push(u: Array) -> Array:  # as in NumPyro

@@ -15,6 +15,7 @@ from jax import Array
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
 from rgrad.distributions.dependent import DependentDraws
+from rgrad.distributions.noise_families import log_gamma
 from rgrad.distributions.wrappers import JaxRandom, name_of
 from rgrad.errors import NoRule
 from rgrad.tracing.jacobian import elementwise
@@ -33,16 +34,17 @@ class Standardised(NamedTuple):
 class Logarithm(NamedTuple):
     """The distribution of log z or logit z, for small concentrations: z itself would round to 0 or 1.
 
-    It is given by `sampler(key, shape)` and `density(y)`, and is independent over the shape of an event.
+    It is given by `sampler(key, shape, *arrays)` and `density(y)`, and is independent over the shape of an event.
     """
 
-    sampler: Callable[[Array, tuple[int, ...]], Array]
+    sampler: Callable[..., Array]
+    arrays: tuple[Array, ...]
     density: Callable[[Array], Array]
     event_shape: tuple[int, ...]
     has_rsample: bool = False
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
-        return self.sampler(key, shape + self.event_shape)
+        return self.sampler(key, shape + self.event_shape, *self.arrays)
 
     def log_prob(self, value: Array) -> Array:
         return self.density(value).sum()
@@ -91,12 +93,13 @@ def _(q: dist.Dirichlet) -> Standardised:
 def _(q: dist.Beta) -> Standardised:
     a, b = of_event(q, q.concentration1), of_event(q, q.concentration0)
 
-    def sampler(key: Array, shape: tuple[int, ...]) -> Array:
+    def sampler(key: Array, shape: tuple[int, ...], a: Array, b: Array) -> Array:
         for_a, for_b = jax.random.split(key)  # not the key itself, because the sampler of one Gamma splits it again
-        return _log_gamma(for_a, a, shape) - _log_gamma(for_b, b, shape)
+        return log_gamma(for_a, shape, a) - log_gamma(for_b, shape, b)
 
     logits = Logarithm(
         sampler,
+        (a, b),
         lambda y: a * jax.nn.log_sigmoid(y) + b * jax.nn.log_sigmoid(-y) - betaln(a, b),
         jnp.shape(a),
     )
@@ -149,17 +152,12 @@ def reciprocal(y: Array) -> Array:
 def _log_gammas(a: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
     """Standardise independent y = log z, z ~ Gamma(a, rate): mean digamma(a) - log(rate), variance trigamma(a)."""
     logs = Logarithm(
-        lambda key, shape: _log_gamma(key, a, shape) - jnp.log(rate),
+        lambda key, shape, a, rate: log_gamma(key, shape, a) - jnp.log(rate),
+        (a, rate),
         lambda y: a * (y + jnp.log(rate)) - rate * jnp.exp(y) - gammaln(a),
         jnp.shape(a),
     )
     return _affine(logs, digamma(a) - jnp.log(rate), jnp.sqrt(polygamma(1, a)), finish)
-
-
-def _log_gamma(key: Array, a: Array, shape: tuple[int, ...]) -> Array:
-    """Return log z, z ~ Gamma(a, 1), at least the quantile of one rounding. JAX's own is -inf once in 2^23 draws."""
-    y = jax.random.loggamma(key, a, shape, a.dtype)
-    return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
 
 
 def _affine(source: Any, mean: Array, sd: Array, finish: Callable[[Array], Array]) -> Standardised:

@@ -164,6 +164,7 @@ def test_under_shard_map():
     np.testing.assert_allclose(sharded, [6.0])
 
 
+TWO_DEVICES = jax.sharding.AbstractMesh((2,), ("d",), (jax.sharding.AxisType.Auto,))  # jax 0.11 defaults to Explicit
 VARIOUS = {
     "score_function": (lambda t: dist.Normal(t, 1.0), rgrad.score_function),
     "measure_valued": (lambda t: dist.Normal(t, jnp.exp(t)), rgrad.measure_valued),
@@ -179,7 +180,7 @@ def test_a_gradient_is_summed_over_the_devices_of_a_shard_map(name):
     If a value varied and its type did not say so, the value of the first device would be used.
     """
     q, estimator = VARIOUS[name]
-    mesh, along = jax.sharding.AbstractMesh((2,), ("d",)), jax.sharding.PartitionSpec("d")
+    mesh, along = TWO_DEVICES, jax.sharding.PartitionSpec("d")
     loss = lambda t, keys: rgrad.expect(lambda x: x**2 * 1.0, q(t), keys[0], 4, estimator)
     sharded = lambda f, out: jax.shard_map(f, mesh=mesh, in_specs=(jax.sharding.PartitionSpec(), along), out_specs=out)
     keys, gradient = jax.random.split(jax.random.key(0), 2), jax.grad(loss)
@@ -187,3 +188,34 @@ def test_a_gradient_is_summed_over_the_devices_of_a_shard_map(name):
         jax.make_jaxpr(sharded(loss, jax.sharding.PartitionSpec()))(0.3, keys)
     assert "psum" in str(jax.make_jaxpr(sharded(gradient, jax.sharding.PartitionSpec()))(0.3, keys))
     jax.make_jaxpr(jax.grad(lambda t: sharded(lambda t, k: loss(t, k)[None], along)(t, keys).mean()))(0.3)
+
+
+GAMMAS = {
+    "Gamma": lambda t: dist.Gamma(jnp.exp(t), 1.0),
+    "Beta": lambda t: dist.Beta(jnp.exp(t), 2.0),
+    "Dirichlet": lambda t: dist.Dirichlet(jnp.exp(t) * jnp.ones(3)),
+}
+
+
+def traced_in_shard_map(q, estimator, t_varies, key_varies):
+    """Traces a gradient on two devices, over which t, the key, or both vary."""
+    mesh, along = TWO_DEVICES, jax.sharding.PartitionSpec("d")
+    of = lambda t, key: jax.grad(lambda t: rgrad.expect(lambda x: jnp.sum(x * 1.0) ** 2, q(t), key, 4, estimator))(t)
+    specs = tuple(along if varies else jax.sharding.PartitionSpec() for varies in (t_varies, key_varies))
+    sharded = jax.shard_map(lambda t, key: of(t[0], key[0])[None], mesh=mesh, in_specs=specs, out_specs=along)
+    jax.make_jaxpr(sharded)(jnp.ones(2), jax.random.split(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize("varies", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("name", GAMMAS)
+def test_loops_of_samplers_under_shard_map(name, varies):
+    """A loop needs one type for all it carries, so the parameters and the key are cast to one that varies."""
+    for estimator in (rgrad.score_function, rgrad.reparameterized, rgrad.rejection, rgrad.generalized):
+        traced_in_shard_map(GAMMAS[name], estimator, *varies)
+
+
+def test_a_sampler_that_cannot_vary_says_what_to_do():
+    """NumPyro's loop for a Binomial starts from constants, which do not vary."""
+    with pytest.raises(TypeError) as error:
+        traced_in_shard_map(lambda t: dist.Binomial(5, logits=t), rgrad.score_function, False, True)
+    assert any("pass check_vma=False to shard_map" in note for note in error.value.__notes__)
