@@ -1,1 +1,1 @@
-"""What makes XLA right and fast: compiler options, XLA's flags, and the noise from which all draws are made."""
+"""Compiler options and flags that make XLA correct and fast, and the noise from which samples are made."""

@@ -1,4 +1,4 @@
-"""`check_compiler`: whether JAX's compiler compiles sums and products correctly on this machine."""
+"""`check_compiler`: a test of whether JAX compiles sums and products correctly on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from rgrad.backend.compiling import options
 
 FLAG = "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type="
-TOLERANCE = 1e-3  # relative to the largest number. Rounding is below 1e-4; the known faults are as large as the numbers
+TOLERANCE = 1e-3  # relative to the largest element. Rounding errors are below 1e-4; the known bugs give errors near 1
 
-# Each program runs both in NumPy, with 64 bits, and in JAX. Some faults need more than 2^15 numbers, so x has 33,000
+# Each program runs in NumPy, in 64 bits, and in JAX. Some of the bugs occur only above 2^15 elements, so x has 33,000
 # rows.
 PROGRAMS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "(x + 1) @ ones": lambda xp, x, w, t: (x + 1) @ xp.ones((5, 3), x.dtype),
@@ -41,14 +41,14 @@ class CompilerCheck(NamedTuple):
     plain: tuple[str, ...]
     """The names of the programs that plain `jax.jit` gets wrong."""
     with_options: tuple[str, ...]
-    """The names of the programs that are wrong with this package's compiler options."""
+    """The names of the programs that `jax.jit` gets wrong with this package's compiler options."""
     tried: int
     where: str
     """The version of jaxlib and the platform."""
 
     @property
     def ok(self) -> bool:
-        """Whether all programs are right, both ways."""
+        """Whether all programs are correct, compiled either way."""
         return not self.plain and not self.with_options
 
     def __str__(self) -> str:
@@ -63,14 +63,14 @@ class CompilerCheck(NamedTuple):
 
 
 def check_compiler() -> CompilerCheck:
-    """Check JAX's compiler on this machine: compare twelve programs of sums and products with NumPy in 64 bits.
+    """A check of JAX's compiler on this machine: twelve programs of sums and products, compared with NumPy in 64 bits.
 
         print(rgrad.check_compiler())
 
     Each program is compiled twice: by plain `jax.jit`, and with the options that `measure`, `sweep` and `fit` use. This
     takes a few seconds. jaxlib 0.10.2 to 0.12.0 compile some products wrongly on CPUs with AVX-512
-    (https://github.com/jax-ml/jax/issues/39103, 39257, 40412). If all twelve are right, another program may still be
-    wrong.
+    (https://github.com/jax-ml/jax/issues/39103, 39257, 40412). Even if all twelve are correct, another program may be
+    compiled wrongly.
 
     Returns:
         A `CompilerCheck`. It has `.ok` and the names of the wrong programs. As a string it is a one-line summary.

@@ -1,4 +1,4 @@
-"""Compile programs with options that make XLA right and fast. JAX accepts options only for the outermost program."""
+"""Compiler options that make XLA correct and fast. JAX accepts options only for the outermost `jit`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,26 +13,26 @@ from jax.interpreters import ad, batching
 
 from rgrad.backend.xla_flags import FLAG, warn_if_wrong
 
-IN_CACHE = 2**16  # the numbers of an intermediate result that fit into the private cache of one core
+IN_CACHE = 2**16  # an intermediate result with this many elements fits into the private cache of one core
 
-SHORT_SUMS = 2**17  # up to this many numbers, one float32 accumulator per vector lane is accurate enough
+SHORT_SUMS = 2**17  # up to this many elements, one float32 accumulator per vector lane is accurate enough
 
 OPTIONS = {
-    # An empty list: the default library gets broadcasts wrong for every kind of operation (see xla_flags.py).
+    # An empty list: the library mishandles broadcasts in every kind of operation (see xla_flags.py).
     FLAG: "",
-    "xla_cpu_prefer_vector_width": 512,  # XLA does not choose this itself. It has no effect without AVX-512
+    "xla_cpu_prefer_vector_width": 512,  # not XLA's default. It has no effect without AVX-512
 }
 PASSES = "xla_disable_hlo_passes"
-# This pass splits sums into pieces of 32 numbers, which are not vectorised. It keeps a sum of 1e9 numbers accurate. So
-# it is disabled only if a call has at most `SHORT_SUMS` numbers. The relative error is then a few 1e-7.
+# This pass splits sums into pieces of 32 elements, which are not vectorised. It keeps a sum of 1e9 elements accurate.
+# It is therefore disabled only if no array has more than `SHORT_SUMS` elements. The relative error is then a few 1e-7.
 IN_PIECES = "tree_reduction_rewriter"
-# This pass shares each step between threads. For a small step, sharing takes longer than the step itself, and every
+# This pass splits each step between threads. For a small step, splitting takes longer than the step itself, and every
 # step waits for the slowest thread.
 SHARED = "cpu-parallel-task-assigner"
 
 
 def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) -> Any:
-    """Return `jax.jit(function)`, compiled with `options()` if nothing but `vmap` is being traced around the call."""
+    """`jax.jit(function)`, compiled with `options()` if the call is under no JAX transformation other than `vmap`."""
     within = jax.jit(function, static_argnames=static_argnames)
 
     @cache
@@ -54,7 +54,7 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) 
     return call
 
 
-# Arrays -> the total size of the `vmap` axes around this call; 1 if there are none.
+# Maps arrays to the total size of the `vmap` axes around the call, or to 1 if there are none.
 _lanes = Primitive("rgrad_lanes")
 _lanes.def_impl(lambda *arrays: 1)
 
@@ -74,7 +74,7 @@ ad.primitive_jvps[_lanes] = _refuse
 
 @cache
 def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] | None:
-    """Return the compiler options, for `jax.jit(..., compiler_options=options())`; None if XLA accepts none here.
+    """The compiler options for `jax.jit(..., compiler_options=options())`. None if XLA accepts none here.
 
     Args:
         one_core: whether to run every step of the program on one thread.
@@ -92,14 +92,14 @@ def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] 
 
 @cache
 def right() -> dict[str, Any] | None:
-    """Return only the option that makes programs right: for those that run once, or whose usual speed is measured."""
+    """Only the option that makes results correct, for programs that run once or whose usual speed is measured."""
     warn_if_wrong()
     wanted = {FLAG: OPTIONS[FLAG]}
     return wanted if jax.default_backend() == "cpu" and _empty_program(wanted) else None
 
 
 def _empty_program(options: dict[str, Any] | None) -> Any:
-    """Compile an empty program with `options`. Return None if this version of XLA does not know them."""
+    """An empty program, compiled with `options`. None if this version of XLA does not know them."""
     program = jax.jit(lambda: None, compiler_options=options)
     try:
         program.lower().compile()
@@ -112,7 +112,7 @@ _probe = cache(lambda: _empty_program(options()))
 
 
 def _takes_options() -> bool:
-    """Return whether options exist and JAX accepts them now. It refuses them while it traces an outer program."""
+    """Whether there are options and JAX accepts them here. It refuses them while it traces an outer `jit`."""
     if options() is None:
         return False
     try:
@@ -122,12 +122,12 @@ def _takes_options() -> bool:
     return True
 
 
-# The sizes of the programs that JAX keeps.
+# A cache of `size_of`. The keys are weak, so that it keeps no jaxpr alive.
 _sizes: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 
 
 def size_of(jaxpr: Any) -> tuple[int, int]:
-    """Return how many numbers all steps of a program produce (a scan repeats its steps), and the largest size."""
+    """The number of elements that the steps of a jaxpr produce (a scan repeats its own), and the largest size."""
     if jaxpr not in _sizes:
         work, largest = 1, 1
         for eqn in jaxpr.eqns:

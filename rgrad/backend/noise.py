@@ -5,12 +5,12 @@ and `fold_in` return exactly what its own functions return. Three things make th
 
 - The twenty rounds are written out. XLA fuses them, and whatever uses the noise, into one vectorised loop. On CPU,
   `jax.random` loops over arrays.
-- Each block gives two words, and both are used. `jax.random` takes their exclusive or.
-- The Box-Muller transform turns two words into two normals, with short polynomials. `jax.random` inverts the
-  distribution function. The transform starts from 32 bits, so tails are right up to |e| = 6.7. They end there, which
+- Each threefry block gives two words, and both are used. `jax.random` combines them into one by exclusive or.
+- The Box-Muller transform turns two words into two normals, with short polynomials. `jax.random` inverts the normal
+  distribution function. The transform starts from 32 bits, so the tails are correct up to |e| = 6.7 and end there. This
   cuts off a probability of 1e-11.
 
-NVIDIA GPUs give the same numbers up to rounding, with the loops arranged differently. On other platforms, for other
+NVIDIA GPUs give the same numbers up to rounding; only the loops are arranged differently. On other platforms, for other
 kinds of key (rbg) and for 64-bit floats, these functions call `jax.random`. The same key then gives different numbers.
 """
 
@@ -46,11 +46,11 @@ LOGARITHM = (
     7.0376836292e-2,
 )  # fmt: skip; the same, logf.c: (log(1 + x) - x + x^2/2) / x^3 for 1 + x between the roots of 1/2 and of 2
 ROOT_OF_HALF = np.float32(0.5**0.5).view(np.int32)
-FEW_BLOCKS = 15  # the vectorised inner loop runs over keys up to this many blocks, and over blocks beyond
+FEW_BLOCKS = 15  # with at most this many blocks per key, the vectorised loop runs over keys; with more, over blocks
 
 
 def threefry2x32(key: Pair, counter: Array) -> Pair:
-    """Encrypt: return two words for each key of two words and each counter below 2^32. Shapes broadcast."""
+    """The threefry cipher: two words for each key (two words) and each counter below 2^32. Shapes broadcast."""
     schedule = (*key, key[0] ^ key[1] ^ PARITY)
     x0, x1 = schedule[0], counter + schedule[1]  # the counter's high word is 0
     for i in range(5):
@@ -62,7 +62,7 @@ def threefry2x32(key: Pair, counter: Array) -> Pair:
 
 
 def bits(key: Array, shape: Shape = ()) -> Array:
-    """Return what `jax.random.bits(key, shape, "uint32")` returns, bit for bit."""
+    """The same as `jax.random.bits(key, shape, "uint32")`, bit for bit."""
     if not is_ours(key, math.prod(shape)):
         return jax.random.bits(key, shape, "uint32")
     first, second = threefry2x32(_words_of(key), lax.iota(np.uint32, math.prod(shape)))
@@ -70,7 +70,7 @@ def bits(key: Array, shape: Shape = ()) -> Array:
 
 
 def fold_in(key: Array, data: Any) -> Array:
-    """Return what `jax.random.fold_in(key, data)` returns, bit for bit."""
+    """The same as `jax.random.fold_in(key, data)`, bit for bit."""
     if not is_ours(key):
         return jax.random.fold_in(key, data)
     first, second = threefry2x32(_words_of(key), jnp.asarray(data, np.uint32))
@@ -83,21 +83,28 @@ def fold_in(key: Array, data: Any) -> Array:
 
 
 def uniform(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
-    """Return uniform noise on the open interval (0, 1): odd multiples of 2^-24, symmetric about 1/2."""
+    """Uniform noise on the open interval (0, 1).
+
+    With a threefry key and 32-bit floats, the values are odd multiples of 2^-24, symmetric about 1/2.
+    """
     if not is_ours(key, math.prod(shape), dtype):
         return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).tiny)
     return _noise.bind(*_words_of(key), shape=shape, kind="uniform")
 
 
 def normal(key: Array, shape: Shape = (), dtype: Any = float) -> Array:
-    """Return standard normal noise, |e| <= 6.77."""
+    """Standard normal noise. In 32-bit floats, |e| <= 6.77."""
     if not is_ours(key, math.prod(shape), dtype):
         return jax.random.normal(key, shape, dtype)
     return _noise.bind(*_words_of(key), shape=shape, kind="normal")
 
 
 def is_ours(key: Array, size: int = 1, dtype: Any = np.float32) -> bool:
-    """Return whether this module makes the noise. As in jax >= 0.5, each of fewer than 2^32 numbers has a counter."""
+    """Whether this module makes the noise, instead of `jax.random`.
+
+    This needs a threefry key, 32-bit floats, fewer than 2^32 elements (each has its own 32-bit counter), and
+    `jax_threefry_partitionable`, which is the default since jax 0.5.
+    """
     known = jax.random.key_impl(key) == "threefry2x32" and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     return bool(known) and 0 < size < 2**32 and jax.dtypes.canonicalize_dtype(dtype) == np.float32
 
@@ -117,10 +124,10 @@ def _open_uniform(word: Array) -> Array:
 
 
 def _box_muller(first: Array, second: Array) -> Pair:
-    """Return two normals, `sqrt(-2 log u) (cos a, sin a)`.
+    """Two normals, `sqrt(-2 log u) (cos a, sin a)`.
 
-    u is the first word. The low 30 bits of the second word are an angle between -pi/4 and pi/4. Its high two bits
-    choose the quarter of the circle: one exchanges cosine and sine, the other is the sign of the cosine.
+    u is the first word. The low 30 bits of the second word are an angle between -pi/4 and pi/4. Its two high bits
+    choose the quadrant: one exchanges cosine and sine, the other is the sign of the cosine.
 
     Source: Box and Muller 1958, https://doi.org/10.1214/aoms/1177706645.
     """
@@ -139,7 +146,7 @@ def _box_muller(first: Array, second: Array) -> Pair:
 
 
 def _log(u: Array) -> Array:
-    """Return log u of a normal float `u = 2^e (1 + x)`. XLA's own would make the noise a tenth slower."""
+    """log u, for `u = 2^e (1 + x)` not subnormal. With XLA's own logarithm, the noise would be a tenth slower."""
     word = lax.bitcast_convert_type(u, np.int32) - ROOT_OF_HALF
     e = lax.shift_right_arithmetic(word, np.int32(23)).astype(np.float32)
     x = lax.bitcast_convert_type((word & np.int32(0x7FFFFF)) + ROOT_OF_HALF, np.float32) - np.float32(1)
@@ -148,7 +155,7 @@ def _log(u: Array) -> Array:
 
 
 def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
-    """Evaluate a polynomial by Horner's rule. The coefficients start with the constant."""
+    """The value of a polynomial at x, by Horner's rule. The coefficients start with the constant."""
     value: Any = np.float32(coefficients[-1])
     for c in coefficients[-2::-1]:
         value = value * x + np.float32(c)
@@ -162,10 +169,11 @@ FROM_WORDS: dict[str, Callable[[Array, Array], Pair]] = {
 
 
 def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
-    """Return `f(*args)`, computed once. XLA's CPU backend repeats a fused computation at each use: here 150 operations.
+    """`f(*args)`, computed once, even if several fused loops use it.
 
-    XLA never fuses a conditional. It also merges two equal ones, such as those of two estimators with the same key. The
-    other branch is never taken, but XLA does not know that. `word` may be any number.
+    XLA's CPU backend would repeat the computation, here 150 operations, in each of these loops. It never fuses a
+    conditional, and it merges equal conditionals, e.g. those of two estimators with the same key. The second branch is
+    never taken, but XLA does not know that. `word` may be any integer.
     """
     out = jax.eval_shape(f, *args)
     other = lambda word, *args: lax.broadcast(word.astype(out.dtype), out.shape)
@@ -173,7 +181,7 @@ def _once(word: Array, f: Callable[..., Array], *args: Array) -> Array:
 
 
 def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -> Array:
-    """Return the noise of each key: first one number from every block, and then the other."""
+    """The noise of each key: the first number of every block, and then the second number of every block."""
     keys, size, blocks = math.prod(k0.shape), math.prod(shape), -(-math.prod(shape) // 2)
     if not keys:
         return lax.full(_arranged(k0.shape, shape), np.float32(0))
@@ -187,7 +195,7 @@ def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -
     def joined(first: Array, second: Array) -> Array:
         return jnp.concatenate([first, second], 1 if by_key else 0)
 
-    if on_cpu:  # through one complex array, because a fused loop has only one result
+    if on_cpu:  # as one complex array, because a fused loop has only one output
         both = _once(a[0, 0], lambda a, b: lax.complex(*pairs(a, b)), a, b)
         numbers = _once(a[0, 0], lambda z: joined(lax.real(z), lax.imag(z)), both)
     else:  # fused with what uses it: on a GPU arithmetic costs less than memory access
@@ -196,7 +204,7 @@ def _of_blocks(k0: Array, k1: Array, *, shape: Shape, kind: str, on_cpu: bool) -
 
 
 def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
-    """Return the same kind of noise from `jax.random`."""
+    """The same kind of noise from `jax.random`, for other platforms."""
     keys = jax.random.wrap_key_data(jnp.stack([k0, k1], -1).reshape(-1, 2), impl="threefry2x32")
     make: Callable[[Array], Array] = {
         # Not jax.random.uniform, which comes closer to 0 than to 1: a quantile function may be infinite there.
@@ -208,9 +216,9 @@ def _elsewhere(k0: Array, k1: Array, *, shape: Shape, kind: str) -> Array:
 
 
 def _keys_first(shape: Shape) -> bool:
-    """Return whether each row holds the noise of one key. If that is short, each row runs over the keys instead.
+    """Whether the keys are the first axes of the array, and not the last ones.
 
-    XLA vectorises the last axis, both here and in whatever uses the noise.
+    XLA vectorises the last axis, both here and in whatever uses the noise, so the longer axis should be last.
     """
     return math.prod(shape) > 2 * FEW_BLOCKS
 
@@ -219,8 +227,9 @@ def _arranged(keys: Shape, shape: Shape) -> Shape:
     return (*keys, *shape) if _keys_first(shape) else (*shape, *keys)
 
 
-# A primitive, for two reasons. The conditional must stay a conditional under `vmap`, which would compute both branches
-# and select. And the platform is known only at lowering. Its operands are integers, so it has no derivative.
+# The noise is a primitive, for two reasons. Under `vmap`, JAX would compute both branches of the conditional and
+# select; it must stay a conditional. And the platform is known only at lowering. The operands are integers, so it has
+# no derivative.
 _noise = Primitive("rgrad_noise")  # (the two words of each key) -> floats, with both shapes combined by `_arranged`
 _noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))

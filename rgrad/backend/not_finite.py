@@ -1,4 +1,4 @@
-"""Why a draw may be nan, as text for the functions that collect draws."""
+"""The warning about draws that are nan or infinite, and its list of possible causes."""
 
 import warnings
 from typing import Any
@@ -10,11 +10,11 @@ WHY_NAN = (
     "a draw is nan if a sample is outside of the support of q, if its density rounds to 0 or infinity, if a baseline "
     "uses its own value, if a transform is not elementwise, or if f itself is nan"
 )
-"""The causes of a draw that is nan."""
+"""The possible causes of a draw that is nan, for messages."""
 
 
 def warn_of_nan(nonfinite: Any, count: Any, caller: str) -> None:
-    """Warn once, with the possible causes, if some draws are nan or infinite. Do nothing if the counts are traced."""
+    """Warns, with the possible causes, if some draws are nan or infinite. Does nothing if the counts are traced."""
     counts = jax.tree.leaves(nonfinite)
     if any(isinstance(x, jax.core.Tracer) for x in counts) or not (
         bad := max((int(np.max(x, initial=0)) for x in counts), default=0)

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 
 def same_varying(*arrays: ArrayLike) -> tuple[Array, ...]:
-    """Return the arrays, cast to a common type that varies over every axis over which any of them varies."""
+    """The arrays, each cast so that it varies over every mesh axis over which any of them varies."""
     values = [jnp.asarray(x) for x in arrays]
     axes = [jax.typeof(x).manual_axis_type.varying for x in values]
     every = frozenset[str]().union(*axes)

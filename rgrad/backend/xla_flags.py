@@ -1,8 +1,8 @@
-"""Set the XLA flag that JAX needs to compile sums and products correctly on CPU, before JAX starts.
+"""The XLA flag that JAX needs to compile sums and products correctly on CPU. It is set before JAX starts.
 
 On CPU, jaxlib 0.10.2 to 0.12 pass sums and matrix products to a library that mishandles broadcasts: `jax.jit` of
 `((x + 1) @ ones).sum()` can return a fifth of the sum, without a warning (https://github.com/jax-ml/jax/issues/39103,
-39257, 40412). With an empty list of operations for that library, all results are right, and just as fast.
+39257, 40412). With an empty list of operations for that library, all results are correct, at the same speed.
 
 XLA reads its flags once, when JAX starts its backends. So `import rgrad` adds the flag to the environment variable
 `XLA_FLAGS`, which covers your own `jax.jit` as well. If JAX has already started, or the version of jaxlib is unknown, a
@@ -27,10 +27,10 @@ COMPILERS = ("jaxlib", "jax-cuda12-pjrt", "jax-cuda13-pjrt", "jax-rocm7-pjrt", "
 
 
 def set_flag() -> bool:
-    """Add the flag to `XLA_FLAGS`, unless that is useless, harmful or unwanted.
+    """Adds the flag to `XLA_FLAGS`, unless it comes too late, is not known to every installed XLA, or is unwanted.
 
     Returns:
-        Whether the flag will take effect. False means that the compiler must be probed.
+        Whether the flag will take effect. If it will not, the compiler must be tested.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = re.findall(rf"(?:^|\s)--{FLAG}=(\S*)", flags)
@@ -43,13 +43,13 @@ def set_flag() -> bool:
 def _may_set(flags: str) -> bool:
     if os.environ.get(SWITCH, "1").strip().lower() in ("0", "false", "off", "no"):
         return False
-    if flags.strip() and not flags.strip().startswith("-"):  # the name of a file with the flags
+    if flags.strip() and not flags.strip().startswith("-"):  # the name of a file that contains the flags
         return False
     return not _started() and all(KNOWN[0] <= version < KNOWN[1] for version in _versions())
 
 
 def _versions() -> list[tuple[int, int]]:
-    """Return the major and minor version of each installed XLA, or (0, 0) if it cannot be read."""
+    """The major and minor version of each installed XLA. (0, 0) for a version that cannot be read."""
     found = []
     for package in COMPILERS:
         try:
@@ -62,13 +62,13 @@ def _versions() -> list[tuple[int, int]]:
 
 
 def _started() -> bool:
-    """Return whether JAX has started its backends. After that, XLA reads no flags."""
+    """Whether JAX has started its backends. After that, XLA reads no flags."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     if bridge is None:
         return False
     try:
         return bool(bridge.backends_are_initialized())
-    except AttributeError:  # a private name of JAX: if it is gone, assume the worst
+    except AttributeError:  # a private function of JAX: if it is gone, assume that they have started
         return True
 
 
@@ -77,12 +77,12 @@ _asked = threading.Lock()
 
 
 def warn_if_wrong() -> None:
-    """Warn once if `jax.jit` is wrong in this process. Do nothing if JAX has not started or the flag is in force."""
+    """Warns once if `jax.jit` is wrong in this process. Does nothing if JAX has not started or the flag is in force."""
     global _in_force
     if _in_force or not _started() or not _asked.acquire(blocking=False):
         return
     try:
-        _in_force = True  # probe only once, whatever the result
+        _in_force = True  # test only once, whatever the result
         answer: list[bool] = []
         # In a separate thread, because this one may be tracing a user's function.
         probe = threading.Thread(target=lambda: answer.append(_is_right()), daemon=True)
@@ -102,7 +102,7 @@ def warn_if_wrong() -> None:
 
 
 def _is_right() -> bool:
-    """Return whether a program that is known to be compiled wrongly is right here. Always True on accelerators."""
+    """Whether a program that affected versions compile wrongly is correct here. Always True on accelerators."""
     import jax  # not at the top, because `import rgrad` must not import jax
     import numpy as np
 
