@@ -1,1 +1,1 @@
-"""What the trace of a program shows: what its outputs depend on, where they come from, and its Jacobian."""
+"""Analysis of traced functions: what their outputs depend on, where an array comes from, and Jacobians."""

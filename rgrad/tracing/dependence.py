@@ -1,8 +1,10 @@
-"""Which outputs of a function can depend on which inputs. An output may depend unless its trace shows that it does not.
+"""Which outputs of a function can depend on which of its inputs, from its jaxpr.
 
-Each variable of a jaxpr has two properties. Its mask, of shape `(K, *shape)`, says whether it may depend on input k;
-the mask is None if it depends on no input. Its value is a NumPy array if it is known at trace time. The analysis is
-conservative: a difference of two dependent numbers may depend, even if the dependence cancels.
+The analysis is conservative. An output counts as dependent unless the jaxpr shows that it is not. The difference of
+two dependent numbers, for example, counts as dependent even if the dependence cancels.
+
+Each variable of the jaxpr has a mask and a value. The mask, of shape `(K, *shape)`, says which elements may depend on
+input k. It is None if none of them depends on any input. The value is a NumPy array if it is known at trace time.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +17,8 @@ from jax.extend.core import Literal
 
 from rgrad.tracing.traced import parts_of_scan
 
-LARGEST = 2**20  # larger constants are not computed
-LONGEST = 1024  # longer scans are not followed: every output may depend on every input
+LARGEST = 2**20  # arrays with more elements are not evaluated
+LONGEST = 1024  # longer scans are not followed: each output may depend on whatever any operand depends on
 
 
 class Abstract(NamedTuple):
@@ -25,12 +27,12 @@ class Abstract(NamedTuple):
     mask: Any
     """Bools of shape `(K, *shape)`; None if the variable depends on no input."""
     value: Any
-    """A NumPy array; None if the value is traced."""
+    """A NumPy array; None if the value is not known at trace time."""
     shape: tuple[int, ...]
 
 
 def dependence(function: Any, x: Any, places: Any) -> Any:
-    """Return whether each output of `function` may depend on the entries `places` of its argument.
+    """Whether each output of `function` may depend on the elements `places` of its argument.
 
     Args:
         function: a function of one array that returns one array. It may close over traced values.
@@ -82,7 +84,7 @@ def _equation(eqn: Any, args: list[Abstract]) -> list[Abstract]:
     (k, *_) = sizes
     rule = RULES.get(name)
     masks = rule(eqn, args, k, shapes) if rule else None
-    if masks is None:  # not followed
+    if masks is None:  # no rule, or one that gave up: assume that every output depends on all operands
         any_of = np.zeros(k, bool)
         for a in args:
             any_of |= _mask(a, k).reshape(k, -1).any(1)
@@ -91,7 +93,7 @@ def _equation(eqn: Any, args: list[Abstract]) -> list[Abstract]:
 
 
 def _evaluated(eqn: Any, values: list[Any]) -> list[Any]:
-    """Return the outputs of an equation; None for each if an input is unknown or the equation contains a program."""
+    """The outputs of an equation as NumPy arrays. None for each that is not known, e.g. because an input is traced."""
     inner = eqn.primitive.name in {*CALLS, "scan", "while", "cond", "pure_callback"}
     large = any(np.prod(v.aval.shape) > LARGEST for v in eqn.outvars)
     if inner or large or eqn.effects or any(v is None for v in values):
@@ -109,7 +111,7 @@ def _elementwise(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _product(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
-    """Drop the dependence of a product where one factor is known to be zero."""
+    """The rule of a product: an element does not depend on anything if one of its factors is known to be zero."""
     (out,) = _elementwise(eqn, args, k, shapes)
     for a in args:
         if a.value is not None:
@@ -143,7 +145,7 @@ def _sort(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _rearranged(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
-    """Do what `_moved` would do, without compiling a program."""
+    """The result of `_moved` for frequent operations, without compiling a program."""
     p, (m, *more) = eqn.params, [_mask(a, k) for a in args]
     match eqn.primitive.name:
         case "concatenate":
@@ -167,8 +169,10 @@ def _rearranged(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
 
 
 def _moved(data: int) -> Any:
-    """Return the rule of an operation that only moves entries: it moves the masks in the same way. The first `data`
-    operands (all if -1) are moved. The others say where to, and must be known."""
+    """The rule of an operation that only moves elements: it moves the masks in the same way.
+
+    The first `data` operands (all if -1) are moved. The others are indices, which must be known.
+    """
 
     def rule(eqn: Any, args: Any, k: int, shapes: Any) -> Any:
         last = len(args) if data < 0 else data

@@ -1,14 +1,14 @@
-"""Does output i of a baseline use value i? If it does, the gradient is biased, so each baseline is checked.
+"""Checks that output i of a baseline does not use value i. If it does, the gradient is biased.
 
 There are three checks, tried in this order:
 
-1. The trace contains no path from value i to output i (`rgrad.tracing.dependence`). This is a proof, without run time.
-2. At trace time, at known points and in 64 bits, value i is changed. If output i moves, the check raises.
-3. In the program, at the actual values and with whatever the function closes over, value i is changed. If
-   output i moves, the baseline is nan, so no bias is silent. An example is `where(step < 10, 0, values.mean())` from
-   step 10 on.
+1. The trace contains no path from value i to output i (`rgrad.tracing.dependence`). This is a proof, and it costs
+   nothing at run time.
+2. At trace time, value i is changed at test points, in 64 bits. If output i changes, the check raises.
+3. At run time, value i is changed at the actual values, with whatever the function closes over. If output i changes,
+   the baseline is nan, so a bias is never silent. This catches `where(step < 10, 0, values.mean())` from step 10 on.
 
-`independent(baseline)` says that the caller knows the answer. Nothing is checked then.
+`independent(baseline)` skips the checks: the caller declares that the baseline is correct.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from jax.typing import ArrayLike
 from rgrad.errors import Unsuitable
 from rgrad.tracing.dependence import dependence
 
-COLUMNS = 64  # how many places of a baseline are tested at trace time: all of them up to this n
-MOVED = 8  # ... and in the program
-NUMBERS = 6  # a baseline is tested near this many of the numbers in its program
-FOLLOWED = 512  # the largest n for which the trace is followed from every value
+COLUMNS = 64  # the most outputs of a baseline that are tested at trace time
+MOVED = 8  # ... and at run time
+NUMBERS = 6  # a baseline is tested near at most this many of the constants in its jaxpr
+FOLLOWED = 512  # the largest n for which the trace is analysed
 
 Partner = Callable[[Any], Any]
 
@@ -44,14 +44,14 @@ class Independent(NamedTuple):
 
 
 def independent(baseline: Any) -> Independent:
-    """Declare that `baseline` does not use its own sample. It is then used without a check.
+    """A declaration that `baseline` does not use its own sample. It is then used without a check.
 
         partial(rgrad.score_function, baseline=rgrad.independent(my_baseline))
         rgrad.surrogate(values, log_prob, baseline=rgrad.independent(critic(states)))
 
     Use it only if output i of the function, or entry i of the array, is independent of sample i given all the others.
-    If it is not, the gradient is biased without any warning. It is also faster: if the trace of a function does not
-    show that it is independent, the check calls it several more times in every call.
+    If it is not, the gradient is biased without any warning. The declaration also saves time: if the trace of a
+    function does not show that it is independent, the check evaluates the function several more times in every call.
 
     Args:
         baseline: a number, an array of shape `(n,)`, or a function of the `n` values.
@@ -60,12 +60,12 @@ def independent(baseline: Any) -> Independent:
 
 
 def checked(baseline: Callable[[Array], ArrayLike], values: Array, pairs: bool = False) -> Array:
-    """Return `baseline(values)`, shape `(n,)` or `()`. It is nan if an output moves with its own value.
+    """`baseline(values)`, shape `(n,)` or `()`. It is nan if an output changes with its own value.
 
-    With `pairs`, it is also nan if an output moves with the other value of its pair.
+    With `pairs`, it is also nan if an output changes with the other value of its pair.
 
     Raises:
-        ValueError: an output moves at the known points, at trace time.
+        ValueError: an output uses its own value at the test points, or at the actual values if they are not traced.
     """
     name, partners = name_of(baseline), [_itself, *([_other] if pairs else [])]
     if all(shown_independent(baseline, values, partner) for partner in partners):
@@ -98,7 +98,7 @@ def _spread(baseline: Callable[[Array], ArrayLike], values: Any, dtype: Any = No
 
 
 def shown_independent(baseline: Callable[[Array], ArrayLike], values: Any, partner: Partner = _itself) -> bool:
-    """Return whether the trace shows that output i does not use value `partner(i)`, for every i."""
+    """Whether the trace shows that output i does not use value `partner(i)`, for every i."""
     (n,) = values.shape
     if n > FOLLOWED or jax.eval_shape(baseline, jax.ShapeDtypeStruct(values.shape, values.dtype)).shape not in (
         (),
@@ -110,17 +110,17 @@ def shown_independent(baseline: Callable[[Array], ArrayLike], values: Any, partn
 
 
 def check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array, name: str) -> None:
-    """Raise an error if output i moves with value i at known points, whatever is being traced around the call.
+    """Raises an error if output i changes with value i at test points, at trace time.
 
-    The test uses finite steps, small and large. They reveal what the diagonal of the Jacobian reveals, and also what
-    has no derivative: a `stop_gradient`, a rank, a threshold. At most `COLUMNS` places i are tested. If there are more
-    values, a call with eight values is tested too, if the function accepts it.
+    It works inside any JAX transformation. The test uses finite steps, small and large. They reveal what the diagonal
+    of the Jacobian would reveal, and also what has no derivative: a `stop_gradient`, a rank, a threshold. At most
+    `COLUMNS` outputs are tested. If n > 8, a call with eight values is tested too, if the function accepts it.
     """
     (n,) = values.shape
     for size in {n, min(n, 8)}:
         try:
             found = own_value_used(baseline, size)
-        except Exception:  # it accepts only n values, or no 64-bit floats: the program tests it at the actual values
+        except Exception:  # it accepts only n values, or no 64-bit floats; it is tested at run time
             continue
         if found is not None:
             i, before, after = found
@@ -134,15 +134,15 @@ def check_own_value_unused(baseline: Callable[[Array], ArrayLike], values: Array
 def own_value_used(
     baseline: Callable[[Array], ArrayLike], n: int, partner: Partner = _itself
 ) -> tuple[int, float, float] | None:
-    """Return the first place i whose output moves with value `partner(i)`, and the output before and after; else None.
+    """The first i whose output changes with value `partner(i)`, and the output before and after. None if there is none.
 
-    The points lie near 0 and near each number in the program, e.g. the bounds of a clip. Traced values are replaced by
-    stand-ins on both sides of each number, e.g. a flag or the counter of a loop.
+    The test points lie near 0 and near the constants in the jaxpr, e.g. the bounds of a clip. Traced values that the
+    function closes over, e.g. a flag or a loop counter, are replaced by numbers on both sides of each constant.
     """
     rng = np.random.default_rng(0)
     places = np.unique(np.linspace(0, n - 1, min(n, max(4, min(COLUMNS, 2**18 // n)))).round().astype(int))
     rows, normal = np.arange(len(places)), rng.normal(size=n)
-    # In 64 bits, to tell a move from rounding.
+    # In 64 bits, to tell a change from rounding.
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         traced = jax.make_jaxpr(_spread(baseline, normal, float))(jax.ShapeDtypeStruct((n,), float))
         numbers = sorted(_numbers(traced.jaxpr))[:NUMBERS]
@@ -163,7 +163,8 @@ def own_value_used(
                 found = np.asarray(run(consts, jnp.asarray(np.concatenate([point[None], moved.reshape(-1, n)]))))
                 before, own = found[0], found[1:].reshape(moved.shape)[rows, :, places]
                 scale = np.nanmax(np.abs(before), initial=0.0, where=np.isfinite(before)) + 1e-3
-                # A nan there shows nothing: it may be a logarithm of a negative value, or an overflow.
+                # A nan at a test point shows nothing: it may come from the logarithm of a negative value, or from an
+                # overflow.
                 with np.errstate(invalid="ignore"):
                     used = np.abs(own - before[places][:, None]) > 1e-6 * scale
                 if used.any():
@@ -177,7 +178,7 @@ def _is_traced(x: Any) -> bool:
 
 
 def _stand_in(constant: Any, side: float | None, rng: np.random.Generator) -> Any:
-    """Return a known number in place of a traced value that a function closes over."""
+    """A known value in place of a traced one that a function closes over."""
     if not _is_traced(constant):
         return constant
     if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
@@ -190,7 +191,7 @@ def _stand_in(constant: Any, side: float | None, rng: np.random.Generator) -> An
 
 
 def _numbers(jaxpr: Any) -> set[float]:
-    """Return the numbers that are written in a program, without those of size 1 or less."""
+    """The scalar constants in a jaxpr whose absolute value is above 1 and below 1e12."""
     found = set()
     for eqn in jaxpr.eqns:
         for v in eqn.invars:
@@ -205,10 +206,10 @@ def _numbers(jaxpr: Any) -> set[float]:
 
 
 def _moves(baseline: Callable[[Array], ArrayLike], values: Array, partner: Partner) -> Array:
-    """Return whether an output moves with its own value, at the actual values: a bool of shape `()`.
+    """Whether an output changes with its own value, at the actual values: a bool of shape `()`.
 
-    Value i is changed by about the spread of the values. If output i does not use it, output i moves only by rounding,
-    and other outputs move by more. So a move counts if it exceeds rounding and 5 % of the largest move.
+    Value i is changed by about the spread of the values. If output i does not use it, output i changes only by
+    rounding, and other outputs change by more. So a change counts if it exceeds rounding and 5 % of the largest change.
     """
     (n,) = values.shape
     traced = jax.make_jaxpr(_spread(baseline, values))(jax.ShapeDtypeStruct(values.shape, values.dtype))
@@ -232,7 +233,7 @@ def _moves(baseline: Callable[[Array], ArrayLike], values: Array, partner: Partn
     change = jnp.abs(after - before)
     change = jnp.where(jnp.isfinite(change), change, 0.0)
     own = change[np.arange(len(places)), :, places]
-    # How far the outputs move if the values change by a few units in the last place. Cancellation can amplify rounding.
+    # How much the outputs change with a few units in the last place of the values. Cancellation can amplify rounding.
     eps = jnp.finfo(v.dtype).eps
     nudged = jnp.abs(
         many(v * (1 + eps * np.where(np.arange(n) % 3 == 0, [[2.0], [-2.0]], [[-2.0], [4.0]]).astype(v.dtype))) - before

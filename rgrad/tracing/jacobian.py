@@ -1,4 +1,4 @@
-"""`log |det dz/deps|` for a map of noise, elementwise or not."""
+"""The log-determinant `log |det dz/deps|` of a map of noise, elementwise or not."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ Map = Callable[[Array], Array]
 
 
 def elementwise(forward: Map, eps: Array) -> tuple[Array, Array]:
-    """Return `forward(eps)` and the log-determinant per sample, shape `(n,)`. The map must be elementwise."""
-    live, slope = jax.jvp(forward, (eps,), (jnp.ones_like(eps),))  # for an elementwise map this is the diagonal
+    """`forward(eps)` and the log-determinant per sample, shape `(n,)`. The map must be elementwise."""
+    live, slope = jax.jvp(forward, (eps,), (jnp.ones_like(eps),))  # the diagonal of the Jacobian
     return live, jnp.log(jnp.abs(slope)).reshape(len(eps), -1).sum(1)
 
 
 def of_any_map(forward: Map, eps: Array) -> tuple[Array, Array]:
-    """Return the same for any map of each sample. It uses the full Jacobian unless the trace shows an elementwise map.
+    """The same for any map of each sample. The full Jacobian is used unless the trace shows an elementwise map.
 
     The result is nan if the map mixes samples, or if it is not elementwise and has more than `LARGEST` coordinates.
     """
@@ -49,7 +49,7 @@ def of_any_map(forward: Map, eps: Array) -> tuple[Array, Array]:
 
 
 def _shown_elementwise(forward: Map, eps: Array) -> bool:
-    """Return whether the trace shows that each output depends only on its own input. It looks at two samples."""
+    """Whether the trace for two samples shows that each output depends only on its own input."""
     two = jax.ShapeDtypeStruct((min(2, len(eps)), *eps.shape[1:]), eps.dtype)
     size = int(np.prod(two.shape))
     if size > 512:

@@ -1,4 +1,4 @@
-"""Where an array comes from. Was a baseline computed from the values? Are two values copies of one number?
+"""Where an array comes from: whether a baseline was computed from the values, and whether values are copies.
 
 The answer is read from the trace around the call (of `jax.jit` or anything built on it), as far as JAX keeps it.
 Without a trace, only the numbers themselves can be compared.
@@ -19,17 +19,17 @@ CALLS = {"jit", "pjit"}
 
 
 def check_not_made_of(baseline: Any, values: Any) -> Array | None:
-    """Raise an error if an array of baselines was computed from the values.
+    """Raises an error if an array of baselines was computed from the values.
 
-    In a trace, this is a path to the baseline from the values, or from what they were computed from elementwise.
-    Without a trace, it is a baseline that is exactly the mean of the values, or one of them, if the values are all
-    different.
+    In a trace, the check looks for a path to the baseline from the values, or from an array of which they are an
+    elementwise function. Without a trace, it compares numbers: the baseline must not be exactly the mean of the values,
+    and its entries must not all be values. It can tell this only if all values are different.
 
     Raises:
         ValueError: the baseline was computed from the values.
     """
     if not isinstance(baseline, jax.Array):
-        return None  # a number written in the program
+        return None  # e.g. a Python number
     b, v = _lowest(baseline), _lowest(values)
     if _is_in_trace(b) and _is_in_trace(v):
         if any(_same(x, source) for source in _elementwise_sources(v) for x in _ancestors(b)):
@@ -57,13 +57,13 @@ def _made_of_values(what: str) -> str:
 
 
 def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
-    """Raise an error if two values of one group are copies of one number.
+    """Raises an error if two values of one group are copies of one number.
 
-    This happens if the value of an answer is repeated for each of its tokens. The mean of the others then contains the
+    For example, the value of an answer may be repeated for each of its tokens. The mean of the others then contains the
     answer's own value.
 
     Returns:
-        A traced bool if only the program can tell; else None.
+        A traced bool if this is known only at run time; otherwise None.
 
     Raises:
         ValueError: two values of one group are copies.
@@ -91,7 +91,7 @@ def check_no_copies(values: Any, groups: Any, mask: Any) -> Array | None:
 
 
 def _lowest(x: Any) -> Any:
-    """Return the value that a tracer stands for, below derivatives and vmap."""
+    """The value behind the tracers of derivatives and vmap."""
     while isinstance(x, jax.core.Tracer) and _below(x) is not None:
         x = _below(x)
     return x
@@ -116,7 +116,7 @@ def _inputs(x: Any) -> list[Any]:
 
 
 def _ancestors(x: Any) -> Iterator[Any]:
-    """Yield `x` and everything that it is computed from, in its own trace."""
+    """Yields `x` and everything that it is computed from, in its own trace."""
     seen = set()
     todo = [x]
     while todo:
@@ -128,7 +128,7 @@ def _ancestors(x: Any) -> Iterator[Any]:
 
 
 def _elementwise_sources(x: Any) -> Iterator[Any]:
-    """Yield `x` and the arrays that it comes from by functions of one array of its own size, e.g. r of v = 2 * r."""
+    """Yields `x`, the one array of the same size that it was computed from, and so on: for v = 2 * r, also r."""
     while True:
         yield x
         inputs = _inputs(x)
@@ -139,11 +139,11 @@ def _elementwise_sources(x: Any) -> Iterator[Any]:
 
 
 def _known(x: Any) -> Any:
-    """Return an array as a NumPy array, if it is a constant or computed from constants in the trace; else None."""
+    """`x` as a NumPy array if it is a constant, or is computed from constants in the trace; otherwise None."""
     try:
         with jax.ensure_compile_time_eval():
             return np.asarray(_evaluated(x))
-    except Exception:  # an argument of the program, or a version of JAX with other traces
+    except Exception:  # an argument of the traced function, or a version of JAX with other traces
         return None
 
 
@@ -165,7 +165,7 @@ def _bound(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _copied_from(values: Any) -> Any:
-    """Return for each value the place of the number that it is a copy of, shape `(n,)`; None if this cannot be seen."""
+    """For each value, the index of the number that it is a copy of, shape `(n,)`. None if this cannot be determined."""
     levels, x = [], values
     while isinstance(x, jax.core.Tracer) and not _is_in_trace(x):
         if hasattr(x, "batch_dim"):
@@ -194,7 +194,7 @@ def _copied_from(values: Any) -> Any:
 
 
 def _moved_only(x: Any) -> tuple[Any, Any] | None:
-    """Return the equation of `x` and its one array of floats, if it moves or maps the array elementwise; else None."""
+    """The equation of `x` and its only float array, if it moves or maps the elements one by one; otherwise None."""
     equation = getattr(x, "parent", None)
     if equation is None or len(equation.outvars) != 1:
         return None
@@ -212,14 +212,14 @@ def _moved_only(x: Any) -> tuple[Any, Any] | None:
 
 
 def _copied_numbers(x: Any) -> Any:
-    """Return the places of equal numbers, if every number has an equal and this is not by chance; else None."""
+    """The index of each number among the distinct ones, if each occurs twice and not by chance; otherwise None."""
     numbers, places, counts = np.unique(np.asarray(x), return_inverse=True, return_counts=True)
     odd = numbers.dtype.kind == "f" and len(numbers) >= 4 and np.all(numbers * 4 != np.rint(numbers * 4))
     return places.ravel() if odd and counts.min() > 1 else None
 
 
 def _only_moves(jaxpr: Any) -> bool:
-    """Return whether a program only moves its floats. Its integers may say where to."""
+    """Whether a jaxpr only moves its floats. Its integers may be indices."""
     for eqn in jaxpr.eqns:
         floats = any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars)
         if floats and eqn.primitive.name in CALLS:
@@ -231,5 +231,5 @@ def _only_moves(jaxpr: Any) -> bool:
 
 
 def nan_if(bad: Array | None) -> Any:
-    """Return a factor: nan if `bad` is traced and true, otherwise 1."""
+    """A factor: nan if `bad` is true, and 1 if it is false or None."""
     return 1.0 if bad is None else lax.stop_gradient(jnp.where(bad, jnp.nan, 1.0))

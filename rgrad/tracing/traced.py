@@ -1,4 +1,4 @@
-"""What the trace of a program shows before it runs: which outputs can depend on an input, and which are only 0 or 1."""
+"""What a jaxpr shows before it runs: which outputs can depend on an input, and which can only be 0 or 1."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call",
                      "custom_vjp_call", "custom_vjp_call_jaxpr"})  # fmt: skip
-# These operations, on numbers that are 0 or 1, give numbers that are 0 or 1.
+# If the operands of these operations contain only 0 and 1, so do the results.
 PICKS = frozenset({
     "and", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "max", "min", "mul", "or", "reduce_max",
     "reduce_min", "reduce_prod", "reshape", "rev", "select_n", "slice", "squeeze", "transpose",
 })  # fmt: skip
-LARGE = 2**10  # constants with more numbers are not examined
+LARGE = 2**10  # constants with more elements are not examined
 Marks = list[bool]
 
 
 def depends(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Return whether the output can depend on the argument. False is certain; True is not."""
+    """Whether the output can depend on the argument. False is certain; True is not."""
     jaxpr = jax.make_jaxpr(function)(argument).jaxpr
     return any(depend(jaxpr, [True] * len(jaxpr.invars)))
 
 
 def depend(jaxpr: Any, inputs: Sequence[bool]) -> Marks:
-    """Return which outputs of a program can depend on the marked inputs. False is certain; True is not."""
+    """Which outputs of a jaxpr can depend on the marked inputs. False is certain; True is not."""
     marked = dict(zip(jaxpr.invars, inputs, strict=True))
     is_marked = lambda v: not isinstance(v, Literal) and marked.get(v, False)
     for eqn in jaxpr.eqns:
@@ -59,7 +59,7 @@ def _of_eqn(eqn: Any, given: Marks) -> Marks:
 
 
 def parts_of_scan(params: Any) -> tuple[int, int]:
-    """Return how many operands of a `scan` are constant and how many are carried. The rest are sliced by step."""
+    """How many operands of a `scan` are constant, and how many are carried. The rest are sliced, one per step."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     fixed, carried, _ = params["ft_in"].unpack()  # since jax 0.12
@@ -67,7 +67,7 @@ def parts_of_scan(params: Any) -> tuple[int, int]:
 
 
 def _until_still(body: Any, fixed: Marks, carried: Marks, each: Marks) -> Marks:
-    """Return which outputs of a loop are marked, after as many iterations as it takes for the carry not to change."""
+    """Which outputs of a loop are marked, after enough iterations that the marks of the carry no longer change."""
     while True:
         out = depend(body, [*fixed, *carried, *each])
         grown = [a or b for a, b in zip(carried, out, strict=False)]
@@ -77,7 +77,7 @@ def _until_still(body: Any, fixed: Marks, carried: Marks, each: Marks) -> Marks:
 
 
 def only_0_or_1(jaxpr: Any, inputs: Sequence[bool], consts: Sequence[Any] = ()) -> Marks:
-    """Return which outputs are certainly 0 or 1, such as booleans and products of them. `inputs` marks such inputs."""
+    """Which outputs are certainly 0 or 1, e.g. booleans and products of them. `inputs` marks the inputs that are."""
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= {v: _is_0_or_1(c) for v, c in zip(jaxpr.constvars, consts, strict=False)}
 
