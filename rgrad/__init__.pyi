@@ -66,7 +66,7 @@ __all__ = [
     "doubly_reparameterized",
     # Several variables and costs: each variable is credited only with the costs that it can influence.
     "credit",
-    # The log density of a sample, with the right derivative everywhere; a distribution with constant parameters.
+    # The log density of a sample, with the correct derivative everywhere; a distribution with constant parameters.
     "log_prob",
     "detach",
     # The table of all estimators and their properties.
@@ -85,7 +85,7 @@ __all__ = [
     "stratified",
     "quasi",
     "jax_random",
-    # A module: standard normal and uniform noise.
+    # A module with standard normal and uniform noise.
     "noise",
     # Measure the mean and variance of an estimator ...
     "measure",
@@ -100,7 +100,7 @@ __all__ = [
     # The exact values to compare with.
     "exact_moments",
     "ExactMoments",
-    # Check whether JAX's compiler is right on this machine.
+    # Check whether JAX's compiler is correct on this machine.
     "check_compiler",
     "CompilerCheck",
     # Minimise an expectation.

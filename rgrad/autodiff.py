@@ -2,7 +2,7 @@
 
 - `attach` is correct to every order. The score function and generalised reparameterization use it.
 - `attach_gradient` carries a gradient that was worked out by hand (measure-valued, rejection, ...). It is correct to
-  first order only. It *raises* if a second order is asked for, or a parameter without a rule is differentiated.
+  first order only. It *raises* if a second derivative is taken, or if a parameter without a rule is differentiated.
 
 Both are JAX primitives, because jax 0.10 drops a `custom_jvp` rule when reverse mode passes through `scan` or `map`.
 """
@@ -24,22 +24,21 @@ from rgrad.errors import NoRule, Unsuitable
 
 
 def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
-    """Return `values`, and add `values * d log_density` to their derivative: the score function, to every order.
+    """`values`, with `values * d log_density` added to their derivative: the score function, to every order.
 
         attach(v, l) = v * exp(l - stop_gradient(l))
 
-    The derivatives of the ratio `exp(l - stop_gradient(l))` are `dq/q`, `d2q/q`, ... So means over samples of `q` are
-    unbiased derivatives of `E_q[v]`, of the same order.
+    The derivatives of the ratio `exp(l - stop_gradient(l))` are `dq/q`, `d2q/q`, ... The derivatives of the mean over
+    samples of `q` are therefore unbiased estimates of the derivatives of `E_q[v]`.
 
     If an entry of `log_density` is not finite, the value is unchanged and nothing is attached.
 
     Args:
         values: one value per sample, of any shape. The derivative that they already have is kept.
-        log_density: broadcastable against `values`. It must be normalised: otherwise the derivative is that of another
-            density.
+        log_density: broadcastable against `values`. The density must be normalised, or the derivative is biased.
 
-    Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. The log density replaces their sum
-    over a graph.
+    Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. Here one log density takes the place
+    of their sum over a graph.
     """
     log_density = jnp.asarray(log_density)
     # Both branches must be finite: `-inf - -inf` is nan, and a nan in the branch not taken still reaches the gradient.
@@ -50,12 +49,12 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
 def attach_gradient(
     values: ArrayLike, parameters: Mapping[str, ArrayLike], gradients: Mapping[str, ArrayLike], caller: str
 ) -> Array:
-    """Return `values`, and add `sum_j gradients[j] * d parameters[j]` to their derivative, to first order only.
+    """`values`, with `sum_j gradients[j] * d parameters[j]` added to their derivative, to first order only.
 
     Args:
         values: shape `(n,)`, one per sample. The derivative that they already have is kept.
         parameters: every parameter of the distribution by name, e.g. `{"loc": q.loc, "scale": q.scale}`, of any shapes
-            `P_j`. Names are used instead of the leaves of the pytree, because a LogNormal has four leaves.
+            `P_j`. Names are used, because the leaves of a pytree may repeat a parameter: a LogNormal has four leaves.
         gradients: the hand-written gradient of each value, shape `(n, *P_j)`. A parameter whose name is missing has no
             rule, and differentiating it raises.
         caller: the name of the calling function, for error messages.
@@ -95,14 +94,14 @@ def attach_gradient(
 
 
 def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[Array], caller: str) -> Array:
-    """Return `values`, and add `sum_j gradients[j] * d parameters[j]` to their derivative, to first order only.
+    """`values`, with `sum_j gradients[j] * d parameters[j]` added to their derivative, to first order only.
 
     Each gradient and its parameter have the same shape: that of `values`, possibly followed by further axes, which are
     summed over.
 
     Differentiating a first derivative again, with respect to any of the parameters, raises. This includes the
-    derivative that `values` already have: the samples are constants here, so how *they* move is known to first order
-    only.
+    derivative that `values` already have. The gradients were computed at constant samples, so the dependence of the
+    samples on the parameters is known to first order only.
     """
     message = (
         f"{caller}: its gradient is right to first order only, and a derivative of the gradient was asked for "
@@ -112,15 +111,15 @@ def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[
 
 
 def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
-    """Return `values`. Differentiating them with respect to `forbidden` raises `NotImplementedError(message)`."""
+    """`values`. Differentiating them with respect to `forbidden` raises `NotImplementedError(message)`."""
     return _sealed.bind(*same_varying(values, forbidden), message=message)
 
 
 def refuse_where(values: Array, bad: Array, parameter: Array, message: str) -> Array:
-    """Return `values`. Their derivative with respect to the `bad` entries of `parameter` is nan.
+    """`values`. Their derivative with respect to the `bad` entries of `parameter` is nan.
 
-    Outside of jit it is known whether an entry is bad. Differentiation then raises `ValueError(message)` instead,
-    unless the message is empty.
+    If `bad` is not traced and an entry is bad, differentiation raises `ValueError(message)` instead, unless the message
+    is empty.
     """
     spread = lambda x: jnp.broadcast_to(x, values.shape)
     entries = jnp.where(bad, parameter, 0.0).sum().astype(values.dtype)
@@ -147,7 +146,7 @@ batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), ax
 mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
 jet.jet_rules[_ratio] = _ratio_jet
 
-# The other three return their first operand. Only the rules of differentiation use the further operands.
+# The other three primitives return their first operand. Only their derivative rules use the other operands.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
 _sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises if a witness is differentiated
 _refused = Primitive("rgrad_refused")  # (values, bad, entries) -> values; nan if bad entries are differentiated
@@ -198,7 +197,7 @@ def _sealed_transpose(cotangent, values, *witnesses, message):  # type: ignore[n
 
 
 def _register(primitive, jvp):  # type: ignore[no-untyped-def]
-    """Register every rule of `primitive` that a JAX transformation may need."""
+    """Registers every rule of `primitive` that a JAX transformation may need."""
     identity = lambda first, *others, **params: first
     primitive.def_impl(identity)
     primitive.def_abstract_eval(lambda first, *others, **params: first.update(weak_type=False))
@@ -206,7 +205,7 @@ def _register(primitive, jvp):  # type: ignore[no-untyped-def]
     mlir.register_lowering(primitive, mlir.lower_fun(identity, multiple_results=False))
 
     def batch(args, axes, **params):  # type: ignore[no-untyped-def]
-        """Move the batch axis of every operand to the front."""
+        """Moves the batch axis of every operand to the front."""
         size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
         front = (
             jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None else jnp.moveaxis(x, axis, 0)

@@ -10,8 +10,8 @@ class NotApplicable(Exception):
     built-in exception. If there is no advice, `rgrad.expect` and the functions built on it add the names of the
     estimators that do apply.
 
-    Code that tries several estimators catches this class and no other. Then a bug in an objective is never mistaken for
-    an estimator that does not apply:
+    Code that tries several estimators should catch only this class. A bug in an objective is then never mistaken for an
+    estimator that does not apply:
 
         for name, estimator in candidates.items():
             try:

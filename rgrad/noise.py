@@ -1,4 +1,4 @@
-"""Standard uniform and normal noise from a key, faster than `jax.random` and as good. See `rgrad.backend.noise`."""
+"""Standard uniform and normal noise from a key, as good as that of `jax.random`, but faster (`rgrad.backend.noise`)."""
 
 from rgrad.backend.noise import bits, fold_in, normal, uniform
 

@@ -17,12 +17,12 @@ Point = dict[str, Array]
 
 
 def expect_objective(problem: Problem, params: Mapping[str, Array], key: Array, n: int, estimator: Estimator) -> Array:
-    """Estimate the problem's expected objective at `params` by one call of `rgrad.expect`: a scalar."""
+    """An estimate of the problem's expected objective at `params`, by one call of `rgrad.expect`: a scalar."""
     return expect(partial(problem.objective, params), problem.distribution(params), key, n, estimator)
 
 
 def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
-    """Trace the objective for one sample, so that its own errors are not blamed on an estimator."""
+    """Traces the objective for one sample, so that its own errors are not blamed on an estimator."""
 
     def one(key: Array) -> Any:
         x = problem.distribution(params).sample(key, (1,))
@@ -34,7 +34,7 @@ def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
 def gradient(
     problem: Problem, point: Point, wrt: Sequence[str], key: Array, n: int, estimator: Estimator
 ) -> dict[str, Array]:
-    """Estimate the gradient once, from n samples. Return a dict from each name of `wrt` to an array of its shape."""
+    """One gradient estimate, from n samples: a dict from each name in `wrt` to an array of that parameter's shape."""
     chosen = {name: point[name] for name in wrt}
     return jax.grad(lambda chosen: expect_objective(problem, {**point, **chosen}, key, n, estimator))(chosen)
 
@@ -42,14 +42,14 @@ def gradient(
 def those_that_apply(
     gradients: Mapping[str, Callable[..., Any]], values: Mapping[str, Callable[..., Any]], *args: Any
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return those of `gradients` that can be traced at `args`, and the reasons why the others cannot, by name.
+    """Those of `gradients` that can be traced at `args`, and the reasons why the others cannot, by name.
 
-    An estimator that does not apply raises `rgrad.NotApplicable`. It does not apply either if its value can be
-    traced but its gradient cannot: then f has no derivative, e.g. because it is a `jax.pure_callback`. Every other
-    error is a bug in the caller's code, and is raised.
+    An estimator that does not apply raises `rgrad.NotApplicable`. An estimator whose value can be traced but not its
+    gradient does not apply either: f has no derivative, e.g. because it is a `jax.pure_callback`. Every other error is
+    a bug in the caller's code, and is raised.
 
     Args:
-        values: under the same names, the functions that `gradients` differentiate.
+        values: the functions that `gradients` differentiate, under the same names.
     """
     kept, left_out = {}, {}
     for name, of in gradients.items():
@@ -115,6 +115,6 @@ def names_to_differentiate(
 
 
 def labels_of(name: str, value: Any) -> list[str]:
-    """Return `loc` for a number, and `loc[0]`, `loc[1]`, ... for an array."""
+    """The labels of a parameter's coordinates: `loc` for a number, and `loc[0]`, `loc[1]`, ... for an array."""
     shape = jnp.shape(value)
     return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]

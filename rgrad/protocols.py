@@ -15,8 +15,9 @@ Objective = Callable[..., ArrayLike]  # one sample -> a scalar
 class Distribution(Protocol):
     """The distribution of **one** sample: its `batch_shape` is `()`, and its sample has shape `event_shape`.
 
-    Any NumPyro distribution is one, and so is any object with these members. Build it inside the function that is
-    traced: a NumPyro *instance* that passes through `vmap` keeps the batch shape with which it was built.
+    Any NumPyro distribution satisfies this protocol, and so does any object with these members. Build it inside the
+    function that is traced: a NumPyro *instance* that passes through `vmap` keeps the batch shape with which it was
+    built.
 
     Two further members are optional:
 
@@ -26,16 +27,16 @@ class Distribution(Protocol):
     """
 
     has_rsample: bool
-    """Whether `rsample` is differentiable in the parameters, with unbiased gradients for differentiable `f`."""
+    """Whether `rsample` is differentiable in the parameters, with unbiased gradients for every differentiable `f`."""
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        """Return independent samples, of shape `shape + event_shape`."""
+        """Independent samples, of shape `shape + event_shape`."""
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        """Return samples with the same distribution as `sample`, differentiable in the parameters."""
+        """Samples with the same distribution as those of `sample`, differentiable in the parameters."""
 
     def log_prob(self, value: Sample) -> Array:
-        """Return the normalised log density of one sample: shape `()`, differentiable in the parameters."""
+        """The normalised log density of one sample: shape `()`, differentiable in the parameters."""
 
 
 class Estimator(Protocol):
@@ -63,7 +64,7 @@ class Problem(Protocol):
         """The default parameters: a mapping from names to numbers or arrays."""
 
     def distribution(self, params: Mapping[str, Array], /) -> Any:
-        """Return the `Distribution` with these parameters."""
+        """The `Distribution` with these parameters."""
 
     def objective(self, params: Mapping[str, Array], x: Sample, /) -> ArrayLike:
-        """Return a scalar for one sample."""
+        """The objective at one sample: a scalar."""
