@@ -1,8 +1,8 @@
-"""Check `q` before anything is drawn from it: its density must be the normalised density of its own samples.
+"""Checks of `q` before anything is drawn from it: its density must be the normalised density of its own samples.
 
-`check_density` makes the check, once, in `rgrad.distributions.draws.check_draw`. It refuses what is visible at trace
-time. Some faults show only in the values, e.g. a sample outside of the support. Such a sample becomes nan
-(`nan_outside_support`), and `rgrad.backend.not_finite` gives the cause when draws are collected.
+`rgrad.distributions.draws.check_draw` calls `check_density` once. It refuses what is visible at trace time. Some faults
+are visible only in the values, e.g. a sample outside the support. Such a sample becomes nan (`nan_outside_support`),
+and `rgrad.backend.not_finite` gives the cause when draws are collected.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ TRUNCATED = (dist.LeftTruncatedDistribution, dist.RightTruncatedDistribution, di
 
 
 def check_density(q: Any, name: str, caller: str) -> None:
-    """Raise an error if `q` is not the normalised density of its own samples, as far as the trace shows.
+    """Raises an error if `q` is not the normalised density of its own samples, as far as the trace shows.
 
     Raises:
         ValueError: any part of `q` has a mask, a factor or an improper density; a `Delta` has a density; or the
@@ -73,7 +73,7 @@ def check_density(q: Any, name: str, caller: str) -> None:
 
 
 def _transforms(q: Any) -> Iterator[Any]:
-    """Yield the transforms of `q`, with composed ones taken apart."""
+    """Yields the transforms of `q`, with composed ones taken apart."""
     for transform in q.transforms:
         yield from getattr(transform, "parts", [transform])
 
@@ -94,7 +94,7 @@ def _power_of(q: Any) -> str | None:
 
 
 def parts(q: Any) -> Iterator[Any]:
-    """Yield `q` and all NumPyro distributions inside it."""
+    """Yields `q` and all distributions inside it."""
     yield q
     for inner in _children(q).values():
         for part in inner if isinstance(inner, list | tuple) else [inner]:
@@ -102,7 +102,7 @@ def parts(q: Any) -> Iterator[Any]:
 
 
 def rebuilt(q: Any, rule: Any) -> Any:
-    """Return `q` with each part replaced by `rule(part)`, innermost first; `q` itself if nothing changes."""
+    """`q` with each part replaced by `rule(part)`, innermost first. It is `q` itself if nothing changes."""
     new = {}
     for name, inner in _children(q).items():
         if isinstance(inner, list | tuple):
@@ -117,7 +117,7 @@ def rebuilt(q: Any, rule: Any) -> Any:
 
 
 def changed(q: Any, **attributes: Any) -> Any:
-    """Return a copy of a NumPyro distribution with other attributes, without values computed from the old ones."""
+    """A copy of a NumPyro distribution with other attributes, without cached values computed from the old ones."""
     new = object.__new__(type(q))
     lazy = {name for name in vars(q) if type(getattr(type(q), name, None)).__name__ == "lazy_property"}
     new.__dict__.update({name: value for name, value in vars(q).items() if name not in lazy} | attributes)
@@ -125,7 +125,7 @@ def changed(q: Any, **attributes: Any) -> Any:
 
 
 def _children(q: Any) -> dict[str, Any]:
-    """Return the attributes of `q` that hold distributions: any of NumPyro's, or the `base` of this package's own."""
+    """The attributes of `q` that hold distributions: any attribute of NumPyro's, `base` of this package's own."""
     if isinstance(q, dist.Distribution):
         return {name: value for name, value in vars(q).items() if _is_made_of_distributions(value)}
     return {"base": q.base} if hasattr(q, "_replace") and isinstance(getattr(q, "base", None), _BASES) else {}
@@ -141,12 +141,12 @@ def _is_made_of_distributions(value: Any) -> bool:
 
 
 def _is_known(value: Any, wanted: float | bool) -> bool:
-    """Return whether `value` is known at trace time and equals `wanted` everywhere."""
+    """Whether `value` is known at trace time and equals `wanted` everywhere."""
     return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == wanted))
 
 
 def _misfit(q: Any) -> str | None:
-    """Describe the parameter of a NumPyro distribution that does not broadcast to the batch shape; None if all do."""
+    """A description of the parameter that does not broadcast to the batch shape of `q`. None if all do."""
     if not isinstance(q, dist.Distribution):
         return None
     for name, constraint in q.arg_constraints.items():
@@ -155,8 +155,8 @@ def _misfit(q: Any) -> str | None:
             size = constraint.event_dim
         except NotImplementedError:  # the constraint of a Delta has no event_dim
             continue
-        # Some classes declare a vector constraint for matrices. So a parameter with an event must also have more axes
-        # than q.
+        # Some classes declare a vector constraint for a matrix. So if the constraint has an event, the parameter is
+        # only checked if it has more axes than q.
         if not hasattr(value, "shape") or (size > 0 and value.ndim <= len(q.shape())):
             continue
         if not _broadcasts(value.shape[: max(value.ndim - size, 0)], q.batch_shape):
@@ -177,11 +177,11 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def normalised(q: Any) -> Any:
-    """Return `q` with probabilities that sum to 1: those of any Categorical or Multinomial are divided by their sum.
+    """`q` with probabilities that sum to 1: those of any Categorical or Multinomial are divided by their sum.
 
-    NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the value and all
-    derivatives follow the samples. If the probs sum to 1, the derivative of `E[f(x)]` with respect to `probs[k]` is
-    `f(k) - E[f(x)]`, and not `f(k)`. Both are the same in directions that keep the sum.
+    NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the value and all derivatives
+    follow the samples. If the probs sum to 1, the derivative of `E[f(x)]` with respect to `probs[k]` is
+    `f(k) - E[f(x)]`, not `f(k)`. The two agree in every direction that keeps the sum at 1.
     """
     return rebuilt(q, _with_normalised_probs)
 
@@ -194,7 +194,7 @@ def _with_normalised_probs(q: Any) -> Any:
 
 
 def check_differentiable(x: Any, name: str, caller: str) -> None:
-    """Raise an error if a sample consists of integers. They have no derivative, whatever `has_rsample` says.
+    """Raises an error if a sample consists of integers. They have no derivative, whatever `has_rsample` says.
 
     NumPyro's default for `has_rsample` is True in a class without `arg_constraints`.
     """
@@ -207,9 +207,10 @@ def check_differentiable(x: Any, name: str, caller: str) -> None:
 
 
 def nan_outside_support(q: Any, x: Any) -> Any:
-    """Return the samples x, with nan for those outside the support of `q` by more than rounding, if it is an interval.
+    """The samples x, with nan for those that lie outside the support of `q` by more than rounding.
 
-    Only distributions of other packages are checked, and truncated ones, which round to the outside in the tail.
+    The support must be an interval. Only distributions from outside NumPyro are checked, and NumPyro's truncated ones,
+    whose samples in the tail may be rounded to a point outside.
     """
     inner = q
     while isinstance(inner, dist.Independent | dist.ExpandedDistribution):

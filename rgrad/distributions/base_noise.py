@@ -1,14 +1,15 @@
-"""The score, computed from the noise of a sample instead of the sample itself, which is rounded.
+"""The score, computed from the noise behind a sample, because the sample itself is rounded.
 
 A sample of Normal(1e4, 1e-3) keeps one digit of its noise, and sigmoid(20) is 1 in float32. From such samples,
-`q.log_prob` computes the wrong score, and the gradient is silently biased. So both are kept: the sample
-`x = push(eps)`, and the noise eps. If possible, the distribution of the noise has no parameters. With x held fixed, the
-noise follows the parameters,
+`q.log_prob` computes the wrong score, and the gradient is silently biased. So both the sample `x = push(eps)` and its
+noise eps are kept. If possible, the distribution of the noise has no parameters. If x is held fixed, the noise is a
+function of the parameters,
 
     eps(theta) = T_theta^-1(x),    log q(x; theta) = log p(eps(theta)) - log |det T_theta'|
 
-and eps(theta) is known without an inversion. Its value is eps, and its derivatives are, to every order, those of
-`eps + T'^-1 (T_theta0(eps) - T_theta(eps))`, e.g. `eps + ((loc0 - loc) + (scale0 - scale) eps) / scale`.
+The value of eps(theta) is eps, and its derivatives need no inversion. For `x = loc + scale eps` they are, to every
+order, those of `eps + ((loc0 - loc) + (scale0 - scale) eps) / scale`, with loc0 and scale0 the same numbers held
+constant. `rgrad.distributions.transforms` has the formulas for other maps.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from rgrad.protocols import Sample
 
 
 def base_noise(q: Any) -> BaseNoise:
-    """Return the noise of `q`. If none is known, the noise is the sample itself, with its own density."""
+    """The noise behind the samples of `q`. If none is known, it is the sample itself, with its own density."""
     if type(q) in RULES:
         return RULES[type(q)](q)
     kind = dist.TransformedDistribution
@@ -44,10 +45,9 @@ def base_noise(q: Any) -> BaseNoise:
 
 
 def score_density(how: BaseNoise, eps: Sample) -> Array:
-    """Return `log q` of each sample with noise eps, shape `(n,)`. Its derivative is right; its value is up to a
-    constant.
+    """`log q` of each sample with noise eps, shape `(n,)`, up to a constant. The derivatives are those of `log q`.
 
-    An entry that is not finite becomes nan. For a sample of its own q, only rounding can cause this.
+    An entry that is not finite becomes nan. Only rounding can cause this, because the samples are drawn from q.
     """
     log_q = jax.vmap(lambda e: how.log_prob(e, None))(eps)
     if how.finite:
@@ -56,7 +56,7 @@ def score_density(how: BaseNoise, eps: Sample) -> Array:
 
 
 def nan_if_not_finite(terms: Array, log_q: Array, q: Any) -> Array:
-    """Return `terms`. If the density of any sample is not finite, their derivative in every parameter of `q` is nan.
+    """`terms`. If the density of any sample is not finite, their derivative in every parameter of `q` is nan.
 
     The nan of `score_density` is not enough, because reverse mode may lose it: `where(inside, log_p, -inf)`, as in
     NumPyro's validation, passes nothing on to `log_p`. If `q` is not a pytree, its parameters cannot be found here.
@@ -77,7 +77,7 @@ def _itself(q: Any) -> BaseNoise:
 
 
 def _not_at_the_edge(q: Any, x: Sample) -> Any:
-    """Return 1, or nan if a sample of (0, 1) or of a simplex was rounded to the edge and the density is steep there."""
+    """1, or nan if a sample of (0, 1) or of a simplex was rounded to the edge and the density is steep there."""
     support: Any = None if getattr(q, "has_enumerate_support", False) else getattr(q, "support", None)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -133,7 +133,7 @@ def _transformed(q: Any) -> BaseNoise:
         log_p = base.log_prob(eps, moved)
         return log_p.sum(tuple(range(log_p.ndim - (event_dim - len(q.base_dist.event_shape)), log_p.ndim))) - log_det
 
-    # The rules of `rgrad.noise` are for transforms that keep the shape. For the others, NumPyro draws.
+    # `rgrad.noise` has rules only for transforms that keep the shape. The others are drawn by NumPyro.
     return BaseNoise(base.source, push, density, base.own or q.base_dist.shape() != q.shape())
 
 
@@ -154,7 +154,7 @@ def _with_key(q: WithKey) -> BaseNoise:
 
 
 def _mixture(q: Any) -> BaseNoise:
-    """Return the mixture unchanged, but with the right derivative in a weight of exactly 0."""
+    """The sample itself as the noise, with a density that has the correct derivative in a weight of exactly 0."""
     return _itself(q)._replace(
         log_prob=lambda x, moved: log_prob(Density(partial(log_mixture, q)), plus(x, moved)) * _not_at_the_edge(q, x)
     )
@@ -169,4 +169,4 @@ RULES: dict[type, Callable[[Any], BaseNoise]] = {
     JaxRandom: lambda q: base_noise(q.base)._replace(own=True),
     WithKey: _with_key,
 }
-"""The rules apply to the exact type, because a subclass may have another density."""
+"""The rules by exact type, because a subclass may have another density."""

@@ -1,4 +1,4 @@
-"""Counts: integers that f may square. A 32-bit integer overflows long before a float does."""
+"""Protection of counts against overflow: the square of a 32-bit integer overflows long before that of a float."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,11 +32,11 @@ ONLY_INTEGERS |= {"shift_left", "shift_right_logical", "shift_right_arithmetic",
 
 
 def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -> Objective:
-    """Return f for the samples of `q`, protected against overflow if its counts may be too large to be squared.
+    """f for the samples of `q`, protected against overflow if the counts may be too large to be squared.
 
-    In int32, the square of 50,000 is negative. So f receives a float if it multiplies or sums integers. Otherwise it
-    receives the integer itself, so an f that uses it as an index works. If f does both, values above 46,340 give nan. A
-    count at either end of int32 also gives nan, because the sampler stops there.
+    In int32, the square of 50,000 is negative. So f receives the count as a float if it multiplies or sums integers.
+    Otherwise f receives the integer itself and may use it as an index. If f does both, counts above 46,340 give nan. A
+    count at either end of int32 also gives nan, because the sampler saturates there.
 
     Args:
         largest: the largest value, if it is known more precisely than from `q.support`.
@@ -82,7 +82,7 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
 
 
 def _takes(f: Objective, x: Array, as_float: Any) -> bool:
-    """Return whether f, which accepts integers, also accepts floats. It does not if it uses them as indices."""
+    """Whether f, which accepts integers, also accepts floats. It does not if it uses its sample as an index."""
     equations = _equations(jax.make_jaxpr(f)(jax.ShapeDtypeStruct(x.shape, x.dtype)).jaxpr)
     if any(eqn.primitive.name in ONLY_INTEGERS and any(_is_integer(v) for v in eqn.invars) for eqn in equations):
         return False
@@ -102,7 +102,7 @@ def _is_integer(variable: Any) -> bool:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield the equations of a program, including those of the functions that it calls."""
+    """Yields the equations of a jaxpr, including those of the functions that it calls."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jax.tree.leaves(
@@ -113,7 +113,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def _largest(q: Any) -> float:
-    """Return a bound on the absolute values of the samples; 0 if they are indices or not integers."""
+    """A bound on the absolute values of the samples. 0 if they are indices, bits, or not integers."""
     one = elementary(q)
     if isinstance(one, dist.CategoricalProbs | dist.CategoricalLogits | dist.BernoulliProbs | dist.BernoulliLogits):
         return 0.0

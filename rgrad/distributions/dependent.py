@@ -1,4 +1,4 @@
-"""Dependent draws. Each has the distribution of `q`, and their mean has less noise than that of independent draws.
+"""Dependent draws. Each sample has the distribution of `q`, but a mean over them can have much less variance.
 
     rgrad.expect(f, rgrad.antithetic(q), key, n)
 
@@ -35,7 +35,7 @@ class DependentDraws(OfBase, Wrapper):
     batch_shape = ()
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
-        """Return an array of shape `(n, size)` in (0, 1). Each row is uniform, but the rows may be dependent."""
+        """An array of shape `(n, size)` in (0, 1). Each row is uniform, but the rows may be dependent."""
         raise NotImplementedError
 
     @property
@@ -62,7 +62,7 @@ class DependentDraws(OfBase, Wrapper):
 
 
 class Antithetic(DependentDraws):
-    """Pairs at u and 1 - u."""
+    """Pairs of samples, at u and 1 - u of the distribution function."""
 
     prefix = "antithetic"
     pairs = True
@@ -82,8 +82,8 @@ class Stratified(DependentDraws):
     def uniforms(self, key: Array, n: int, size: int) -> Array:
         for_first, for_strata, for_place = jax.random.split(key, 3)
         # In the first coordinate, a random shift is enough to make each row uniform. The other coordinates are
-        # permuted, so that no two of them move together. (With one sort each: the library's permutation sorts several
-        # times.)
+        # permuted, so that no two of them move together. One sort for each is enough; `jax.random.permutation` sorts
+        # several times.
         first = (jnp.arange(n) + jax.random.randint(for_first, (), 0, n)) % n
         others = jnp.argsort(jax.random.bits(for_strata, (size - 1, n), "uint32"))
         strata = jnp.concatenate([first[None], others]).T
@@ -91,7 +91,7 @@ class Stratified(DependentDraws):
 
 
 class Quasi(DependentDraws):
-    """Points of the Sobol sequence. The m digits needed for n points are shifted at random; the others are random."""
+    """Points of the Sobol sequence. The first m binary digits get a random shift; the further digits are random."""
 
     prefix = "quasi"
 
@@ -103,12 +103,12 @@ class Quasi(DependentDraws):
 
 
 def antithetic(q: Any) -> Antithetic:
-    """Draw `q` in pairs, at u and 1 - u of its distribution function: `mu + s eps` and `mu - s eps` for a Normal.
+    """`q`, drawn in pairs at u and 1 - u of its distribution function: `mu + s eps` and `mu - s eps` for a Normal.
 
     This removes the noise of the odd part of what is averaged, e.g. all of `2 x` (the pathwise gradient of x^2). It
     doubles the variance of an even function. n must be even. With `score_function`, a baseline of the values must leave
-    out both samples of a pair: use `rgrad.leave_pair_out`. With `leave_one_out`, n = 2 and E[x^2], the gradient would
-    be 8, not 4.
+    out both samples of a pair: use `rgrad.leave_pair_out`. With `leave_one_out` and n = 2, the gradient of E[x^2] at
+    N(2, 1) would be 8, not 4.
 
     Returns:
         A distribution of one sample, like `q`, with its `log_prob` and `support`.
@@ -124,9 +124,9 @@ def antithetic(q: Any) -> Antithetic:
 
 
 def stratified(q: Any) -> Stratified:
-    """Draw `q` once in each of n strata of equal probability. For vectors, each coordinate is stratified.
+    """`q`, drawn once in each of n strata of equal probability. Each coordinate of a vector is stratified.
 
-    For vectors this is a Latin hypercube. In one dimension the variance is O(n^-3) for smooth functions, not O(n^-1).
+    For vectors this is a Latin hypercube. In one dimension, the variance for smooth functions is O(n^-3), not O(n^-1).
     In several dimensions, only the additive parts of a function gain this much. n may be any number. The baseline may
     be a number or a moving average. Returns and raises as `antithetic` does.
 
@@ -137,12 +137,12 @@ def stratified(q: Any) -> Stratified:
 
 
 def quasi(q: Any) -> Quasi:
-    """Draw `q` at randomised low-discrepancy points: a Sobol sequence with a random digital shift, each point jittered.
+    """`q`, drawn at low-discrepancy points: a Sobol sequence with a random digital shift, and each point jittered.
 
-    Each single point is uniform, so estimates are unbiased. It works best if n is a power of two. In one dimension it
-    is the same as `stratified`. In several dimensions the points fill the whole space evenly, and for smooth functions
-    the variance falls nearly as O(n^-2), not O(n^-1). n may be any number. The baseline may be a number or a moving
-    average. Returns and raises as `antithetic` does.
+    Each point is uniform on its own, so estimates are unbiased. It works best if n is a power of two. In one dimension
+    it is then the same as `stratified`. In several dimensions the points fill the whole space evenly, and for smooth
+    functions the variance falls nearly as O(n^-2), not O(n^-1). n may be any number. The baseline may be a number or a
+    moving average. Returns and raises as `antithetic` does.
 
     Source: Buchholz, Wenzel and Mandt 2018, Quasi-Monte Carlo variational inference, https://arxiv.org/abs/1807.01604.
     The shift is from L'Ecuyer and Lemieux 2002, https://doi.org/10.1007/0-306-48102-2_20.
@@ -151,7 +151,7 @@ def quasi(q: Any) -> Quasi:
 
 
 def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | None:
-    """Return the dependent draws anywhere inside `q`; None if its samples are independent."""
+    """The dependent draws found anywhere inside `q`. None if its samples are independent."""
     if isinstance(q, DependentDraws):
         return q
     inside = (*inside, q)  # a user's object may contain itself
@@ -169,13 +169,13 @@ def _checked(q: Any, caller: str) -> Any:
 
 
 def _inside(u: Array) -> Array:
-    """Keep u away from 0 and 1, and on a grid on which 1 - u is exact."""
+    """u, moved away from 0 and 1, and onto a grid on which 1 - u is exact."""
     half = jnp.finfo(u.dtype).eps / 2
     return jnp.clip(jnp.floor(u / (2 * half)) * (2 * half) + half, half, 1 - half)
 
 
 def _sobol(m: int, size: int) -> np.ndarray:
-    """Return the first 2^m points of the Sobol sequence as integers (times 2^m): shape `(2^m, size)`."""
+    """The first 2^m points of the Sobol sequence, times 2^m: integers of shape `(2^m, size)`."""
     from scipy.stats import qmc  # not at the top, because it takes as long to import as jax
 
     return (qmc.Sobol(size, scramble=False).random_base2(m) * 2**m).astype(np.int32)

@@ -1,8 +1,7 @@
-"""Draw from `q` and evaluate `f` at the samples. Every estimator starts here.
+"""Samples of `q`, and the values of `f` at them.
 
-All samples come from `draw` and `draw_pathwise`, so another source of noise can be added in this one place. By default,
-location-scale families are drawn from `rgrad.noise`, and all others by `q.sample` and `q.rsample`. `jax_random(q)`
-always uses the latter.
+By default, location-scale families are drawn from `rgrad.noise`, and all others by `q.sample` and `q.rsample`.
+`jax_random(q)` always uses the latter.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from rgrad.protocols import Objective, Sample
 
 
 def draw(q: Any, key: Array, n: int, caller: str) -> Sample:
-    """Return `n` independent samples of `q`, shape `(n, *event_shape)`, without derivatives."""
+    """`n` samples of `q`, shape `(n, *event_shape)`, without derivatives."""
     check_draw(q, n, caller)
     x = nan_outside_support(q, sample(q, key, (n,)))
     return _as_it_is_if_transformed(q, jax.tree.map(lax.stop_gradient, x))
 
 
 def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
-    """Return `n` independent samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
+    """`n` samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
     if not has_rsample(q):
         raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none")
@@ -41,7 +40,7 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
 
 
 def as_it_is(x: Sample) -> Sample:
-    """Return x, and keep XLA from simplifying across it: it would make `log(exp(y))` y, even if exp(y) is 0."""
+    """x behind an optimization barrier. XLA would replace `log(exp(y))` by y, even if exp(y) rounds to 0."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda leaf: leaf if is_key(leaf) else lax.optimization_barrier(leaf), x)
 
@@ -52,7 +51,7 @@ def _as_it_is_if_transformed(q: Any, x: Sample) -> Sample:
 
 
 def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
-    """Evaluate `f` at each of the `n` samples: shape `(n,)`. Bools and integers are converted to floats."""
+    """The value of `f` at each of the `n` samples: shape `(n,)`. Bools and integers are converted to floats."""
     values: Any = jax.vmap(f)(x)
     if not hasattr(values, "shape"):
         raise TypeError(
@@ -68,7 +67,7 @@ def evaluate(f: Objective, x: Sample, n: int, caller: str) -> Array:
 
 
 def check_draw(q: Any, n: int, caller: str) -> None:
-    """Raise an error if `n` samples of `q` cannot be drawn. Estimators need no other check before they draw."""
+    """Raises an error if `n` samples of `q` cannot be drawn. Estimators need no other check before they draw."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"{caller}: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced")
     if n < 1:
@@ -88,13 +87,13 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 
 
 def jax_random(q: Any) -> Any:
-    """Draw `q` by `jax.random`, through its own `sample` and `rsample`, and not from `rgrad.noise`.
+    """`q`, drawn by `jax.random` through its own `sample` and `rsample`, and not from `rgrad.noise`.
 
         rgrad.expect(f, rgrad.jax_random(q), key, n)
 
-    The distribution is the same, and a key gives the same numbers as in NumPyro. (The numbers always come from
-    `jax.random` for 64-bit floats, for keys other than threefry, on platforms other than CPU and NVIDIA GPUs, and
-    for distributions that are not location-scale families.)
+    The distribution is the same, and a key gives the same samples as in NumPyro. (Four kinds of draws always come from
+    `jax.random`: those of 64-bit floats, with keys other than threefry, on platforms other than CPU and NVIDIA GPUs,
+    and of distributions that are not location-scale families.)
 
     Returns:
         A distribution of one sample, like `q`.

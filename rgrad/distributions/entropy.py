@@ -17,7 +17,7 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def entropy(q: Any) -> Array:
-    """Return `H[q] = -E_q[log q]` in nats, shape `q.batch_shape`. For an affine image it is `H[phi] + log |det C|`.
+    """The entropy `H[q] = -E_q[log q]` in nats, shape `q.batch_shape`. For `mu + C eps` it is `H[phi] + log |det C|`.
 
     Raises:
         NotImplementedError: no formula is known for `q`.
@@ -77,5 +77,5 @@ def _(q: Any) -> Array:
 
 
 def _of_batch(q: Any, value: Any) -> Array:
-    """Broadcast an entropy to the batch shape. NumPyro's has the shape of the parameters that it depends on."""
+    """An entropy, broadcast to the batch shape. NumPyro's has the shape of the parameters that it depends on."""
     return jnp.broadcast_to(value, getattr(q, "batch_shape", jnp.shape(value)))

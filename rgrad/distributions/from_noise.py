@@ -10,7 +10,7 @@ from rgrad.backend.noise import Shape, is_ours, normal, uniform
 
 
 def sample(q: Any, key: Array, shape: Shape) -> Any:
-    """Return samples of `q`, shape `shape + q.shape()`, differentiable in its parameters; None if there is no rule.
+    """Samples of `q`, shape `shape + q.shape()`, differentiable in its parameters. None if there is no rule.
 
     A rule applies to one exact type, because a subclass may be drawn differently. It also needs a key and a float type
     that `rgrad.noise` supports. Without a rule, the caller uses `q.sample` and `q.rsample`.
@@ -52,4 +52,4 @@ FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
     dist.Independent: _of_base,
     dist.ExpandedDistribution: _of_base,
 }
-"""How to make samples of a distribution, given the key and the shape of all samples, including the event."""
+"""The rules. Each makes samples of a distribution from a key and the shape of all samples, including the event."""

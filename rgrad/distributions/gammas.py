@@ -14,7 +14,7 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def as_gammas(q: Any) -> Any:
-    """Return the shapes and rates of independent Gammas, and the function from their logarithms to a sample of `q`."""
+    """The shapes and rates of independent Gammas, and the function from their logarithms to a sample of `q`."""
     raise NoRule(
         f"rejection has no sampler for {name_of(q)} (supported: Gamma, InverseGamma, Beta, Dirichlet, and vectors of "
         "them)"

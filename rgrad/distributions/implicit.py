@@ -23,18 +23,18 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 def has_rsample(q: Any) -> bool:
-    """Return whether `rsample` below is differentiable in the parameters of `q`."""
+    """Whether the `rsample` of this module is differentiable in the parameters of `q`."""
     return bool(q.has_rsample) or has_rule(_implicit, elementary(q))
 
 
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
-    """Return samples of shape `shape + event_shape`: those of `rsample` with the same key, if it has any."""
+    """Samples of shape `shape + event_shape`. They equal those of `rsample` with the same key, if there are any."""
     x = from_noise(q, key, shape)
     return sample_of(sharpened(q), key, shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
-    """Return samples of shape `shape + event_shape`, differentiable in the parameters of `q`."""
+    """Samples of shape `shape + event_shape`, differentiable in the parameters of `q`."""
     x = from_noise(q, key, shape)
     if x is not None:
         return x
@@ -46,18 +46,19 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
 
 @singledispatch
 def _implicit(q: Any, x: Sample) -> Sample:
-    """Return the samples x, with the derivative `dx/dtheta = -(dF/dtheta) / p(x)`."""
+    """The samples x, with the derivative `dx/dtheta = -(dF/dtheta) / p(x)`."""
     raise NotImplementedError
 
 
 @_implicit.register
 def _(q: dist.VonMises, x: Array) -> Array:
-    """Differentiate the angle t from loc: `dt/dkappa = -(dF/dkappa) / p(t)`.
+    """The angle t from loc has the derivative `dt/dkappa = -(dF/dkappa) / p(t)`.
 
     Here `dF/dkappa = int_0^t (cos u - A) p(u) du`, with A = I_1/I_0.
 
-    It is correct to first order only; a second derivative raises. f must be periodic, like any function on the circle.
-    The integral uses a Gauss-Legendre rule with 32 nodes. Its error is 1e-6 for concentrations up to 1e3 in 64 bits.
+    The derivative is correct to first order only; a second derivative raises. f must be periodic, like any function on
+    the circle. The integral uses a Gauss-Legendre rule with 32 nodes. Its error is 1e-6 for concentrations up to 1e3 in
+    64 bits.
 
     Source: Figurnov, Mohamed and Mnih 2018, Implicit reparameterization gradients (section 4 and appendix),
     https://arxiv.org/abs/1805.08498.

@@ -14,7 +14,7 @@ from rgrad.protocols import Sample
 class WithKey(OfBase, Wrapper):
     """The joint distribution of a sample of `q` and an independent PRNG key. `keyed=True` takes expectations over it.
 
-    An estimator that only draws from q and evaluates f supports keys without any code for them, including your own.
+    Any estimator that only draws from q and evaluates f, including your own, supports keys without special code.
     """
 
     @property
@@ -38,22 +38,22 @@ class WithKey(OfBase, Wrapper):
 
 
 def base_of(q: Any) -> Any:
-    """Return `q` without its keys."""
+    """`q` without its keys."""
     return q.base if isinstance(q, WithKey) else q
 
 
 def rewrapped(q: Any, base: Any) -> Any:
-    """Return `base`, with keys if `q` has them."""
+    """`base`, with keys if `q` has them."""
     return WithKey(base) if isinstance(q, WithKey) else base
 
 
 def sample_of(q: Any, x: Any) -> Sample:
-    """Return a sample of `q` without its key."""
+    """A sample of `q` without its key."""
     return x[0] if isinstance(q, WithKey) else x
 
 
 def with_keys(q: Any, x: Sample, key: Array) -> Any:
-    """Return n samples `x` of `base_of(q)` as samples of `q`: with keys split from `key` if `q` has them."""
+    """The n samples `x` of `base_of(q)` as samples of `q`: with keys split from `key` if `q` has them."""
     if not isinstance(q, WithKey):
         return x
     return x, jax.random.split(key, len(jax.tree.leaves(x)[0]))

@@ -1,4 +1,4 @@
-"""Derivatives of smooth functions whose formulas have parts with kinks, at points where the parts have their kinks."""
+"""Correct derivatives of smooth functions whose formulas contain kinks that cancel, at these kinks."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -9,27 +9,27 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-Beside = Callable[[], Array]  # the number at a nearby point, computed when it is first needed
-Pair = tuple[Any, Beside | None]  # a number at the point and nearby; None if it does not depend on the parameters
+Beside = Callable[[], Array]  # the value at a nearby point, computed when it is first needed
+Pair = tuple[Any, Beside | None]  # the values at the point and nearby; None if they do not depend on the parameters
 
 
 def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
-    """Return `f(x)`. Its derivatives, in the variables that f closes over, are those of f right beside the point.
+    """`f(x)`. Its derivatives in the variables that f closes over are correct even at a kink of one of its parts.
 
     `softplus(l)`, written as `max(l, 0) + log1p(exp(-|l|))`, is smooth. But at l = 0, JAX takes 1/2 as the slope of
-    `max` (the middle) and 1 as that of `|l|` (from the right), so the sum is 0, not 1/2. All parts must be continued to
-    the same side. So at a tie, each part takes the branch that it takes when all parameters are moved a little, in one
-    direction. A tie is `max` or `min` of equal numbers, `abs` or `sign` of 0, or a comparison of equal numbers. If f is
-    smooth, the direction does not matter. If it has a real kink, the result is a one-sided derivative.
+    `max` (the middle) and 1 as that of `|l|` (from the right), so the sum is 0, not 1/2. All parts must use the same
+    side. So at a tie, each part takes the branch that it takes if all parameters are moved a little, in one direction.
+    A tie is `max` or `min` of equal numbers, `abs` or `sign` of 0, or a comparison of equal numbers. If f is smooth,
+    the direction does not matter. If it has a real kink, the result is a one-sided derivative.
 
     A `where` whose condition is a tie takes that branch only if its two branches have the same value. If they differ,
-    it protects one of them from a point where it is not defined.
+    the `where` protects one of them from a point at which it is not defined, and is not changed.
 
-    Derivatives are right to every order, because each branch is a smooth function. The bodies of `scan`,
-    `while` and `cond` are not changed.
+    Derivatives are correct to every order, because each branch is a smooth function. The bodies of `scan`, `while` and
+    `cond` are not changed.
     """
     try:
-        closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX caches the program of a known one
+        closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX caches known ones
     except jax.errors.JAXTypeError:  # f inspects concrete values, so it can be called but not traced
         return f(x)
     leaves = jax.tree.leaves(x)
@@ -50,7 +50,7 @@ def _is_live(c: Any) -> bool:
 
 
 def _moved(number: int, c: Array) -> Beside:
-    """Return a function that computes a constant near c. Each entry moves by a different step, to break ties."""
+    """A function that computes a constant near c. Each entry moves by a different step, to break ties."""
 
     def make() -> Array:
         at = jnp.asarray(lax.stop_gradient(c))
@@ -62,7 +62,7 @@ def _moved(number: int, c: Array) -> Beside:
 
 
 def _run(jaxpr: Any, ins: Sequence[Pair]) -> list[Pair]:
-    """Evaluate a program, and return its results both at the point and beside it."""
+    """The results of a jaxpr, both at the point and beside it."""
     known: dict[Any, Pair] = dict(zip([*jaxpr.constvars, *jaxpr.invars], ins, strict=True))
     read = lambda atom: (atom.val, None) if isinstance(atom, Literal) else known[atom]
     for equation in jaxpr.eqns:
@@ -88,7 +88,7 @@ def _step(equation: Any, pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _find(jaxpr: Any, moves: Sequence[bool]) -> tuple[bool, list[bool]]:
-    """Return whether a program has kinks that depend on the parameters, and which of its results depend on them."""
+    """Whether a jaxpr has kinks that depend on the parameters, and which of its results depend on them."""
     moving = {v for v, m in zip([*jaxpr.constvars, *jaxpr.invars], moves, strict=True) if m}
     found = False
     is_moving = lambda atom: not isinstance(atom, Literal) and atom in moving
@@ -114,14 +114,14 @@ def _is_kink(equation: Any, moves: Sequence[bool]) -> bool:
 
 def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     params: Any = equation.primitive.get_bind_params(equation.params)
-    # Which of the two it is depends on the version of JAX.
+    # The version of JAX determines which of the two it is.
     functions, params = params if isinstance(params, tuple) else ((), params)
     out = equation.primitive.bind(*functions, *values, **params)
     return list(out) if equation.primitive.multiple_results else [out]
 
 
 def _inner(equation: Any) -> ClosedJaxpr | None:
-    """Return the program of a nested `jit`, or of a custom derivative that is only a kink, e.g. `relu`; else None."""
+    """The jaxpr of a nested `jit`, or of a custom derivative that is only a kink, e.g. `relu`; otherwise None."""
     if equation.primitive.name in ("jit", "pjit", "closed_call"):
         return equation.params["jaxpr" if "jaxpr" in equation.params else "call_jaxpr"]
     inner = equation.params.get("call_jaxpr") if equation.primitive.name == "custom_jvp_call" else None
@@ -167,5 +167,5 @@ def _select(out: Array, at: list[Any], beside: list[Array]) -> Array:
 KINKS: dict[str, Callable[[Array, list[Any], list[Array]], Array]] = {
     "abs": _abs, "sign": _sign, "max": _max, "min": _min, "clamp": _clamp, "select_n": _select,
 }  # fmt: skip
-"""Functions of JAX's result, the operands at the point and the operands beside it. Each returns the result to use."""
+"""Maps from JAX's result, the operands at the point, and the operands beside it to the result to use."""
 COMPARISONS = ("lt", "le", "gt", "ge")

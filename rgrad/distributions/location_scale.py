@@ -42,15 +42,15 @@ class Affine(Transform):  # type: ignore[misc]
 
 
 def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.TransformedDistribution:
-    """Return the distribution of `z = mu + C eps`, where the coordinates of eps are independent draws from `phi`.
+    """The distribution of `z = mu + C eps`. The coordinates of eps are independent draws from `phi`.
 
         q(z) = phi(C^-1 (z - mu)) |det C^-1|
 
         q = rgrad.location_scale(mu, C, dist.StudentT(5.0))
 
-    It is a NumPyro distribution with `rsample`, for any estimator. C may be any invertible matrix. Its factorisation
-    costs O(D^3), once for all samples; each density then costs O(D^2). If C is a Cholesky factor and phi is normal,
-    NumPyro's `MultivariateNormal(mu, scale_tril=C)` does the same without the factorisation.
+    It is a NumPyro distribution with `rsample`, and works with any estimator. C may be any invertible matrix. Its
+    factorisation costs O(D^3), once for all samples; each density then costs O(D^2). If C is a Cholesky factor and phi
+    is normal, NumPyro's `MultivariateNormal(mu, scale_tril=C)` does the same without the factorisation.
 
     Args:
         loc: mu, shape `(D,)`.
@@ -59,9 +59,9 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
             Normal(0, 1). Laplace and StudentT are other choices. Its parameters may be differentiated too.
 
     Raises:
-        ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is
-            singular to the precision of its floats. If C is traced, this is not known. The densities are then not
-            finite, and `rgrad.fit` refuses the step.
+        ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is singular
+            to the precision of its floats. If C is traced, this cannot be checked. The densities are then not finite,
+            and `rgrad.fit` refuses the step.
 
     Source: Aziz 2017, Notes on generalised reparameterisation gradient (equations 4 and 5); Rezende, Mohamed and
     Wierstra 2014, https://arxiv.org/abs/1401.4082.
@@ -88,12 +88,12 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
 
 
 def log_abs_det(scale: Array) -> Array:
-    """Return `log |det C|`, shape `()`."""
+    """`log |det C|`, shape `()`."""
     return jnp.linalg.slogdet(scale)[1]
 
 
 def check_invertible(scale: Any, what: str) -> None:
-    """Raise an error if C is singular to the precision of its floats. Do nothing if it is traced."""
+    """Raises an error if C is singular to the precision of its floats. Does nothing if it is traced."""
     if isinstance(scale, jax.core.Tracer):
         return
     values = np.asarray(scale)
@@ -109,7 +109,7 @@ def check_invertible(scale: Any, what: str) -> None:
 
 
 def check_cholesky(scale_tril: Any, what: str) -> None:
-    """Raise an error if the diagonal of a Cholesky factor is not positive. Do nothing if it is traced."""
+    """Raises an error if the diagonal of a Cholesky factor is not positive. Does nothing if it is traced."""
     if isinstance(scale_tril, jax.core.Tracer):
         return
     diagonal = np.diagonal(np.asarray(scale_tril), axis1=-2, axis2=-1)

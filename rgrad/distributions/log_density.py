@@ -1,4 +1,4 @@
-"""The log density of a sample, with the right derivative even at the special points of NumPyro's formulas."""
+"""The log density of a sample, with a derivative that is correct even at kinks in NumPyro's formulas."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Wrapper:
 
 
 def log_prob(q: Any, x: Sample) -> Array:
-    """Return `q.log_prob(x)`. Its derivative is also right at a logit of exactly 0, where many fits start.
+    """`q.log_prob(x)`. Its derivative is also correct at a logit of exactly 0, where many fits start.
 
         rgrad.surrogate(values, rgrad.log_prob(q, x))
 
     For Bernoulli and Binomial, NumPyro writes `softplus(l)` as `max(l, 0) + log1p(exp(-|l|))`. At 0, JAX takes 1/2 and
-    -1/2 as the slopes of the two parts. They add up to 0 and not to 1/2, so every score is off by 1/2 (for a Binomial,
-    by half the count), and the score function gives 0.5 and not 0.25 for `d/dl E[x]`. The same happens in mixtures,
+    -1/2 as the slopes of the two parts. They add up to 0, not to 1/2, so every score is off by 1/2 (for a Binomial, by
+    half the count). The score function then gives 0.5, not 0.25, for `d/dl E[x]`. The same happens in mixtures,
     zero-inflated and masked distributions of them, in a truncated Laplace with its kink at the bound, and in a
-    `log_prob` of your own that calls theirs. Here all parts of a formula are continued to the same side of such a
-    point; see `rgrad.distributions.kinks`. Every estimator uses this function. Use it for densities that you
-    differentiate yourself.
+    `log_prob` of your own that calls theirs. In this function, all parts of a formula use the same side of such a
+    point; see `rgrad.distributions.kinks`. Every estimator uses it. Use it for densities that you differentiate
+    yourself.
 
     Args:
         q: a `Distribution`.
@@ -61,7 +61,7 @@ def log_prob(q: Any, x: Sample) -> Array:
         inner = inner.base_dist
     if type(inner) not in (dist.BernoulliLogits, dist.BinomialLogits):
         return beside_kinks(q.log_prob, x)
-    # The same result for the two most frequent distributions, with fewer operations.
+    # The same result with fewer operations, for the two most frequent distributions.
     value = q.log_prob(x)
     live = x * inner.logits - getattr(inner, "total_count", 1) * jax.nn.softplus(inner.logits)
     live = live.sum(tuple(range(live.ndim - len(q.event_shape), live.ndim)))

@@ -1,4 +1,4 @@
-"""How the samples of each family are made from noise, and their density in terms of it. See `base_noise.py`."""
+"""How the samples of each family are made from noise, and their density as a function of it. See `base_noise.py`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,22 +17,22 @@ from rgrad.protocols import Sample
 
 
 class BaseNoise(NamedTuple):
-    """How a sample of `q` is made from noise, and its density in terms of that noise."""
+    """How a sample of `q` is made from noise, and its density as a function of that noise."""
 
     source: Any
     """The distribution of the noise."""
     push: Callable[[Sample], Sample]
-    """Maps eps to x. Leading axes are those of samples."""
+    """Maps eps to x. Leading axes run over samples."""
     log_prob: Callable[[Sample, Array | None], Array]
     """Maps (eps, moved) to `log q(x; theta)` with x fixed, shape `q.batch_shape`. A constant may be missing.
 
-    `moved` is used if x is the output of a transform with parameters. Its value is 0, and its derivative is that of x.
-    None means that x is fixed.
+    `moved` is used if x is the input of a transform with parameters. The output is then fixed, and x moves with the
+    parameters. The value of `moved` is 0, and its derivative is that of x. None means that x is fixed.
     """
     own: bool = False
     """Whether `source.sample` draws the noise, instead of `rgrad.noise`."""
     finite: bool = False
-    """Whether the density is finite for all noise that can be drawn. A check costs a third of the score of a Normal."""
+    """Whether the density is finite for all noise that can be drawn. Checking it costs a third of a Normal's score."""
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
         draws = self.source.sample(key, shape) if self.own else sample(self.source, key, shape)
@@ -74,7 +74,7 @@ def _location_scale(standard: Callable[[Any], Any]) -> Callable[[Any], BaseNoise
 
 
 def _matrix(standard: Callable[[Any], Any]) -> Callable[[Any], BaseNoise]:
-    """MultivariateNormal and MultivariateStudentT: `x = loc + L eps`."""
+    """The rule of MultivariateNormal and MultivariateStudentT: `x = loc + L eps`."""
 
     def rule(q: Any) -> BaseNoise:
         loc, scale, unit = q.loc, q.scale_tril, standard(q)
@@ -106,7 +106,7 @@ def log_gamma(key: Array, shape: tuple[int, ...], a: Array) -> Array:
 
 
 def _gamma(q: Any) -> BaseNoise:
-    """Use log z as the noise, z ~ Gamma(a, 1), because z itself may round to 0."""
+    """The rule of Gamma. The noise is log z, with z ~ Gamma(a, 1), because z itself may round to 0."""
     a, rate = jnp.asarray(q.concentration) * 1.0, jnp.asarray(q.rate) * 1.0
     rate0 = lax.stop_gradient(rate)
 
@@ -121,7 +121,7 @@ def _gamma(q: Any) -> BaseNoise:
 
 
 def _dirichlet(q: Any) -> BaseNoise:
-    """Use logarithms of Gammas as the noise. A sample is their softmax, clipped as in NumPyro."""
+    """The rule of Dirichlet. The noise is logarithms of Gammas. A sample is their softmax, clipped as in NumPyro."""
     a = jnp.asarray(q.concentration) * 1.0
 
     def density(y: Array, moved: Array | None) -> Array:
@@ -134,7 +134,7 @@ def _dirichlet(q: Any) -> BaseNoise:
 
 
 def _beta(q: Any) -> BaseNoise:
-    """Use the first of the two shares of a Dirichlet."""
+    """The rule of Beta. A sample is the first of the two shares of a Dirichlet."""
     a, b = (jnp.broadcast_to(c, q.batch_shape) * 1.0 for c in (q.concentration1, q.concentration0))
 
     def density(y: Array, moved: Array | None) -> Array:
@@ -156,7 +156,7 @@ def _inside(x: Array) -> Array:
 
 
 def _weibull(q: Any) -> BaseNoise:
-    """Use `x = scale E^(1/k)`, with E standard exponential. Work with log x, because x itself may round to 0."""
+    """The rule of Weibull: `x = scale E^(1/k)`, E standard exponential. It uses log x, because x may round to 0."""
     k, scale = jnp.asarray(q.concentration) * 1.0, jnp.asarray(q.scale) * 1.0
     k0, scale0 = lax.stop_gradient((k, scale))
 
@@ -171,7 +171,10 @@ def _weibull(q: Any) -> BaseNoise:
 
 
 def _kumaraswamy(q: Any) -> BaseNoise:
-    """Use `x = (1 - u^(1/b))^(1/a)`, u uniform. `1 - x^a` is known as `u^(1/b)`, even if x itself rounds to 0 or 1."""
+    """The rule of Kumaraswamy: `x = (1 - u^(1/b))^(1/a)`, u uniform.
+
+    It uses `1 - x^a = u^(1/b)`, which is known even if x itself rounds to 0 or 1.
+    """
     a, b = jnp.asarray(q.concentration1) * 1.0, jnp.asarray(q.concentration0) * 1.0
     a0, b0 = lax.stop_gradient((a, b))
 
@@ -183,8 +186,8 @@ def _kumaraswamy(q: Any) -> BaseNoise:
         if moved is not None:
             log_x = log_x + jnp.log1p(moved * jnp.exp(-log_x))
             ratio = ratio * (1 + a0 * jnp.log1p(moved * jnp.exp(-a_log_x / a0)) / a_log_x)
-        # log (1 - exp(ratio z)) - log (1 - exp(z)) with z = a0 log x. It works even for z near 0, as does its
-        # derivative.
+        # log (1 - exp(ratio z)) - log (1 - exp(z)) with z = a0 log x, in a form that is accurate even for z near 0, as
+        # is its derivative.
         log_rest = log_rest + jnp.log(ratio) + _log_expm1_over(ratio * a_log_x) - _log_expm1_over(a_log_x)
         return jnp.log(a) + jnp.log(b) + (a - 1) * log_x + (b - 1) * log_rest
 
@@ -199,7 +202,7 @@ def _kumaraswamy(q: Any) -> BaseNoise:
 
 
 def _log_expm1_over(z: Array) -> Array:
-    """Return `log((exp(z) - 1) / z)` for z <= 0."""
+    """`log((exp(z) - 1) / z)` for z <= 0."""
     near = jnp.abs(z) < 0.03
     far = jnp.where(near, -1.0, z)
     z = jnp.where(near, z, 0.0)
@@ -225,4 +228,4 @@ FAMILIES: dict[type, Callable[[Any], BaseNoise]] = {
     dist.Weibull: _weibull,
     dist.Kumaraswamy: _kumaraswamy,
 }
-"""The rules apply to the exact type, because a subclass may have another density."""
+"""The rules by exact type, because a subclass may have another density."""

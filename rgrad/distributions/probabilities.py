@@ -1,4 +1,4 @@
-"""Probabilities of exactly 0 and 1: how to handle them, and what is refused."""
+"""Probabilities of exactly 0 and 1: their derivatives, and the cases that are refused."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ HURDLES = [getattr(dist, name) for name in ("HurdleProbs", "HurdlePoisson") if h
 
 
 class Density:
-    """An object with only a `log_prob`, so that `rgrad.distributions.log_density` accepts any formula."""
+    """An object with only a `log_prob`, so that any formula can be passed to `rgrad.distributions.log_density`."""
 
     def __init__(self, log_prob: Callable[[Any], Array]) -> None:
         self.log_prob = log_prob
 
 
 def probability(q: Any, x: Sample) -> Array:
-    """Return q(x) at one point, shape `()`. It is differentiable even in a probability of exactly 0 or 1.
+    """q(x) at one point, shape `()`. It is differentiable even in a probability of exactly 0 or 1.
 
     NumPyro moves `probs` away from 0 and 1 before it takes a logarithm, so its derivative is 0 there. Here no logarithm
     of `probs` is taken.
@@ -38,10 +38,10 @@ def probability(q: Any, x: Sample) -> Array:
 
 
 def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
-    """Return `terms`. Their derivative in a probability of exactly 0 (or 1), or in a rate of 0, is nan or raises.
+    """`terms`. Their derivative in a probability of exactly 0 (or 1), or in a rate of 0, is nan or raises.
 
-    The samples that this derivative depends on are never drawn, and the score of all others is 0. So no number of
-    samples can reveal it.
+    The samples that determine this derivative are never drawn, and the score of all others is 0. So no number of
+    samples can estimate it.
     """
     for name, parameter, bad, may_be_masked in _never_drawn(q):
         message = (
@@ -54,10 +54,11 @@ def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
 
 
 def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
-    """Yield the name of each parameter, its value, and which entries make an event impossible that other values allow.
+    """Yields each parameter's name, its value, which entries are bad, and whether bad entries are common.
 
-    The last item is True if such entries are common: `jnp.where(mask, p, 0)` is often used to rule out classes. A
-    nan does not pass through this `where`, but an error would reach the user.
+    An entry is bad if it makes an event impossible that other values allow. Bad entries are common in the probabilities
+    of classes: `jnp.where(mask, p, 0)` is often used to rule out classes. A nan does not pass through this `where`, but
+    an error would reach the user.
     """
     zero_or_one = lambda p: (p <= 0) | (p >= 1)
     zero = lambda p: p <= 0
@@ -85,7 +86,7 @@ def _has_probs(q: Any) -> bool:
 
 
 def _pmf(q: Any, x: Array) -> Array:
-    """Return the probability of x, shape `q.batch_shape`."""
+    """The probability of x, shape `q.batch_shape`."""
     rule = PMF.get(type(q))
     return jnp.exp(log_prob(Density(q.log_prob), x)) if rule is None else rule(q, x)
 
@@ -102,7 +103,7 @@ def _of_categorical(p: Array, x: Array) -> Array:
 
 
 def _of_binomial(q: Any, x: Array) -> Array:
-    """Use powers at the edges. Elsewhere use logarithms, with deviances to avoid cancellation (Loader 2000)."""
+    """The probability of x, by powers if p is 0 or 1. Otherwise by deviances, without cancellation (Loader 2000)."""
     p = jnp.asarray(q.probs)
     n, x = jnp.asarray(q.total_count) * 1.0, jnp.asarray(x) * 1.0
     edge = (p <= 0) | (p >= 1)
@@ -119,12 +120,12 @@ def _of_binomial(q: Any, x: Array) -> Array:
 
 
 def _power(p: Array, times: Array) -> Array:
-    """Return `p ** times`. Its derivatives up to the third are right at p = 0, where JAX's own become nan."""
+    """`p ** times`. Its derivatives up to the third are correct at p = 0, where JAX's own become nan."""
     return jnp.select([times == 0, times == 1, times == 2], [jnp.ones_like(p), p, p * p], p ** jnp.maximum(times, 3))
 
 
 def _stirling(n: Array) -> Array:
-    """Return `log n! - log(sqrt(2 pi n) (n / e)^n)`."""
+    """The error of Stirling's formula, `log n! - log(sqrt(2 pi n) (n / e)^n)`."""
     large = jnp.maximum(n, 10.0)
     series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / 1680 / large**2) / large**2) / large**2) / large
     small = jnp.clip(n, 1.0, 10.0)
@@ -134,7 +135,7 @@ def _stirling(n: Array) -> Array:
 
 
 def _deviance(x: Array, mean: Array) -> Array:
-    """Return `x log(x / mean) + mean - x`, without cancellation near the mean."""
+    """`x log(x / mean) + mean - x`, without cancellation near the mean."""
     x = jnp.maximum(x, 1.0)
     t = (mean - x) / x
     near = jnp.abs(t) < 0.1
@@ -145,14 +146,14 @@ def _deviance(x: Array, mean: Array) -> Array:
 
 
 def _weights(mixing: Any) -> Array:
-    """Return normalised weights, as in NumPyro. If they are given as `probs`, no logarithm is taken."""
+    """The normalised weights of a mixture, as in NumPyro. If they are given as `probs`, no logarithm is taken."""
     if isinstance(mixing, dist.CategoricalProbs):
         return mixing.probs / mixing.probs.sum(-1, keepdims=True)
     return jax.nn.softmax(mixing.logits)
 
 
 def _components(q: Any, x: Array, of: Callable[[Any, Array], Array]) -> Array:
-    """Return a function of each component, along the last axis."""
+    """`of(component, x)` for each component, along the last axis."""
     if isinstance(q, dist.MixtureSameFamily):
         return of(q.component_distribution, jnp.expand_dims(x, q.mixture_dim))
     return jnp.stack([jnp.broadcast_to(of(part, x), q.batch_shape) for part in q.component_distributions], -1)
@@ -163,7 +164,7 @@ def _of_mixture(q: Any, x: Array) -> Array:
 
 
 def log_mixture(q: Any, x: Array) -> Array:
-    """Return `log sum_k w_k q_k(x)`. Its derivative is right in a weight of 0, where NumPyro's logarithm has none."""
+    """`log sum_k w_k q_k(x)`. Its derivative is correct in a weight of 0, where NumPyro's logarithm has none."""
 
     def of(part: Any, x: Array) -> Array:
         inside = True if isinstance(q, dist.MixtureSameFamily) or q._support is None else part.support(x)

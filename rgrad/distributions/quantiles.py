@@ -1,4 +1,4 @@
-"""The map from uniform noise to a sample of `q`. Draws that are not independent are made with it."""
+"""The map from uniform noise to a sample of `q`, from which dependent draws are made."""
 
 from functools import singledispatch
 from typing import Any
@@ -16,7 +16,7 @@ from rgrad.errors import NoRule
 
 @singledispatch
 def quantile(q: Any, u: Array) -> Array:
-    """Return the sample of `q` at the uniforms `u`, of the same shape. It is differentiable if `q` is continuous.
+    """The sample of `q` at the uniforms `u`, of the same shape. It is differentiable if `q` is continuous.
 
     This is the inverse of the distribution function, applied to each coordinate.
 
@@ -46,7 +46,7 @@ def _none_for(q: Any) -> NoRule:
 
 
 def _discrete_quantile(q: Any, u: Array) -> Array:
-    """Return the first value for which the cumulative probability reaches `u`."""
+    """The first value for which the cumulative probability reaches `u`."""
     try:
         values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
     except NotImplementedError:  # the counts differ within the batch

@@ -18,8 +18,8 @@ from rgrad.errors import NoRule
 class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
     """A Categorical whose samples are one-hot vectors, floats of shape `(K,)`.
 
-    The relaxations need one-hot vectors: an f of an index has no values between two indices, but an f of a vector may
-    have values between two corners of the simplex. The same f of a one-hot vector works with every estimator, e.g.
+    The relaxations need one-hot vectors: an f of an index is not defined between two indices, but an f of a vector may
+    be defined between two corners of the simplex. The same f of a one-hot vector works with every estimator, e.g.
     `f = lambda x: jnp.dot(values, x)`.
 
     Args:
@@ -56,18 +56,18 @@ class Logistic(NamedTuple):
     logits: Array
 
     def sample(self, key: Array, n: int) -> Array:
-        """Return z, differentiable in the logits."""
+        """z, differentiable in the logits."""
         return self.logits + jax.random.logistic(key, (n, *self.logits.shape), self.logits.dtype)
 
     def hard(self, z: Array) -> Array:
-        """Return the sample, without derivatives."""
+        """The discrete sample, without derivatives."""
         return (z > 0).astype(int)
 
     def soft(self, z: Array) -> Array:
         return jax.nn.sigmoid(z)
 
     def given(self, b: Array, key: Array) -> Array:
-        """Return z given `hard(z) = b`, differentiable in the logits: z is a function of one more uniform."""
+        """z given `hard(z) = b`, differentiable in the logits, as a function of new noise."""
         sign = jnp.where(b == 1, 1.0, -1.0).astype(self.logits.dtype)
         noise = jax.random.logistic(key, b.shape, self.logits.dtype)
         return sign * jax.nn.softplus(noise + jax.nn.softplus(sign * self.logits))
@@ -79,25 +79,25 @@ class Gumbels(NamedTuple):
     logits: Array
 
     def sample(self, key: Array, n: int) -> Array:
-        """Return z, differentiable in the logits."""
+        """z, differentiable in the logits."""
         return self.logits + jax.random.gumbel(key, (n, *self.logits.shape), self.logits.dtype)
 
     def hard(self, z: Array) -> Array:
-        """Return the sample, without derivatives."""
+        """The discrete sample, without derivatives."""
         return jax.nn.one_hot(z.argmax(-1), z.shape[-1], dtype=z.dtype)
 
     def soft(self, z: Array) -> Array:
         return jax.nn.softmax(z)
 
     def given(self, b: Array, key: Array) -> Array:
-        """Return z given `hard(z) = b`, differentiable in the logits. The largest is Gumbel, the others are below."""
+        """z given `hard(z) = b`, differentiable in the logits. The largest entry is Gumbel; the others lie below it."""
         noise = jax.random.gumbel(key, b.shape, self.logits.dtype)
         largest = (b * noise).sum(-1, keepdims=True)
         return jnp.where(b == 1, largest, -jnp.logaddexp(-(self.logits + noise), -largest))
 
 
 def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
-    """Return the continuous noise that gives a sample of `q` by a threshold.
+    """The continuous noise that a threshold turns into a sample of `q`.
 
     Raises:
         NotImplementedError: `q` has no such noise.

@@ -1,7 +1,7 @@
 """Standardised noise: an invertible map for each distribution, whose noise depends only weakly on the parameters.
 
 The maps are `eps = inverse(z)` and `z = forward(eps)`. Both are elementwise, and close over the parameters.
-`generalized` and `rejection` are the same equation with different maps. Each distribution has one small function here.
+`generalized` and `rejection` are the same equation with different maps.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Logarithm(NamedTuple):
 
 @singledispatch
 def by_moments(q: Any) -> Standardised:
-    """Return the map to noise of mean 0 and variance 1, for all parameters.
+    """The map to noise that has mean 0 and variance 1 for all parameters.
 
     Source: Ruiz, Titsias and Blei 2016 (section 3.3), https://arxiv.org/abs/1610.02287.
     """
@@ -137,7 +137,7 @@ def _(q: JaxRandom) -> Standardised:
 
 
 def of_event(q: Any, parameter: Any) -> Array:
-    """Return a parameter of q as floats, with the shape of a sample.
+    """A parameter of q as floats, with the shape of a sample.
 
     With a smaller shape, several coordinates would share their noise.
     """
@@ -145,12 +145,12 @@ def of_event(q: Any, parameter: Any) -> Array:
 
 
 def reciprocal(y: Array) -> Array:
-    """Return 1/z for y = log z, limited to the largest float. Beyond it, the derivative would be inf times 0."""
+    """1/z for y = log z, kept below the largest float. Beyond it, the derivative would be inf times 0."""
     return jnp.exp(jnp.minimum(-y, jnp.log(jnp.finfo(y.dtype).max) - 1))
 
 
 def _log_gammas(a: Array, rate: Array, finish: Callable[[Array], Array]) -> Standardised:
-    """Standardise independent y = log z, z ~ Gamma(a, rate): mean digamma(a) - log(rate), variance trigamma(a)."""
+    """The map for y = log z, z ~ Gamma(a, rate), which has mean digamma(a) - log(rate) and variance trigamma(a)."""
     logs = Logarithm(
         lambda key, shape, a, rate: log_gamma(key, shape, a) - jnp.log(rate),
         (a, rate),

@@ -1,4 +1,4 @@
-"""Does the support of `q` move with the parameters? If so, the score function misses the moving edge.
+"""Whether the support of `q` moves with the parameters. If it does, the score function misses the moving edge.
 
 The edges are found by following the support of the base distribution through the transforms, at the actual values.
 Infinite ends are followed too: a sigmoid maps minus infinity to 0 and plus infinity to 1, and a scale after it then
@@ -24,10 +24,10 @@ INFINITE = (-np.inf, np.inf)
 
 
 def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
-    """Return `terms`. Differentiating a parameter that moves the support of `q` raises at trace time.
+    """`terms`. Differentiating them in a parameter that moves the support of `q` raises at trace time.
 
-    For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference comes
-    from the density at the edge (Leibniz's rule). Only the derivative raises. So Uniform(0, 1) with constant bounds is
+    For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference comes from
+    the density at the edge (Leibniz's rule). Only the derivative raises, so Uniform(0, 1) with constant bounds is
     allowed.
     """
     message = (
@@ -41,7 +41,7 @@ def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
 
 
 def edges(q: Any) -> list[Any]:
-    """Return the numbers that bound the support of `q` and can be differentiated."""
+    """The numbers that bound the support of `q` and can be differentiated."""
     ends, held = _support(q)
     numbers = [*(() if isinstance(ends, constraints.Constraint) else ends), *held]
     return [x for x in numbers if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
@@ -52,7 +52,7 @@ Ends = Any
 
 
 def _support(q: Any) -> tuple[Ends, list[Any]]:
-    """Return the support of `q`, and other numbers that bound it."""
+    """The support of `q`, and other numbers that bound it."""
     base, parts = getattr(q, "base_dist", None), getattr(q, "transforms", None)
     if base is not None and parts:
         ends, held = _support(base)
@@ -80,7 +80,7 @@ def _support(q: Any) -> tuple[Ends, list[Any]]:
 
 
 def _of_constraint(support: Any) -> tuple[Ends, list[Any]]:
-    """Return the ends of a NumPyro constraint, including constants; or the leaves of any other pytree."""
+    """The ends of a NumPyro constraint, including constants; or the leaves of any other pytree."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     names = [name for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
@@ -97,7 +97,7 @@ def _of_constraint(support: Any) -> tuple[Ends, list[Any]]:
 
 
 def _image(ends: Ends, transform: Any) -> tuple[Ends, list[Any]]:
-    """Return the image of the ends under a transform, and other numbers that may move it."""
+    """The image of the ends under a transform, and other numbers that may move it."""
     if isinstance(transform, transforms.ComposeTransform):
         held: list[Any] = []
         for part in transform.parts:
@@ -116,12 +116,12 @@ def _image(ends: Ends, transform: Any) -> tuple[Ends, list[Any]]:
         return ends, [x for x in jax.tree.leaves(transform) if not isinstance(x, str)]
     try:
         return [image for end in ends for image in _by_calling(transform, end)], []
-    except (TypeError, ValueError, IndexError, NotImplementedError):  # of vectors: forbid all its parameters
+    except (TypeError, ValueError, IndexError, NotImplementedError):  # a map of vectors: forbid all its parameters
         return ends, jax.tree.leaves(transform)
 
 
 def _elementwise(transform: Any) -> Any:
-    """Return the function from an end to its images, for an elementwise NumPyro transform; otherwise None."""
+    """The function from an end to its images, if this is an elementwise NumPyro transform; otherwise None."""
     if isinstance(inverse := transform, transforms._InverseTransform):
         inverse = transform._inv
         if type(inverse) is transforms.AffineTransform:
@@ -145,7 +145,7 @@ def _elementwise(transform: Any) -> Any:
 
 
 def _affine(end: Any, loc: Any, scale: Any) -> list[Any]:
-    """Map an end. An infinite end stays infinite. An end at 0 is moved by loc but not by scale."""
+    """The images of an end. An infinite end stays infinite. An end at 0 is moved by loc but not by scale."""
     if _is(end, *INFINITE):
         side = np.sign(np.asarray(scale)) * end if _is_known(scale) and np.ndim(scale) == 0 else np.nan
         return [float(side)] if np.isinf(side) else list(INFINITE)
@@ -163,7 +163,7 @@ def _power(end: Any, exponent: Any) -> list[Any]:
 
 
 def _fills(ends: Ends, transform: Any) -> bool:
-    """Return whether the support is the whole domain of the transform. Then the image is its codomain."""
+    """Whether the support is the whole domain of the transform. The image is then its codomain."""
     if not (_defines_codomain(transform)):
         return False
     try:
@@ -179,12 +179,12 @@ def _fills(ends: Ends, transform: Any) -> bool:
 
 
 def _defines_codomain(transform: Any) -> bool:
-    """Return whether the class defines a codomain. NumPyro's do; a user's class may only inherit `real`."""
+    """Whether the class defines a codomain. NumPyro's do; a user's class may only inherit `real`."""
     return type(transform).codomain is not transforms.Transform.codomain
 
 
 def _by_calling(transform: Any, end: Any) -> list[Any]:
-    """Return the image of an end under an unknown transform. It counts as infinite if all parameters make it so."""
+    """The image of an end under an unknown transform. It counts as infinite if several parameters make it so."""
     image = transform(jnp.asarray(end, float))
     if not _is(end, *INFINITE):
         return [image]
@@ -206,5 +206,5 @@ def _is_known(x: Any) -> bool:
 
 
 def _is(x: Any, *values: float) -> bool:
-    """Return whether a number is known and is one of `values`."""
+    """Whether a number is known and is one of `values`."""
     return _is_known(x) and bool(np.isin(np.asarray(x, float), values).all())

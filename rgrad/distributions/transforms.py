@@ -1,4 +1,4 @@
-"""How a transform moves a point with the parameters, if the point is known on both sides of the transform."""
+"""How the input of a transform moves with the parameters if its output is fixed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def plus(x: Any, moved: Array | None) -> Any:
 
 
 def parts_of(transforms: Sequence[Any]) -> list[Any]:
-    """Return the transforms one by one, with composed ones taken apart."""
+    """The transforms one by one, with composed ones taken apart."""
     return [
         part
         for transform in transforms
@@ -25,7 +25,7 @@ def parts_of(transforms: Sequence[Any]) -> list[Any]:
 
 
 def stays(transform: Any) -> bool:
-    """Return whether this is a NumPyro transform without a traced parameter. Other transforms may have hidden ones."""
+    """Whether this is a NumPyro transform without a traced parameter. Other transforms may have hidden ones."""
     if not type(transform).__module__.startswith("numpyro."):
         return False
     try:
@@ -35,7 +35,7 @@ def stays(transform: Any) -> bool:
 
 
 def resolved(log_q: Array, loc: Array, scale: Array, over: int = 0) -> Array:
-    """Return `log_q`, or nan if floats near loc are further apart than the scale. Samples are almost all equal then.
+    """`log_q`, or nan if floats near loc are further apart than the scale. Almost all samples are then equal.
 
     If floats are as far apart as the scale, the mean of the samples still moves correctly with loc and scale, to 1e-5.
     (A sum of normal densities at such distances is nearly constant.)
@@ -46,7 +46,7 @@ def resolved(log_q: Array, loc: Array, scale: Array, over: int = 0) -> Array:
 
 
 def moved_back(transform: Any, x: Array, y: Array, moved: Array | None) -> tuple[Array, Array]:
-    """Return how x moves with the parameters if `y + moved` is fixed, and the log-determinant there.
+    """How x moves with the parameters if `y + moved` is fixed, and the log-determinant there.
 
     Args:
         x, y: constants, with `y = transform(x)`.
@@ -54,7 +54,7 @@ def moved_back(transform: Any, x: Array, y: Array, moved: Array | None) -> tuple
 
     Returns:
         An array whose value is 0 and whose derivatives are those of x, to every order; and the log-determinant. A
-        transform without a rule is inverted. The result is nan if the inverse of y is not x, which happens if y was
+        transform without a rule is inverted. The result is then nan if the inverse of y is not x, because y was
         rounded.
     """
     inner = transform

@@ -1,7 +1,8 @@
-"""Truncated distributions, right even far in the tail.
+"""Truncated distributions that are correct even far in the tail.
 
-There, NumPyro's `icdf` and `log_prob` round the probability of the interval to 0. Let a and b be the standardised
-bounds, reflected if necessary so that the interval lies in the left tail. With all probabilities as logarithms,
+Far in the tail, NumPyro's `icdf` and `log_prob` round the probability of the interval to 0. Let a and b be the
+standardised bounds, reflected if necessary so that the interval lies in the left tail. With all probabilities as
+logarithms,
 
     x = loc + scale z,    log F(z) = log((1 - u) F(a) + u F(b))
 
@@ -25,7 +26,7 @@ SERIES = -10.0  # below this, the ratio of Phi to its density is computed from i
 
 
 def sharpened(q: Any) -> Any:
-    """Return `q` with each truncated distribution replaced by one whose samples and density are right in the tail."""
+    """`q` with each truncated distribution replaced by one whose samples and density are correct in the tail."""
     return rebuilt(q, _sharp)
 
 
@@ -49,7 +50,7 @@ class _Sharp:
         z = jnp.where(right, -1, 1) * inverse(jnp.logaddexp(of_a + log_cdf(a), of_b + log_cdf(b)))
         x = loc + scale * z
         inside = jnp.clip(lax.stop_gradient(x), getattr(self, "low", -jnp.inf), getattr(self, "high", jnp.inf))
-        return x + lax.stop_gradient(inside - x)  # correct what rounding moved outside
+        return x + lax.stop_gradient(inside - x)  # move back what rounding moved outside
 
     def log_prob(self: Any, value: Array, intermediates: Any = None) -> Array:
         log_cdf, _ = _LOG_CDF[type(self.base_dist)]
@@ -74,7 +75,7 @@ _SHARP = dict(zip(TRUNCATED, (_Left, _Right, _TwoSided), strict=True))
 
 
 def _standardised(q: Any) -> tuple[Any, Any, Any]:
-    """Return the standardised bounds, reflected to (-b, -a) if a > 0, and whether they are. All bases are symmetric."""
+    """The standardised bounds, reflected to (-b, -a) if a > 0, and whether they are. All bases are symmetric."""
     a, b = (_bound(q, name, none) for name, none in (("low", -FAR), ("high", FAR)))
     right = lax.stop_gradient(a) > 0
     return jnp.where(right, -b, a), jnp.where(right, -a, b), right
@@ -91,7 +92,7 @@ def _bound(q: Any, name: str, none: float) -> Any:
 
 @jax.custom_jvp
 def log_ndtr(z: Array) -> Array:
-    """Return `log Phi(z)`. Its derivative is right to rounding, even in the tail."""
+    """`log Phi(z)`. Its derivative is correct up to rounding, even in the tail."""
     return _log_ndtr(z)
 
 
@@ -103,7 +104,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def ndtri_exp(y: Array) -> Array:
-    """Return the z with `log Phi(z) = y`, for any y < 0. `ndtri(exp(y))` would round to -inf in the tail."""
+    """The z with `log Phi(z) = y`, for any y < 0. `ndtri(exp(y))` would round to -inf in the tail."""
     tail = jnp.minimum(y, -60.0)
     z = -jnp.sqrt(-2 * tail - jnp.log(-2 * tail) - jnp.log(2 * jnp.pi))
     for _ in range(3):  # Newton steps; the starting point is off by about 1e-3
@@ -119,7 +120,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def _ratio(z: Array) -> Array:
-    """Return `Phi(z) / phi(z)`, the Mills ratio of -z."""
+    """`Phi(z) / phi(z)`, the Mills ratio of -z."""
     near, far = jnp.maximum(z, SERIES), jnp.minimum(z, SERIES)
     w = 1 / far**2
     series = (1 - w * (1 - w * (3 - w * (15 - w * (105 - w * 945))))) / -far

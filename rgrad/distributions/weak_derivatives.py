@@ -20,7 +20,7 @@ Rule = Callable[[Array, Array, bool], tuple[Array, Array, Array]]
 
 @singledispatch
 def weak_derivatives(q: Any) -> dict[str, Rule]:
-    """Return the rules for the parameters of `q`, by name.
+    """The rules for the parameters of `q`, by name.
 
     Source: Mohamed et al. 2020 (table 1), https://arxiv.org/abs/1906.10652.
     """

@@ -19,21 +19,21 @@ class JaxRandom(OfBase, Wrapper):
 
 
 def unwrapped(q: Any) -> Any:
-    """Return the user's distribution inside the wrappers of this package."""
+    """The user's distribution inside the wrappers of this package."""
     while isinstance(q, Wrapper):
         q = q.base_dist
     return q
 
 
 def elementary(q: Any) -> Any:
-    """Return the distribution that `q` repeats independently, e.g. `Normal` for a vector of Normals; else `q`."""
+    """The distribution that `q` repeats independently, e.g. `Normal` for a vector of Normals; otherwise `q`."""
     while isinstance(q, dist.Independent | dist.ExpandedDistribution | JaxRandom):
         q = q.base_dist
     return q
 
 
 def name_of(q: Any) -> str:
-    """Return the name of a distribution as its user wrote it, e.g. `Normal` for a vector of Normals."""
+    """The name of a distribution as its user wrote it, e.g. `Normal` for a vector of Normals."""
     if isinstance(q, Wrapper):
         return f"{q.prefix}({name_of(q.base)})" if q.prefix else name_of(q.base)
     if isinstance(q, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
@@ -42,5 +42,5 @@ def name_of(q: Any) -> str:
 
 
 def has_rule(rules: Any, q: Any) -> bool:
-    """Return whether a `singledispatch` function has a rule for the type of `q`."""
+    """Whether a `singledispatch` function has a rule for the type of `q`."""
     return rules.dispatch(type(q)) is not rules.dispatch(object)
