@@ -1,1 +1,1 @@
-"""The estimators: each is a function `(f, q, key, n, **options) -> terms`, in the file of its family. `table` lists them."""
+"""The estimators. Each is a function `(f, q, key, n, **options) -> terms`. `rgrad.estimators.table` lists them."""

@@ -65,7 +65,8 @@ def disarm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
         ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
 
     Source: Dong, Mnih and Tucker 2020, DisARM: an antithetic gradient estimator for binary latent variables (section
-    3), https://arxiv.org/abs/2006.10680; Yin et al. 2020 (U2G).
+    3), https://arxiv.org/abs/2006.10680; U2G: Yin et al. 2020, Probabilistic best subset selection via gradient-based
+    optimization, https://arxiv.org/abs/2006.06448.
     """
     logits, _, b, opposite, values_at = _antithetic(f, q, key, n, "disarm")
     plus, minus = values_at(b), values_at(opposite)
@@ -83,7 +84,7 @@ def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[
         raise NoRule(f"{caller}: q must be a Bernoulli or a vector of them, got {name_of(inner)}")
     logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, even if it was given as the integer 0
     for_u, for_f = jax.random.split(key)
-    # Shifted by half a step, u is symmetric about 1/2: 1 - u has the same distribution, and is exact.
+    # The shift by half a step makes u symmetric about 1/2: 1 - u is exact, and has the same distribution.
     u = jax.random.uniform(for_u, (n, *logits.shape), logits.dtype) + jnp.finfo(logits.dtype).eps / 2
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     b, opposite = (1 - u < p).astype(int), (u < p).astype(int)

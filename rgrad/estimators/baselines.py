@@ -1,6 +1,7 @@
-"""Baselines of the score function: what is subtracted from a value without adding bias.
+"""Baselines of the score function: numbers that are subtracted from the values without adding bias.
 
-`E[b_i * d log q(x_i)] = b_i * E[d log q(x_i)] = 0` if, and only if, `b_i` does not depend on `x_i`. A baseline is
+A baseline `b_i` must not depend on its own sample `x_i`. Then it adds no bias:
+`E[b_i * d log q(x_i)] = E[b_i] * E[d log q(x_i)] = 0`. A baseline is
 
 - a number, or an array of shape `(n,)` whose i-th entry does not depend on the i-th sample (e.g. a critic's values);
 - a function of the `n` values whose i-th output does not use the i-th value, e.g. `leave_one_out` or your own;
@@ -24,32 +25,35 @@ from rgrad.tracing.independence import Independent, checked, name_of, own_value_
 
 
 def leave_one_out(values: Array) -> Array:
-    """`b_i`: the mean of the values of the *other* samples of the call.
+    """The mean of the values of the *other* samples of the call, as the baseline of each sample.
 
     Args:
         values: shape `(n,)`, n >= 2.
 
     Returns:
-        Shape `(n,)`. (The mean of all values would shrink the gradient by 1 - 1/n.)
+        Shape `(n,)`. (With the mean of all values, the gradient would be too small by the factor 1 - 1/n.)
 
     Raises:
         ValueError: n = 1.
 
-    Also known as RLOO; its gradient is that of VarGrad. Source: Mnih and Rezende 2016, VIMCO (arXiv:1602.06725); Kool et al.
-    2019, Buy 4 REINFORCE samples, get a baseline for free!; Richter et al. 2020, VarGrad (arXiv:2010.10436).
+    Also known as RLOO; its gradient is that of VarGrad.
+
+    Source: Mnih and Rezende 2016, VIMCO, https://arxiv.org/abs/1602.06725; Kool et al. 2019, Buy 4 REINFORCE samples,
+    get a baseline for free!, https://openreview.net/forum?id=r1lgTGL5DE; Richter et al. 2020, VarGrad,
+    https://arxiv.org/abs/2010.10436.
     """
     (n,) = values.shape
     if n < 2:
         raise Unsuitable(
             f"leave_one_out: n = {n} leaves no other sample to take a mean of; ask for n >= 2, or use another baseline"
         )
-    middle = values.mean()  # It cancels. It makes the rounding of the sum small, which may depend on the own value.
+    middle = values.mean()  # It cancels. It keeps the rounding error of the sum, which depends on all values, small.
     off = values - middle
     return middle + (off.sum() - off) / (n - 1)
 
 
 def leave_pair_out(values: Array) -> Array:
-    """`b_i`: the mean of the values of all *other pairs* (0, 1), (2, 3), ..., i.e. leave-one-out for antithetic draws.
+    """The mean of the values of all *other pairs* (0, 1), (2, 3), ..., i.e. leave-one-out for antithetic draws.
 
     Args:
         values: shape `(n,)`, n even and at least 4.
@@ -69,8 +73,8 @@ def leave_pair_out(values: Array) -> Array:
 def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None, groups: ArrayLike | None) -> Array:
     """The weighted mean of the *other* kept samples of the same group. All arguments and the result have shape `(n,)`.
 
-    A sample that is alone in its group has no others. This raises if groups and mask are known when tracing. If they are
-    traced, its baseline is nan, so that the fault is visible.
+    A sample that is alone in its group has no others. This raises if groups and mask are not traced. If they are
+    traced, its baseline is nan, so that the mistake is visible.
 
     Args:
         mask: which samples are kept; None means all.
@@ -90,15 +94,15 @@ def leave_one_out_of_group(values: Array, weights: Array, mask: ArrayLike | None
 def _sum_of_others(x: Array, ids: Array) -> Array:
     """For each element, the sum of the others with the same id: those before it plus those after it.
 
-    The total minus the element would be pure rounding if one element (e.g. the weight of a rare sample) is larger than all
-    others by the precision of the floats.
+    One element, e.g. the weight of a rare sample, may be so much larger than all others that the total minus this
+    element would be nothing but rounding error.
     """
     order = jnp.argsort(ids, stable=True)
     x, ids = x[order], ids[order]
     new = ids[1:] != ids[:-1]
 
     def before(x: Array, new: Array) -> Array:
-        """Running sums that restart at `new`, each without the element it has reached."""
+        """Running sums that restart at `new`. Each leaves out its own element."""
         add = lambda a, b: (jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1])
         upto, _ = lax.associative_scan(add, (x[:-1], jnp.concatenate([jnp.zeros(1, bool), new])[:-1]))
         return jnp.concatenate([jnp.zeros(1, x.dtype), jnp.where(new, 0, upto)])
@@ -125,8 +129,8 @@ class MovingAverage(NamedTuple):
         value = rgrad.expect(f, q, key, n, partial(rgrad.score_function, baseline=average))   # read first ...
         average = average.update(value)                                                       # ... updated after
 
-    The state holds the raw average, which starts at 0. `value` divides it by the weight gathered so far, so that the start
-    does not pull it towards 0. (Storing the divided value would divide it again at the next update.)
+    The state holds the raw average, which starts at 0. `value` divides it by the total weight so far, so that the start
+    does not pull it towards 0. (If the divided value were stored, the next update would divide it again.)
     """
 
     total: Array
@@ -139,7 +143,7 @@ class MovingAverage(NamedTuple):
         return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1.0), 0.0)
 
     def update(self, values: ArrayLike) -> MovingAverage:
-        """The state after a call with these values (any shape; their mean counts)."""
+        """The state after a call with these values, of any shape. Only their mean matters."""
         mean = lax.stop_gradient(jnp.mean(jnp.asarray(values)))
         keep = self.decay
         return MovingAverage(keep * self.total + (1 - keep) * mean, keep * self.weight + (1 - keep), keep)
@@ -160,17 +164,17 @@ Baseline = ArrayLike | MovingAverage | Callable[[Array], ArrayLike] | Independen
 
 
 def plain(option: Any) -> Any:
-    """A baseline or control variate without the `functools.partial`s around it that set nothing."""
+    """A baseline or control variate without any `functools.partial` around it that sets no argument."""
     while isinstance(option, partial) and not option.args and not option.keywords:
         option = option.func
     return option
 
 
 def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> Array:
-    """What `baseline` subtracts from each of the values, shape `(n,)`; nan if it is found, at run time, to use its own value.
+    """The baseline of each value, shape `(n,)`. It is nan if it is found, at run time, to use its own value.
 
     Args:
-        pairs: the samples depend on one another in pairs, and a function must leave out both of a pair.
+        pairs: whether the samples depend on one another in pairs. A function must then leave out both of a pair.
 
     Raises:
         ValueError: the i-th output of a function uses the i-th value, or the output has another shape.
@@ -193,10 +197,11 @@ def baseline_values(baseline: Baseline, values: Array, pairs: bool = False) -> A
 
 
 def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) -> None:
-    """Raise if a baseline of the values is biased because the samples are drawn together (`rgrad.distributions.dependent`).
+    """Raises an error if a baseline of dependent draws (`rgrad.distributions.dependent`) would bias the gradient.
 
     Raises:
-        ValueError: the baseline is a function of the values. With `pairs`, one that leaves out both of a pair is accepted.
+        ValueError: the baseline is a function of the values. With `pairs`, one that leaves out both of a pair is
+            accepted.
     """
     baseline = plain(baseline)
     vouched = isinstance(baseline, MovingAverage | Independent)

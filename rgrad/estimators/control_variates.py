@@ -37,10 +37,12 @@ def delta(f: Objective, q: Any) -> Pair:
 
         h(x) = f(m) + g.(x - m) + (x - m)' H (x - m) / 2,      E_q[h] = f(m) + tr(H Cov) / 2
 
-    The point m is a constant. The derivative of the expectation is g in the mean and H/2 in the covariance, as in the delta
-    method. REINFORCE then estimates only f - h. Use it as `partial(score_function, control_variate=delta)`.
+    Here m is a constant, and g and H are the gradient and the Hessian of f at m. The derivative of the expectation is g
+    in the mean and H/2 in the covariance, as in the delta method. REINFORCE then estimates only f - h. Use it as
+    `partial(score_function, control_variate=delta)`.
 
-    Needs an f that is twice differentiable. (The estimate is unbiased for any f, but h helps only if it is close to f.)
+    Needs an f that is twice differentiable. (The estimate is unbiased for any such f, but h helps only if it is close
+    to f.)
 
     Args:
         f: maps one sample, a float vector or scalar, to a scalar.
@@ -52,8 +54,8 @@ def delta(f: Objective, q: Any) -> Pair:
     Raises:
         NotImplementedError: `q` is not normal, or f is keyed.
 
-    Source: Paisley, Blei and Jordan 2012, section 4 (arXiv:1206.6430); Mohamed et al. 2020, section 7.4.3
-    (arXiv:1906.10652).
+    Source: Paisley, Blei and Jordan 2012 (section 4), https://arxiv.org/abs/1206.6430; Mohamed et al. 2020 (section
+    7.4.3), https://arxiv.org/abs/1906.10652.
     """
     if base_of(q) is not q:
         raise NoRule(
@@ -90,24 +92,24 @@ def optimal(values: Array) -> Array:
         terms_i = attach(f(x_i), log q(x_i)) - sum_j [attach(c_ij, log q(x_i) with only coordinate j live) - c_ij]
         c_ij    = sum_{k != i} f(x_k) s_j(x_k)^2 / sum_{k != i} s_j(x_k)^2,      s_j = d log q / d theta_j
 
-    The coefficient of sample i is estimated from the *other* samples, so the estimate is unbiased, and derivatives of every
-    order are right. Fitting the coefficient costs variance. On the costs of Mohamed et al. 2020 at N(1, 1), the variance is
-    0.2 to 1.6 times that of `leave_one_out` at n = 10, and 0.2 to 1.0 times at n = 1,000. It is lower for half of the costs
-    at n = 30, and for three in four at n = 300. At n = 2 the two are the same. Each call costs a gradient of `log q` for
-    each sample, and a density for each sample and coordinate.
+    The coefficient of sample i is estimated from the *other* samples, so the estimate is unbiased, and derivatives of
+    every order are correct. Fitting the coefficient adds variance. For the cost functions of Mohamed et al. 2020 at
+    `N(1, 1)`, the variance is 0.2 to 1.6 times that of `leave_one_out` at n = 10, and 0.2 to 1.0 times at n = 1,000. It
+    is lower for half of these functions at n = 30, and for three in four at n = 300. At n = 2 the two are the same.
+    Each call costs a gradient of `log q` for each sample, and a density for each sample and coordinate.
 
     The coordinates are those of the parameters that `q` holds (loc, scale, ...), whatever they are computed from. The
-    probabilities of a Categorical or Multinomial are not free, and are replaced by their logarithms. The density must be
-    normalised in each coordinate separately, or the estimate is biased. So only distributions that are known to be are
-    accepted; register your own with `one_at_a_time.register`.
+    probabilities of a Categorical or Multinomial cannot vary one at a time, and are replaced by their logarithms. The
+    density must stay normalised if one coordinate varies alone, or the estimate is biased. So only distributions for
+    which this is known are accepted. Register your own with `rgrad.estimators.control_variates.one_at_a_time.register`.
 
     Raises:
         ValueError: n = 1, or dependent draws.
-        NotImplementedError: `q` is not known to be normalised in each parameter alone.
+        NotImplementedError: `q` is not known to stay normalised if one parameter varies alone.
         TypeError: `q` is not a pytree, so its parameters cannot be found.
 
-    Source: Greensmith, Bartlett and Baxter 2004 (theorem 8); Ranganath, Gerrish and Blei 2014, section 3.2
-    (arXiv:1401.0118).
+    Source: Greensmith, Bartlett and Baxter 2004 (theorem 8), https://www.jmlr.org/papers/v5/greensmith04a.html;
+    Ranganath, Gerrish and Blei 2014 (section 3.2), https://arxiv.org/abs/1401.0118.
     """
     raise TypeError(
         "optimal: it needs the scores of the samples, not only their values; write "
@@ -116,7 +118,7 @@ def optimal(values: Array) -> Array:
 
 
 def given_back(values: Array, q: Any, eps: Sample) -> Array:
-    """What `optimal` subtracts from each term: shape `(n,)`, 0 in value, with a derivative.
+    """What `optimal` subtracts from each term, shape `(n,)`. The value is 0; the derivative is not.
 
     Args:
         values: the values of the samples.
@@ -128,7 +130,7 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
                          "baseline")  # fmt: skip
     base = one_at_a_time(base_of(q))
     how = base_noise(base_of(q))
-    if type(base_noise(base).source) is not type(how.source):  # as for the MultivariateNormal of a low rank
+    if type(base_noise(base).source) is not type(how.source):  # e.g. for a LowRankMultivariateNormal
         eps = base_noise(q).push(eps)
         density = lambda rebuilt, sample: log_prob(rewrapped(q, rebuilt), sample)
     else:
@@ -149,7 +151,7 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
         return density(jax.tree.unflatten(structure, [parts.get(i, leaf) for i, leaf in enumerate(leaves)]), sample)
 
     scores = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, eps))  # (n, J)
-    largest = jnp.abs(scores).max(0)  # a scale that cancels in c: squares might overflow
+    largest = jnp.abs(scores).max(0)  # a scale that cancels in c. Without it, the squares might overflow
     squared = (scores / jnp.where(largest > 0, largest, 1.0)) ** 2
     weighted = lax.stop_gradient(values)[:, None] * squared
     total = _of_the_others(squared)
@@ -172,7 +174,7 @@ FREE = (
 
 @singledispatch
 def one_at_a_time(q: Any) -> Any:
-    """`q`, written in parameters in each of which its density is normalised separately, so that every score has mean 0.
+    """`q`, in parameters that may vary one at a time: the density stays normalised, so every score has mean 0.
 
     Raises:
         NotImplementedError: it is not known whether the density is normalised.
@@ -218,7 +220,7 @@ def _(q: Any) -> Any:
 
 
 def _of_the_others(a: Array) -> Array:
-    """Sums over axis 0 without the row itself. (The total minus the row would leave the rounding of the row behind.)"""
+    """Sums over axis 0 without the row itself. (The total minus the row would keep the rounding error of the row.)"""
     zero = jnp.zeros_like(a[:1])
     before = jnp.concatenate([zero, jnp.cumsum(a, 0)[:-1]])
     after = jnp.concatenate([jnp.cumsum(a[::-1], 0)[::-1][1:], zero])

@@ -46,8 +46,8 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
             f returns a vector.
         NotImplementedError: the support is not finite (Poisson, Geometric, Normal), or cannot be listed.
 
-    Source: called "local expectation" if it is applied to one of several variables: Titsias and Lazaro-Gredilla 2015
-    (eq. 8).
+    Source: Titsias and Lazaro-Gredilla 2015, Local expectation gradients (eq. 8), https://arxiv.org/abs/1503.01494.
+    They apply it to one of several variables.
     """
     base = base_of(q)
     check_draw(base, n, "enumerated")
@@ -59,7 +59,8 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
 
     def total(points: Any) -> Array:
         values = evaluate(f, points, len(x), "enumerated")
-        # f may be infinite at a value of probability 0 (0 log 0). If it is finite, it contributes to the derivative.
+        # At a value of probability 0, f may be infinite, e.g. in 0 log 0. If f is finite there, it contributes to the
+        # derivative.
         return (p * jnp.where((p > 0) | jnp.isfinite(values), values, 0.0)).sum()
 
     if base is q:
@@ -109,7 +110,7 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
     try:
         with jax.ensure_compile_time_eval():
             each = np.asarray(q.enumerate_support())
-    except NotImplementedError:  # NumPyro's
+    except NotImplementedError:  # raised by NumPyro
         raise none from None
     each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
     return [each[:, i] for i in range(coordinates)]

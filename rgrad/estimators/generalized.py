@@ -39,8 +39,8 @@ def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform:
     the noise to mean 0 and variance 1. Any event shape is allowed.
 
     Needs an `f` that is continuous and differentiable almost everywhere, and a support that does not move with the
-    parameters. Under these conditions it is unbiased, and derivatives of every order that `f` has are unbiased too. At
-    small concentrations the logarithm of the sample is drawn, so the gradient is also right in 32 bits.
+    parameters. Under these conditions it is unbiased, and derivatives of every order that `f` has are unbiased too. The
+    logarithm of a Gamma sample is drawn, so the gradient is also correct at small concentrations in 32 bits.
 
     Args:
         transform: `(forward, inverse)`, with the parameters in the closure: `z = forward(eps)` and `eps = inverse(z)`,
@@ -70,7 +70,7 @@ def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform:
 
 
 def _checked(forward: Callable[[Array], Array], inverse: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """`forward`, or nan where `inverse` does not undo it: there the gradient would be that of another sample."""
+    """`forward`, or nan if `inverse` does not undo it. The gradient would then be that of another sample."""
 
     def checked(eps: Array) -> Array:
         z = forward(eps)
@@ -85,8 +85,9 @@ def through_noise(
 ) -> Array:
     """`attach(f(z(eps)) - c, log pi(eps)) + c` for samples of `how.source`, with c = f(z(0)); eps and c are constants.
 
-    Because of rounding, the mean of the score is not exactly 0. Without c this error would be multiplied by all of f:
-    at Gamma(1e4, 1), d/da E[x] would be 1.008 instead of 1. c does not depend on the samples, so it adds no bias.
+    Because of rounding, the mean of the score is not exactly 0. Without c this error would be multiplied by f: at
+    Gamma(1e4, 1), the estimate of d/da E[x] would be 1.008 instead of 1. c does not depend on the samples, so it adds
+    no bias.
 
     Args:
         centred: whether the map centres the noise at 0. If not, c = 0.

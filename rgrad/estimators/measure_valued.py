@@ -40,7 +40,8 @@ def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled
         Shape `(n,)`, per sample.
 
     Raises:
-        NotImplementedError: `q` has no rule; or, when differentiated, one of the two cases above.
+        NotImplementedError: `q` has no rule; or, at trace time, a second derivative is taken, or the derivative with
+            respect to a parameter without a rule.
 
     Source: Pflug 1989; Heidergott and Vazquez-Abad 2000; Mohamed et al. 2020, Monte Carlo gradient estimation in
     machine learning (section 6, table 1), https://arxiv.org/abs/1906.10652.

@@ -23,8 +23,9 @@ def rejection(f: Objective, q: Distribution, key: Array, n: int, *, augmentation
 
         terms_i = attach(f(z(eps_i; a)) - c, log pi(eps_i; a)) + c,    c = f(z(0; a)), a constant
 
-    No rejected draw is needed: an accepted eps is the inverse of a sample. Shape augmentation draws z from Gamma(a + B)
-    and multiplies it by `u_1^(1/a) ... u_B^(1/(a+B-1))`. The larger the shape, the less `pi` depends on it.
+    No rejected draw is needed: the accepted eps is computed from a sample by the inverse map. Shape augmentation draws
+    z from Gamma(a + B) and multiplies it by `u_1^(1/a) ... u_B^(1/(a+B-1))`. The larger the shape, the less `pi`
+    depends on it.
 
     `q` is a Gamma, an InverseGamma (the reciprocal of a Gamma), a Beta or Dirichlet (ratios of Gammas), or a vector of
     them (`to_event`). Needs an `f` that is continuous and differentiable almost everywhere. Then it is unbiased, and so

@@ -112,7 +112,7 @@ def check_temperature(temperature: ArrayLike | None, caller: str) -> None:
 def of_relaxed(f: Objective, q: Any, caller: str) -> Objective:
     """`f`, which raises `NoDerivative` if it accepts the samples of `q` but not the points between them.
 
-    An f that uses its sample as an index is an example. An error that f also raises for samples is left as it is.
+    For example, f may use its sample as an index. An error that f also raises for samples is not changed.
     """
 
     def relaxed(x: Any) -> Any:

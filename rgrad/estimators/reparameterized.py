@@ -14,13 +14,13 @@ def reparameterized(f: Objective, q: Distribution, key: Array, n: int) -> Array:
         terms_i = f(r(eps_i; theta))
 
     Needs `q.rsample`, and an `f` that is continuous and differentiable almost everywhere. Under these conditions it is
-    unbiased. If f contains a step or rounds to an integer, the gradient is silently biased. A Hessian
-    needs an `f` that is twice differentiable in the same sense, and so on for higher orders.
+    unbiased. If f contains a step or rounds to an integer, the gradient is silently biased. For a Hessian, the same
+    must hold for the gradient of `f`, and so on for higher orders.
 
     Works for location-scale families, for MultivariateNormal in every parameterization, and by implicit differentiation
     for Gamma, Beta, Dirichlet, InverseGamma, StudentT and VonMises (the last to first order only, and for a periodic
-    f). In 32-bit floats JAX's derivatives of Beta and Dirichlet samples are wrong at concentrations below about 0.03
-    (at 0.01 they are a fifth too small). In that case use 64 bits, or `generalized`.
+    f). In 32-bit floats, JAX's derivatives of Beta and Dirichlet samples are wrong at concentrations below about 0.03
+    (at 0.01 they are a fifth too small). Use 64 bits or `generalized` there.
 
     Returns:
         Shape `(n,)`, per sample.

@@ -33,7 +33,7 @@ def score_function(
     baseline: Baseline = 0.0,
     control_variate: ControlVariate | None = None,
 ) -> Array:
-    """Move the gradient inside, through the density: `d E_q[f(x)] = E_q[(f(x) - b) d log q(x) + d f(x)]`.
+    """The score function (REINFORCE): `d E_q[f(x)] = E_q[(f(x) - b) d log q(x) + d f(x)]`.
 
         terms_i = attach(f(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i)
 
@@ -41,39 +41,47 @@ def score_function(
 
         terms_i = attach(f(x_i) - h(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i) + E_q[h]
 
-    Needs `q.log_prob`, and a support that does not move with the parameters. Needs only a finite variance of `f`. The
-    estimate is unbiased, and so are its derivatives of every order (`jax.hessian`), for every baseline and control variate.
+    Needs `q.log_prob`, and a support that does not move with the parameters. f may be any function of finite variance.
+    The estimate is unbiased, and so are its derivatives of every order (`jax.hessian`), for every baseline and control
+    variate.
 
-    If the noise behind a sample is known, log q is evaluated at that noise (location-scale families, Gamma, Beta, Dirichlet,
-    Weibull, Kumaraswamy, and transforms and events of them). Rounded samples then do no harm: small concentrations, a
-    saturated sigmoid and Normal(1e4, 1e-3) give the right gradient. The gradient is nan in three cases. The scale may be
-    smaller than the distance between floats near loc: let f add loc to a sample about 0, or use 64 bits or
-    `reparameterized`. A sample of another distribution may be rounded to the edge of its support: use 64 bits, or draw a
-    logarithm or a logit. And a probability may be exactly 0 or 1, or a rate 0: what its derivative needs is never drawn
-    (if that is known when tracing, it raises).
+    If the noise behind a sample is known, log q is evaluated at that noise (location-scale families, Gamma, Beta,
+    Dirichlet, Weibull, Kumaraswamy, and transforms and events of them). Rounded samples then do no harm: small
+    concentrations, a saturated sigmoid and Normal(1e4, 1e-3) give the correct gradient. The gradient is nan in three
+    cases:
 
-    Counts that may exceed 46,340 (Poisson, Binomial(10**5, p)) are passed to f as floats if f multiplies or sums integers.
+    - The scale is smaller than the distance between floats near loc. Draw a sample around 0 and let f add loc, or use
+      64 bits or `reparameterized`.
+    - A sample of another distribution is rounded to the edge of its support. Use 64 bits, or draw a logarithm or a
+      logit.
+    - A probability is exactly 0 or 1, or a rate is 0. The samples that determine its derivative are never drawn.
+      (Outside `jit` it raises instead, except for the probabilities of a Categorical or Multinomial.)
+
+    Counts that may exceed 46,340 (Poisson, Binomial(10**5, p)) are passed to f as floats if f multiplies or sums
+    integers.
 
     Args:
         baseline: a number (traced or not), `leave_one_out`, a `MovingAverage`, or a function of the `n` values whose
-            i-th output does not use the i-th value (see `rgrad.estimators.baselines`); or `optimal`, one constant for each
-            parameter coordinate. With a control variate, the values are those of f - h.
+            i-th output does not use the i-th value (see `rgrad.estimators.baselines`); or `optimal`, one constant for
+            each parameter coordinate. With a control variate, the values are those of f - h.
         control_variate: `delta`, a pair `(h, E_q[h])`, or a function `(f, q) -> (h, E_q[h])`. See
             `rgrad.estimators.control_variates`. With `keyed=True`, h is a function of x only.
 
     Returns:
-        Shape `(n,)`, per sample. The values are those of `f`, whatever the baseline. With a control variate they are not,
-        but their mean is still an unbiased estimate. If the baseline is a function of the values, the terms depend on one
-        another.
+        Shape `(n,)`, per sample. The values are those of `f`, whatever the baseline. With a control variate they are
+        not, but their mean is still an unbiased estimate. If the baseline is a function of the values, the terms depend
+        on one another.
 
     Raises:
         ValueError: the baseline uses its own sample, or another sample that depends on it (`antithetic(q)`);
-            `leave_one_out` or `optimal` with n = 1; `n < 1`; `q` has a batch shape; f returns a vector; or the derivative
-            is taken of a probability that is known to be 0 or 1.
+            `leave_one_out` or `optimal` with n = 1; `n < 1`; `q` has a batch shape; f returns a vector; or the
+            derivative is taken of a probability that is known to be 0 or 1.
         NotImplementedError: the derivative is taken of a parameter that moves the support of `q`.
 
-    Source: Williams 1992, REINFORCE (doi:10.1007/BF00992696); Glynn 1990 (doi:10.1145/84537.84552). Baselines: Greensmith,
-    Bartlett and Baxter 2004. Control variates: Paisley, Blei and Jordan 2012 (arXiv:1206.6430).
+    Source: Williams 1992, REINFORCE, https://doi.org/10.1007/BF00992696; Glynn 1990,
+    https://doi.org/10.1145/84537.84552. Baselines: Greensmith, Bartlett and Baxter 2004,
+    https://www.jmlr.org/papers/v5/greensmith04a.html. Control variates: Paisley, Blei and Jordan 2012,
+    https://arxiv.org/abs/1206.6430.
     """
     baseline, control_variate = plain(baseline), plain(control_variate)
     if (together := dependent_draws(q)) is not None:
@@ -107,7 +115,7 @@ def score_function(
 
 
 def _pair(control_variate: Any, f: Objective, q: Any) -> tuple[Objective, ArrayLike]:
-    """`(h, E_q[h])`. A function `(f, q) -> (h, E_q[h])` is called for it."""
+    """The pair `(h, E_q[h])`. If the control variate is a function `(f, q) -> (h, E_q[h])`, the function is called."""
     pair = control_variate
     if callable(control_variate) and control_variate is not optimal:
         pair = control_variate(f, q if control_variate is delta else base_of(q))

@@ -20,32 +20,34 @@ def surrogate(
     groups: ArrayLike | None = None,
     normalized: bool = True,
 ) -> Array:
-    """The score function without the drawing, for samples from elsewhere: a rollout, MCMC, a replay buffer.
+    """The score function for samples that come from elsewhere: a rollout, MCMC, a replay buffer.
 
         terms_i = w_i (attach(v_i, log q(x_i)) - (attach(b_i, log q(x_i)) - b_i))
 
     The mean of the terms estimates `E_q[v]`, and its gradient is the gradient estimate: differentiate
-    `surrogate(...).mean()`. Derivatives of every order are right if `log_prob` is normalised.
+    `surrogate(...).mean()`. Derivatives of every order are correct if `log_prob` is normalised.
 
     Args:
         values: shape `(n,)`, the cost or reward of each sample. Its own derivative is kept.
         log_prob: shape `(n,)`, the log density of each sample under `q`, differentiable in the parameters. The samples
-            themselves must be constants (`lax.stop_gradient`). Nothing is attached where it is infinite (`rgrad.attach`).
+            themselves must be constants (`lax.stop_gradient`). If an entry is infinite, nothing is attached to its
+            value (`rgrad.attach`).
         baseline: as in `score_function`. None means 0, or `leave_one_out` if `groups` are given. An array must not be
-            computed from `values`. This is refused as far as it can be seen; `rgrad.independent` vouches for the array.
+            computed from `values`: this raises if it can be detected. `rgrad.independent(array)` skips the check.
         weights: shape `(n,)`, the importance weights `q(x_i)/p(x_i)` of samples from another distribution `p`. They are
-            taken as constants (otherwise the derivative of `q` would count twice). `leave_one_out` then is the weighted
-            mean of the others.
-        mask: shape `(n,)`, False for padding. Masked terms are 0, and the others are scaled by n / (number of the others),
-            so that `terms.mean()` is the mean over the others. The result is 0 if all are masked. Values and log densities
-            of padding may be nan, but what they are *computed* from must be finite, or the chain rule beyond this function
-            gives 0 * nan.
-        groups: shape `(n,)`, integers. Samples of one group share a `q` (e.g. several answers to one question, as in RLOO),
-            and `leave_one_out` centres within the group. Each group needs two samples, and no two that are copies of one
-            value (e.g. the tokens of one answer). Copies are refused as far as they can be seen.
-        normalized: False says that `log_prob` lacks its normaliser, which depends on the parameters. That is right only if
-            centring within each group cancels the normaliser, so the only baseline accepted is `leave_one_out` without
-            weights. It is right to first order only, so a second derivative raises.
+            treated as constants (otherwise the derivative of `q` would count twice). `leave_one_out` is then the
+            weighted mean of the others.
+        mask: shape `(n,)`, False for padding. Masked terms are 0, and the others are scaled by n / (number of the
+            others), so that `terms.mean()` is the mean over the others. If all are masked, it is 0. Values and log
+            densities of padding may be nan, but what they are *computed* from must be finite, or the chain rule outside
+            this function gives 0 * nan.
+        groups: shape `(n,)`, integers. Samples of one group share a `q` (e.g. several answers to one question, as in
+            RLOO), and `leave_one_out` centres within the group. Each group needs at least two samples, and no two of
+            them may be copies of one value (e.g. the tokens of one answer): copies raise if they can be detected.
+        normalized: False says that `log_prob` lacks its normaliser, which depends on the parameters. The gradient is
+            then correct only if centring within each group cancels the normaliser. So the only baseline that is
+            accepted is `leave_one_out` without weights. It is correct to first order only, so a second derivative
+            raises.
 
     Returns:
         Shape `(n,)`, per sample. A `log_prob` that is nan gives nan, never a gradient of zero.
@@ -55,8 +57,9 @@ def surrogate(
             `normalized=False` is used with anything but centring.
         NotImplementedError: at trace time, a second derivative with `normalized=False`.
 
-    Source: Schulman et al. 2015, Gradient estimation using stochastic computation graphs (arXiv:1506.05254). Groups: Kool
-    et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!; Ahmadian et al. 2024, RLOO (arXiv:2402.14740).
+    Source: Schulman et al. 2015, Gradient estimation using stochastic computation graphs,
+    https://arxiv.org/abs/1506.05254. Groups: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!,
+    https://openreview.net/forum?id=r1lgTGL5DE; Ahmadian et al. 2024, RLOO, https://arxiv.org/abs/2402.14740.
     """
     v, log_q = jnp.asarray(values), jnp.asarray(log_prob)
     v = v.astype(jnp.result_type(v, log_q, float))  # an integer or bool becomes a float
@@ -77,7 +80,8 @@ def surrogate(
     w = None if weights is None else lax.stop_gradient(jnp.asarray(weights))
     if mask is not None:
         keep = jnp.asarray(mask, bool)
-        # Masked entries are replaced before any arithmetic: padding may hold nan, in the values and in their derivatives.
+        # Masked entries are replaced before any arithmetic: padding may contain nan, in the values and in their
+        # derivatives.
         v, log_q = jnp.where(keep, v, 0.0), jnp.where(keep, log_q, 0.0)
         w = jnp.where(keep, 1.0 if w is None else w, 0.0)
     copies = check_no_copies(values, groups, mask) if baseline is leave_one_out and hasattr(values, "size") else None
@@ -111,6 +115,9 @@ def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
 
 
 def _nan_where_nan(log_q: Array) -> Array:
-    """0, and nan with a derivative of nan where `log_q` is nan. (`attach` alone would give a gradient of zero there.)"""
+    """0, or nan with a derivative of nan for entries of `log_q` that are nan.
+
+    `attach` gives such entries a derivative of zero.
+    """
     bad = jnp.isnan(log_q)
     return jnp.where(bad, log_q, 0.0) * jnp.where(bad, jnp.nan, 0.0)

@@ -51,7 +51,7 @@ class EstimatorRow(NamedTuple):
     evaluations: Callable[[Any, int], int]
     """The number of evaluations of f in one estimate: `(q, n) -> count`."""
     order: int | None = None
-    """The highest order of derivatives that is right. None: every order."""
+    """The highest order of derivatives that is correct. None: every order."""
     biased: bool = False
     compared: bool = True
     """Whether `compare` includes it by default."""
@@ -130,7 +130,7 @@ def row_of(estimator: Any) -> EstimatorRow | None:
 
 
 def those_for(q: Distribution) -> str:
-    """`reparameterized, generalized, or score_function`: the unbiased estimators that have a rule for `q`."""
+    """The unbiased estimators that have a rule for `q`, as text: `reparameterized, generalized, or score_function`."""
     base = base_of(q)
     plain = [row.name for row in ESTIMATORS.values() if not row.biased and "+" not in row.name and row.applies(base)]
     names = sorted(plain, key=lambda name: (name == "score_function") - (name == "reparameterized"))
@@ -141,7 +141,7 @@ def those_for(q: Distribution) -> str:
 
 @contextmanager
 def naming_others(q: Distribution) -> Iterator[None]:
-    """If an estimator raises because it has no rule for `q`, adds the names of the estimators that do."""
+    """Adds the names of the estimators that have a rule for `q` to the error of one that has none."""
     try:
         yield
     except NotApplicable as error:
