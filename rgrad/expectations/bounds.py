@@ -42,14 +42,14 @@ def iwae(
 
         L_K = E[log 1/K sum_k w_k],   log w_k = log p(x_k) - log q(x_k),   x_k ~ q
 
-    L_1 is the ELBO, and L_K increases to the log evidence with K. Maximise it: the loss is its negative.
+    L_1 is the ELBO. As K grows, L_K increases to the log evidence. Maximise it: the loss is its negative.
 
         def loss(params, key):
             q = dist.Normal(params["loc"], params["scale"])
             return -rgrad.iwae(log_p, q, key, k=10, gradient=rgrad.doubly_reparameterized)
 
-    These are the choices for `gradient`, with `u_k = w_k / sum_j w_j`. All of them are right for the parameters of
-    `log_p`.
+    These are the choices for `gradient`, with `u_k = w_k / sum_j w_j`. For the parameters of `log_p`, all of them are
+    unbiased.
 
     - `reparameterized` (IWAE): unbiased, every order. For the parameters of q its signal-to-noise ratio falls as
       `1/sqrt(K)`: as K grows, the bound gets tighter, but the gradient for q gets noisier.
@@ -169,7 +169,7 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     not depend on x_k, so it adds no bias. Each sample is credited only for what *it* contributes to the bound.
 
     Needs `q.log_prob`, a support that does not move with the parameters, finite weights, and K >= 2. Unbiased, and so
-    are derivatives of every order. Uses K^2 numbers for each bound.
+    are derivatives of every order. Takes memory for K^2 numbers for each bound.
 
     Returns:
         Shape `(n,)`, per bound. The bounds are independent.
@@ -214,13 +214,15 @@ def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:
 
         terms = L,   d terms = sum_k u_k (d log p(x_k) + d/dx (log p(x_k) - log q(x_k)) dx_k)
 
-    The first d is the derivative for log_p's own parameters. Needs `q.rsample`, and a `log_p` that is differentiable.
+    Here `d log p(x_k)` is the derivative with respect to the parameters of log_p, at constant x_k.
+
+    Needs `q.rsample`, and a `log_p` that is differentiable.
 
     Unbiased for K = 1. **Biased for K > 1**: the dropped term, `-sum_k u_k d log q(x_k)`, no longer has mean 0, because
     the weights depend on the samples. For q = N(1/2, 1) and p = N(0, 1), this estimate of d/d loc is -1/2 for every K
-    and every sample, while the gradient of the bound is -0.275 at K = 2 and -0.076 at K = 8. If q = p the gradient is
-    exactly 0, as it should be. The gradient for the parameters of `log_p` is right for every K. To first order only: a
-    second derivative raises.
+    and every sample, while the gradient of the bound is -0.275 at K = 2 and -0.076 at K = 8. If q = p, this estimate is
+    exactly 0, as it should be. The gradient for the parameters of `log_p` is unbiased for every K. To first order only:
+    a second derivative raises.
 
     For the ELBO, use `rgrad.elbo(..., entropy="detached")`.
 
@@ -242,12 +244,12 @@ def doubly_reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
 
         terms = L,   d terms = sum_k u_k d log p(x_k) + sum_k u_k^2 d/dx (log p(x_k) - log q(x_k)) dx_k
 
-    The first d is the derivative for log_p's own parameters, whose gradient is the same as with `reparameterized`. The
-    gradient for the parameters of q comes only through the samples, weighted by the squares of the weights. A parameter
-    that both share gets both parts.
+    Here `d log p(x_k)` is the derivative with respect to the parameters of log_p, at constant x_k. Their gradient is
+    the same as with `reparameterized`. The gradient for the parameters of q passes only through the samples, weighted
+    by the squares of the weights. A parameter that both share gets both parts.
 
-    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased for every K. It is exactly 0 for q
-    if q = p. For K = 1 this is `sticking_the_landing`. To first order only: a second derivative raises.
+    Needs `q.rsample`, and a `log_p` that is differentiable. Unbiased for every K. If q = p, the gradient for q is
+    exactly 0. For K = 1 this is `sticking_the_landing`. To first order only: a second derivative raises.
 
     Returns:
         Shape `(n,)`, per bound. The bounds are independent.
@@ -263,10 +265,10 @@ def doubly_reparameterized(f: Objective, q: Any, key: Array, n: int) -> Array:
 
 
 def _through_samples(f: Objective, q: Any, key: Array, n: int, caller: str, power: int) -> Array:
-    """L. Its derivative is its own for log_p's parameters, and `u_k^power d/dx log w_k` for the samples.
+    """L. Its derivative in the samples is `u_k^power d/dx log w_k`; that in the parameters of log_p is not changed.
 
-    The second part is written by hand. Both parts differentiate the same log_p, and this is the way to tell the samples
-    from the parameters.
+    The same log_p is differentiated in both, and `jax.grad` could not weight the two differently. So the derivative in
+    the samples is written by hand.
     """
     bound = _bound(f, caller)
     x = draw_pathwise(q, key, n, caller)

@@ -32,7 +32,7 @@ def elbo(
     estimator: Estimator = reparameterized,
     entropy: Entropy = "sampled",
 ) -> Array:
-    """The ELBO, a lower bound on `log integral g(z) dz`, with equality if q is g normalised:
+    """The ELBO, a lower bound on `log integral g(z) dz`, with equality if q is the normalised g:
 
         E_q[log g(z) - log q(z)]                                  entropy="sampled"
         E_q[log g(z)] + H[q]                                      entropy="exact"
@@ -46,13 +46,14 @@ def elbo(
     For a location-scale family, `z = mu + C eps` with `eps ~ phi`, the exact form with the reparameterization trick is
     `E_phi[log g(mu + C eps)] + log |det C| + H[phi]`. Its gradients are `E_phi[s]` for mu and `E_phi[s eps'] + C^-T`
     for C, where s is the derivative of log g at z. The sampled form has the same gradient, sample by sample, because
-    `log q(z) = log phi(eps) - log |det C|`: there the exact entropy only makes the value less noisy. With other
-    estimators, and for other families (Gamma, by implicit differentiation), the gradients differ too.
+    `log q(z) = log phi(eps) - log |det C|`: the exact entropy only makes the value less noisy. With other estimators,
+    and for other families (Gamma, by implicit differentiation), the gradients differ too.
 
     `entropy="detached"` is the sampled form with the parameters of `log q` held constant. It drops `-d log q(z)` from
     the gradient. That term has mean 0, so the gradient stays unbiased. With the reparameterization trick this is
-    sticking the landing, whose gradient is exactly 0 if q is g normalised. With the score function it is REINFORCE for the ELBO
-    as in textbooks, `(log g - log q) d log q`. It is right to first order only: a second derivative raises.
+    sticking the landing, whose gradient is exactly 0 if q is the normalised g. With the score function it is REINFORCE
+    for the ELBO as in textbooks, `(log g - log q) d log q`. It is correct to first order only: a second derivative
+    raises.
 
     Args:
         log_g: maps one sample to its log density, a scalar, which need not be normalised. It may use the parameters
@@ -75,8 +76,9 @@ def elbo(
         NotImplementedError: "exact", if no formula is known for the entropy of `q`; "detached", if a second derivative
             is taken.
 
-    Source: the notes' equations (6a), (6h) and (7c); Kingma and Welling 2014, https://arxiv.org/abs/1312.6114;
-    "detached": Roeder, Wu and Duvenaud 2017, Sticking the landing, https://arxiv.org/abs/1703.09194.
+    Source: Aziz 2017, Notes on generalised reparameterisation gradient (equations 6a, 6h and 7c); Kingma and Welling
+    2014, https://arxiv.org/abs/1312.6114; "detached": Roeder, Wu and Duvenaud 2017, Sticking the landing,
+    https://arxiv.org/abs/1703.09194.
     """
     if entropy not in get_args(Entropy):
         raise ValueError(f"elbo: entropy must be one of {', '.join(map(repr, get_args(Entropy)))}, got {entropy!r}")

@@ -22,7 +22,7 @@ def expect(
     *,
     keyed: bool = False,
 ) -> Array:
-    """Estimates `E_q[f(x)]` from `n` samples. The `jax.grad` of the result estimates the gradient of the expectation.
+    """An estimate of `E_q[f(x)]` from `n` samples, whose `jax.grad` is an estimate of the gradient of the expectation.
 
         def loss(theta, key):
             return rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, n=100, estimator=rgrad.score_function)
@@ -38,9 +38,9 @@ def expect(
         key: one PRNG key.
         n: the number of samples, a Python int.
         estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`.
-        keyed: set it if `f` needs randomness of its own. Then f is called as `f(x, key_i)`, with a different key for
-            each sample. (If all samples shared one key, the variance would not fall with n. If a key were used twice,
-            the estimate would be biased.)
+        keyed: True if `f` needs randomness of its own. Then f is called as `f(x, key_i)`, with a different key for each
+            sample. (If all samples shared one key, the variance would not fall with n. If a key were used twice, the
+            estimate would be biased.)
 
     Returns:
         A scalar, per call: the mean of the estimator's terms.
