@@ -29,12 +29,12 @@ class ExactMoments(NamedTuple):
     mean: dict[str, np.ndarray]
     """The mean of the estimate. If the estimator is unbiased, this is the gradient itself."""
     per_sample: dict[str, np.ndarray]
-    """The coefficient of 1/n in the variance. For the post's problem it is 87 (score function) and 4 (reparameterized)."""
+    """The coefficient of 1/n in the variance. For E[x^2] at N(2, 1): 87 (score function) and 4 (reparameterized)."""
     per_pair: dict[str, np.ndarray]
-    """The coefficient of 1/(n (n-1)) in the variance. It is zero if the terms are independent, but not for leave-one-out."""
+    """The coefficient of 1/(n (n-1)) in the variance. 0 if the terms are independent; not 0 for leave-one-out."""
 
     def variance(self, n: int) -> dict[str, np.ndarray]:
-        """The variance of one call: `per_sample / n + per_pair / (n (n - 1))`. For n = 1, inf if `per_pair` is not 0."""
+        """The variance of one call: `per_sample / n + per_pair / (n (n - 1))`. At n = 1, inf unless per_pair is 0."""
         pair = lambda x: x / (n * (n - 1)) if n > 1 else np.where(x == 0, 0.0, np.inf)
         return {name: self.per_sample[name] / n + pair(self.per_pair[name]) for name in self.mean}
 
@@ -49,16 +49,15 @@ def exact_moments(
 
     The estimator itself is evaluated at every pair of nodes of a quadrature rule, so the result describes the code that
     runs. The estimate must be a U-statistic of order 2 (independent terms are; leave-one-out is) and a function of only
-    the samples. Both conditions are checked. Then, with h the estimate from two samples (Hoeffding 1948),
+    the samples. Both conditions are checked. Let h be the estimate from two samples. Then
 
         Var = 4 zeta_1 / n + 2 (zeta_2 - 2 zeta_1) / (n (n-1)),   zeta_1 = Var E[h | x_1],   zeta_2 = Var h
 
     Two kinds of `q` are covered. Normal `q` (Normal, its `to_event`, MultivariateNormal) in one or two dimensions uses
-    the trapezoidal rule, which converges exponentially for analytic functions (Trefethen and Weideman 2014). Scalar
-    discrete `q` with a finite support uses enumeration. The result is None for any other `q`, if two rules disagree (a
-    step function, tails that are too heavy), and if the estimate does not satisfy the conditions above. Both rules may
-    miss features that are narrower than the distance between nodes (0.075 standard deviations, or 0.6 in two
-    dimensions).
+    the trapezoidal rule, which converges exponentially for analytic functions. Scalar discrete `q` with a finite
+    support uses enumeration. The result is None for any other `q`, if two quadrature rules disagree (a step function,
+    tails that are too heavy), and if the estimate does not satisfy the conditions above. Quadrature may miss features
+    that are narrower than the distance between nodes (0.075 standard deviations, or 0.6 in two dimensions).
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`.
@@ -67,6 +66,9 @@ def exact_moments(
 
     Raises:
         ValueError: an unknown name, an integer to differentiate, or a value that is not finite.
+
+    Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
+    https://doi.org/10.1137/130932132.
     """
     # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
@@ -92,7 +94,7 @@ def exact_moments(
         except (TypeError, ValueError, NotImplementedError):
             if row_of(estimator) is not None:
                 raise
-            return None  # your own estimator, which does not take two or five samples; the objective has been checked
+            return None  # a user's estimator, which does not accept 2 or 5 samples. The objective has been checked
 
 
 class OfProblem(NamedTuple):
@@ -110,7 +112,7 @@ class Rule(NamedTuple):
 
 
 class AtNodes(Wrapper):
-    """`q` with the given nodes as its samples. Replacing random samples by nodes makes an expectation exact."""
+    """`q` with the given nodes as its samples. With nodes in place of random samples, expectations are exact."""
 
     batch_shape = ()
 
@@ -131,7 +133,7 @@ class AtNodes(Wrapper):
 
 
 def rules_for(q: Any) -> list[Rule]:
-    """Two rules that must agree, one rule that is exact, or none."""
+    """Two rules that must agree, one rule that is exact, or no rule."""
     import numpyro.distributions as dist  # imported here because the import is as slow as the rest of rgrad
 
     if q.event_shape == () and getattr(q, "has_enumerate_support", False):
@@ -147,8 +149,9 @@ def rules_for(q: Any) -> list[Rule]:
         place = lambda q, eps: getattr(q, "base_dist", q).loc + getattr(q, "base_dist", q).scale * eps
     else:
         return []
-    # With step h the error falls as exp(-(2 pi / h)^2 / 2). The coarser rule still integrates cos(30 x) in one dimension,
-    # and degree 12 in two. The steps have no common multiple, so no function is periodic in both.
+    # With step h the error falls as exp(-(2 pi / h)^2 / 2). The coarser rule still integrates cos(30 x) in one
+    # dimension, and polynomials of degree 12 in two. The steps have no common multiple, so no function is periodic in
+    # both.
     settings = {1: ((12.0, 0.075), (12.0, 0.1236)), 2: ((7.6, 0.6), (7.6, 0.7416))}
     return [_trapezoid(q.event_shape, place, *how) for how in settings.get(int(np.prod(q.event_shape)), ())]
 
@@ -180,12 +183,13 @@ def _moments(estimate: Callable[[Any, Array], dict[str, Array]], rules: list[Rul
 
 
 def _by_rule(estimate: Callable[[Any, Array], dict[str, Array]], rule: Rule) -> ExactMoments:
-    """Hoeffding's decomposition of the estimate h from two samples, with expectations computed by the rule."""
+    """The moments by Hoeffding's decomposition of the estimate h from two samples, with expectations by the rule."""
     nodes, w, key = jnp.asarray(rule.nodes), jnp.asarray(rule.weights), jax.random.key(0)
 
     @partial(jax.jit, compiler_options=right())
     def moments() -> tuple[Any, Any, Any, Any]:
-        # Subtract the value in the middle: otherwise rounding would swamp a small variance next to a large mean.
+        # Subtract the estimate in the middle. Otherwise a small variance would drown in the rounding error of a large
+        # mean.
         middle = estimate(jnp.stack([nodes[jnp.argmax(w)]] * 2), key)
 
         def given_first(first: Array) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The exact gradient of an expectation that is a finite sum or a convergent integral: a reference for estimators."""
+"""The exact gradient of an expectation, by a finite sum or by quadrature, as a reference for estimators."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +20,12 @@ from rgrad.protocols import Objective, Problem
 
 
 def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    """`d E_q[f(x)]` with respect to the parameters `names`, raveled, in 64 bits, by a sum or quadrature; or None.
+    """The exact gradient in the parameters `names`, as one vector in 64 bits. None if it cannot be computed.
 
         d E_q[f] = sum_k w_k (f(x_k) d log q(x_k) + d f(x_k))
 
-    at the nodes x_k of a rule with weights w_k. f may depend on x in any way, but its dependence on the parameters must
-    be continuous. A finite support is summed. Normals in one or two dimensions use quadrature, as in
+    Here x_k are the nodes of a rule, and w_k their weights. f may depend on x in any way, but its dependence on the
+    parameters must be continuous. A finite support is summed. Normals in one or two dimensions use quadrature, as in
     `rgrad.exact_moments`, with two rules that must agree. They do not agree if f is a step function.
     """
     with jax.enable_x64(True):

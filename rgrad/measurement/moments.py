@@ -1,4 +1,4 @@
-"""`measure`: repeats a random call and keeps its moments. `Moments`: the result, with its precision."""
+"""`measure`, which repeats a random call and keeps its moments, and `Moments`, the result with its precision."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ Tree = Any
 class Moments(NamedTuple):
     """The moments of a random call over independent replicates: a pytree, which `merge` combines with others.
 
-    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure of what the call returns, with one number for each of
-    its numbers. Everything is **per call**: for a gradient estimate from n samples, the variance is that of the
-    estimate.
+    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure and the shapes of what the call returns. Everything is
+    **per call**: for a gradient estimate from n samples, the variance is that of the estimate.
     """
 
     count: Any
@@ -35,11 +34,11 @@ class Moments(NamedTuple):
     m3: Tree
     m4: Tree
     nonfinite: Tree
-    """The number of replicates that were nan or infinite. If there are any, the moments of that number are nan."""
+    """The number of replicates that were nan or infinite. If it is not 0, the moments of that element are nan."""
     constant: Tree = None
-    """Whether the traced call shows that the number does not depend on the key. Then its intervals have width 0."""
+    """Whether the traced call shows that the element does not depend on the key. Its intervals then have width 0."""
     binary: Tree = None
-    """Whether the traced call shows that the number can only be 0 or 1 (a boolean, or a choice between 0.0 and 1.0)."""
+    """Whether the traced call shows that the element can only be 0 or 1 (a boolean, or a choice of 0.0 and 1.0)."""
 
     @property
     def variance(self) -> Tree:
@@ -64,12 +63,12 @@ class Moments(NamedTuple):
 
     @property
     def variance_freedom(self) -> Tree:
-        """The degrees of freedom of the variance: it is as precise as from that many + 1 normal draws.
+        """The degrees of freedom d of the variance: it is as precise as the variance of d + 1 normal draws.
 
         `2 / (relative variance of the sample variance)`, with `Var(s^2)/sigma^4 = (kurtosis - (n-3)/(n-1)) / n` and the
-        kurtosis corrected for its bias. Heavy tails make it small. Below about 200 the kurtosis itself is poorly known,
+        kurtosis corrected for its bias. Heavy tails make d small. Below about 200 the kurtosis itself is poorly known,
         and a 95 % `variance_interval` covers less than 95 %. For the score function of x^2 with 10 samples per call it
-        covers 90 % at 100 replicates (63 degrees of freedom), 94 % at 1,000, 95 % at 10,000. nan for 3 replicates or fewer.
+        covers 90 % at 100 replicates (d = 63), 94 % at 1,000, and 95 % at 10,000. nan for 3 replicates or fewer.
         """
 
         def freedom(n: Any, k: Any) -> Any:
@@ -131,7 +130,7 @@ class Moments(NamedTuple):
         Raises:
             ValueError: they come from calls that return different structures or shapes.
 
-        Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1).
+        Source: Chan, Golub and LeVeque 1983; to fourth order, Pebay 2008 (eq. 3.1), https://doi.org/10.2172/1028931.
         """
         mine, others = (jax.tree.map(np.shape, of.mean) for of in (self, other))
         if mine != others:
@@ -187,7 +186,7 @@ def measure(
         key: one PRNG key.
         replicates: a Python int, at least 1, or at least 2 for a variance.
         start: the number of the first replicate.
-        batch: how many replicates each core makes at once, a power of two. None: chosen automatically.
+        batch: the number of replicates that each core makes at once, a power of two. None: chosen automatically.
 
     Returns:
         Moments per call, with the structure of `draw`'s output. They are 64-bit NumPy arrays if nothing is traced. If
@@ -254,7 +253,7 @@ def host(moments: Moments) -> Moments:
     return wide._replace(**whole_numbers, constant=flags[0], binary=flags[1])
 
 
-# Plain arithmetic works for both NumPy and traced arrays. These helpers cover the operations for which it does not.
+# Arithmetic works for both NumPy and traced arrays. These helpers are for the operations that are not arithmetic.
 def _where(condition: Any, x: Any, y: Any) -> Any:
     return (jnp if isinstance(condition, Array) else np).where(condition, x, y)
 

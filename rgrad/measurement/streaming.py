@@ -1,4 +1,4 @@
-"""The loop under `measure`: replicates made in batches, power sums in constant memory, one loop per core.
+"""The loop inside `measure`: batches of replicates, power sums in constant memory, one loop per core.
 
 Three things make it accurate for 1e10 draws in 32 bits:
 
@@ -27,45 +27,46 @@ from rgrad.tracing.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-IN_FLIGHT = 2**19  # the size of the largest intermediate result of one batch, in numbers: the fastest on CPU
+IN_FLIGHT = 2**19  # the elements in the largest intermediate result of one batch: the fastest on CPU
 # On a GPU even the smallest loop step takes 25 microseconds. In that time an H200 makes 4e6 normals.
 IN_FLIGHT_ELSEWHERE = 2**26
 IN_FLIGHT_TRACED = 2**22  # smaller, because an outer `vmap` multiplies it
 MOST_LANES = 2**13  # the most replicates that one core makes at once
-MOST_WORK = 2**28  # the most numbers that one batch may compute: this limits the waste of a batch larger than needed
+MOST_WORK = 2**28  # the most elements that one batch may compute: this limits the waste of a batch larger than needed
 MOST_WORK_ELSEWHERE = 2**33
 
 
 class SUMS(NamedTuple):
-    """For each number of a call: sums over replicates of `z^k`, k = 1..4, with `z = (x - origin - shift) / scale`."""
+    """For each element of a call: sums over replicates of `z^k`, k = 1..4, with `z = (x - origin - shift) / scale`."""
 
     origin: tuple[Any, ...]
-    """The first replicate of an integer, in two parts that floats represent exactly; 0 for a float. It is subtracted in integer
-    arithmetic, because two billion and the next integer are the same 32-bit float."""
+    """The first replicate if it is an integer, in two parts that floats represent exactly; 0 for a float. It is
+    subtracted in integer arithmetic, because e.g. two billion and the next integer are the same 32-bit float.
+    """
     shift: Any
     scale: Any
     high: tuple[Any, ...]
     low: tuple[Any, ...]
     nonfinite: Any
     constant: Any
-    """Whether the traced `draw` shows that the number does not depend on the key."""
+    """Whether the traced `draw` shows that the element does not depend on the key."""
     binary: Any
     """Whether the traced `draw` shows that it can only be 0 or 1."""
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded sum, and the exact rounding error of it (Knuth 1969)."""
+    """The rounded sum, and its exact rounding error (Knuth 1969)."""
     s = a + b
     bb = s - a
     return s, (a - (s - bb)) + (b - bb)
 
 
 def power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Words, batch: int | None) -> Any:
-    """`SUMS` of each number that `draw` returns, over the replicates `start`, ..., `end - 1`.
+    """`SUMS` of each element that `draw` returns, over the replicates `start`, ..., `end - 1`.
 
     Args:
         draw: maps one key to a pytree of arrays. One program is compiled for each `draw`; the rest are its arguments.
-        batch: how many replicates are made at once, a power of two. Batches start at multiples of it, whatever `start`
+        batch: the number of replicates made at once, a power of two. Batches start at multiples of it, whatever `start`
             is.
     """
     return _program(draw, key, start, end, batch or batch_for(draw, key, in_flight()))
@@ -94,7 +95,7 @@ def power_sums_by_core(
 
 
 def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
-    """Applies `call` to each argument, each in a thread; in turn if Python is shutting down and starts no threads."""
+    """`call` of each argument, each in its own thread; one after another if Python is shutting down."""
     if len(arguments) == 1:
         return [call(arguments[0])]
     try:
@@ -113,7 +114,7 @@ def nothing_traced() -> Any:
 
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
-    """The compiled program of one core. JAX keeps it.
+    """The compiled program of one core. JAX caches it.
 
     It is compiled in this thread, not in the one that calls it, because JAX's settings (e.g. 64 bits) are per thread.
     """
@@ -152,7 +153,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
             jnp.where(is_first, leaf[one], origin) if _is_wide(leaf.dtype) else origin
             for leaf, origin in zip(x, origins, strict=True)
         ]
-        # All numbers of the call in one array, one row each. Compiling this once instead of per leaf halves the compile time.
+        # All elements of the call in one array, one row each. One program for all leaves halves the compile time.
         apart = [_less(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
         low = low + np.uint32(lanes & 0xFFFFFFFF)
         return (high + (low == 0), low), _add(wanted, is_first, sums, jnp.concatenate(apart), one), origins
@@ -183,7 +184,7 @@ def _of_one_core(short_sums: bool) -> Any:
 
 
 def _less(x: Array, origin: Array, dtype: Any) -> Array:
-    """`x - origin` as a float. For integers of 32 bits and more, the difference is exact and then rounded."""
+    """`x - origin` as a float. For integers of 32 bits and more, the exact difference is rounded once."""
     if not _is_wide(x.dtype):
         return x.astype(dtype)
     unsigned = x.astype(f"uint{8 * x.dtype.itemsize}"), origin.astype(f"uint{8 * x.dtype.itemsize}")
@@ -206,14 +207,14 @@ def _is_wide(dtype: Any) -> bool:
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
-    """`sums` with one more replicate in each lane that is wanted; `one` is such a lane. `x`: shape `(numbers, lanes)`."""
+    """`sums` with one more replicate in each wanted lane, e.g. the lane `one`. `x` has shape `(elements, lanes)`."""
     use = wanted & jnp.isfinite(x)
     count = jnp.maximum(use.sum(1, keepdims=True), 1)
     mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
     shift = jnp.where(is_first, mean, sums.shift)
     most = jnp.abs(jnp.where(use, x - shift[:, None], 0.0)).max(1)
-    # If all draws agree up to rounding, the mean of the first batch may differ from all of them. Shift by one of the draws
-    # instead, so that a number that never varies has a variance of exactly 0.
+    # If all draws agree up to rounding, the mean of the first batch may differ from all of them. Shift by one of the
+    # draws instead, so that an element that never varies has a variance of exactly 0.
     agree = is_first & (most <= 2**-20 * jnp.abs(mean)) & jnp.isfinite(x[:, one])
     shift = jnp.where(agree, x[:, one], shift)
     scale = _scale_for(most, sums.scale)
@@ -262,7 +263,7 @@ def _before(high: Array, low: Array, other: Words) -> Array:
 
 
 def in_flight(device: Any = None) -> int:
-    """How many numbers the largest intermediate result of a batch should have on `device` (default: JAX's first).
+    """How many elements the largest intermediate result of a batch should have on `device` (default: JAX's first).
 
     It is a power of two, and the same for devices with about the same memory, because the batch affects the last bits
     of the moments.
@@ -271,7 +272,7 @@ def in_flight(device: Any = None) -> int:
     if device.platform == "cpu":
         return IN_FLIGHT
     memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    # Each number in flight needs about 40 bytes of sums, and up to 150 bytes of other intermediate results.
+    # Each element in flight needs about 40 bytes of sums, and up to 150 bytes of other intermediate results.
     return 2 ** math.floor(math.log2(min(IN_FLIGHT_ELSEWHERE, memory / 256)))
 
 
