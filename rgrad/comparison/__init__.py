@@ -1,1 +1,1 @@
-"""Comparison of estimators: which one is best for its cost, and is any of them biased?"""
+"""Comparison of estimators: which one is best for its cost, and whether any of them is biased."""

@@ -1,4 +1,4 @@
-"""`combine`: several estimators of one gradient, on shared samples, as one with less variance than the best."""
+"""`combine`: several estimators of one gradient, on shared samples, as one that has less variance than the best."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class Combined(NamedTuple):
     weights: Array | None = None
     """Shape `(members, coordinates)`, summing to 1 over the members. None before they are fitted."""
     gain: float | None = None
-    """The total variance of the best member divided by that of the combination, at equal n, measured on calls that were not
-    used for the weights. It is 1 if no combination was better, so that only the best member is left."""
+    """The total variance of the best member divided by that of the combination, at equal n, measured on calls that were
+    not used for the weights. It is 1 if no combination was better, so that only the best member is left.
+    """
     pays_after: float | None = None
-    """The number of calls, including those for the weights, from which combining pays off: the mean over the remaining calls
-    then has less variance than the mean over as many calls of the best member. inf if no combination was better. (The
-    members share the evaluations of f, but each computes its own gradient.)"""
+    """The number of calls, including those for the weights, from which combining pays off. The mean over the remaining
+    calls then has less variance than the mean of the best member over all calls. inf if no combination was better. (The
+    members share the evaluations of f, but each computes its own gradient.)
+    """
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int) -> Array:
         check_draw(q, n, "combine")
@@ -47,12 +49,12 @@ class Combined(NamedTuple):
         return _weighted(self.members, self.weights, f, q, key, n)
 
     def fitted(self, f: Objective, q: Any, key: Array, n: int, pilot: int = 1000) -> Combined:
-        """The same with fitted weights. This costs `2 x pilot` calls of n samples by every member, once.
+        """The combination with fitted weights. This costs `2 x pilot` calls of n samples by every member, once.
 
         Half of the calls determine the weights. The other half test whether the weights help. In a coordinate where
         they do not, only the member with the least variance is used. Members without any weight are dropped. The
-        combination stays unbiased for other parameters and another f, because any weights are unbiased, but the weights
-        may no longer be the best.
+        combination stays unbiased for other parameters and another f, because any weights that sum to 1 are unbiased.
+        But the weights may no longer be the best.
 
         Args:
             pilot: at least 10 for each member.
@@ -67,7 +69,7 @@ class Combined(NamedTuple):
                 "combine: the gradient of an estimator is nan or infinite in some of the pilot calls; remove that one"
             )
         weights = _least_variance(fit)
-        alone = np.eye(size)[fit.var(0).argmin(0)].T  # the member that is best in each coordinate
+        alone = np.eye(size)[fit.var(0).argmin(0)].T  # only the best member of each coordinate
         after = lambda weights: (check * weights).sum(1).var(0)
         weights = np.where(after(weights) < after(alone), weights, alone)
         best = check[:, fit.var(0).sum(1).argmin()].var(0).sum()
@@ -89,12 +91,12 @@ def combine(estimators: Sequence[Estimator]) -> Combined:
     All members get the same key. Those that draw in the same way (`reparameterized`, `score_function`, ...) therefore
     share their samples, and f is evaluated once for all of them. The difference of two members is then a control
     variate that costs almost nothing. For x^2 at N(2, 1), the pathwise gradient has variance 4 per sample and the score
-    function 87. 73/63 of the first minus 10/63 of the second has variance 2.41. (Members with samples of their own
-    would have to split the budget of evaluations, and no weighted mean of them is better than spending it all on the
-    best one.)
+    function 87. The combination 73/63 of the first minus 10/63 of the second has variance 2.41. (Members with samples
+    of their own would have to share the budget of evaluations. No weighted mean of them is better than spending the
+    whole budget on the best one.)
 
-    The weights must not depend on the samples that they weight. They are therefore fitted beforehand, on separate
-    calls, at the f, q and n that they are for:
+    The weights must not depend on the samples that they weight. They are therefore fitted beforehand, on separate calls
+    with the same f, q and n:
 
         both = rgrad.combine([rgrad.reparameterized, rgrad.score_function]).fitted(f, q, key, n=10)
         rgrad.expect(f, q, key, 10, both)
@@ -106,10 +108,10 @@ def combine(estimators: Sequence[Estimator]) -> Combined:
     Raises:
         ValueError: fewer than two members, or a member that is known to be biased (gumbel_softmax, straight_through).
             When called: the weights are not fitted, or they are for another number of coordinates.
-        NotImplementedError: when called, if `q` is not known to be normalised in each of its parameters separately.
+        NotImplementedError: when called with a `q` that is not known to stay normalised if one parameter varies alone.
 
     Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
-    ensembles of control variates for variational inference.
+    ensembles of control variates for variational inference, https://arxiv.org/abs/1810.12482.
     """
     members = tuple(estimators)
     if len(members) < 2:
@@ -121,7 +123,7 @@ def combine(estimators: Sequence[Estimator]) -> Combined:
 
 
 def _weighted(members: Sequence[Estimator], weights: Array, f: Objective, q: Any, key: Array, n: int) -> Array:
-    """The mean of the members' terms. Derivatives in coordinate j of `q` are weighted by `w_mj`; f's own are averaged."""
+    """The mean of the members' terms. Derivatives in coordinate j of `q` are weighted by `w_mj`; f's are averaged."""
     live, build = coordinates(q)
     if weights.shape != (len(members), live.size):
         raise ValueError(
@@ -138,12 +140,12 @@ def _weighted(members: Sequence[Estimator], weights: Array, f: Objective, q: Any
 
 
 def _once(terms: Array, live: Array) -> Array:
-    """`terms`, for which a second derivative in `live` raises: the weights are right for the first derivative only."""
+    """`terms`, for which a second derivative in `live` raises: the weights hold for the first derivative only."""
     return first_order(terms, [jnp.broadcast_to(live, (*terms.shape, live.size))], [jnp.zeros((*terms.shape, live.size))], "combine")  # fmt: skip
 
 
 def _gradients(members: Sequence[Estimator], f: Objective, q: Any, key: Array, n: int) -> Array:
-    """One gradient by each member in the coordinates of `q`: shape `(members, coordinates)`."""
+    """One gradient estimate by each member in the coordinates of `q`: shape `(members, coordinates)`."""
     live, build = coordinates(q)
     live = lax.stop_gradient(live)
     return jnp.stack([jax.grad(lambda p, m=m: m(f, build(p), key, n).mean())(live) for m in members])
@@ -152,8 +154,8 @@ def _gradients(members: Sequence[Estimator], f: Objective, q: Any, key: Array, n
 def _least_variance(gradients: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The weights for gradients of shape `(replicates, members, coordinates)`: shape `(members, coordinates)`.
 
-    They are found by regressing the best member on its differences from the others, which have mean 0. A singular
-    covariance (e.g. two identical members) then does no harm.
+    They come from a ridge regression of the best member on its differences from the others, which have mean 0. A
+    singular covariance (e.g. two identical members) then does no harm.
     """
     away = gradients - gradients.mean(0)
     count, size, width = away.shape
@@ -182,7 +184,7 @@ def coordinates(q: Any) -> tuple[Array, Any]:
 
 
 def _parts(q: Any) -> tuple[dict[str, Array], Any]:
-    """The parameters by name (not the pytree's leaves: a LogNormal has each twice), and what builds `q` from them."""
+    """The parameters by name, because the leaves of a LogNormal contain each twice, and what builds `q` from them."""
     if isinstance(q, DependentDraws | JaxRandom):
         parameters, inner = _parts(q.base)
         return parameters, lambda p: type(q)(inner(p))

@@ -1,4 +1,4 @@
-"""`compare`: which estimator is best for its cost on this problem, and is any of them wrong?"""
+"""`compare`: which estimator is best for its cost on a problem, and whether any of them is biased."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def compare(
     references: Sequence[str] | None = None,
     progress: Advance | None = None,
 ) -> Comparison:
-    """Which estimator has the least variance for its cost, how certain that is, and which estimators are biased.
+    """A comparison: which estimator has the least variance for its cost, how certain that is, and which are biased.
 
         print(rgrad.compare(problem, key=jax.random.key(0)))
 
     Every estimator makes independent gradient estimates of n samples, as many as the budget allows. Half of the budget
-    is shared equally. The rest is spent on what is undecided: the best estimator and its closest rival, and the test of
-    its bias. The measure is
+    is shared equally. The rest is spent on open questions: whether the best estimator is better than its closest rival,
+    and whether it is biased. The measure is
 
         efficiency = 1 / (variance x cost)
 
@@ -55,20 +55,20 @@ def compare(
 
     The tests of bias (`rgrad.comparison.verdicts.judge`) call any unbiased estimator biased in at most one comparison
     out of 100. No single reference is taken as the truth (`rgrad.comparison.witnesses.judge_all`). A reference counts
-    in a coordinate if another one, of a different kind, agrees with it. An estimator is called biased if it differs
-    from both. Everything else is "cannot tell". The references are:
+    in a coordinate only if another one, of a different kind, agrees with it. An estimator is called biased if it
+    differs from both. Everything else is "cannot tell". The references are:
 
     - The exact gradient, if `q` has a finite support (a sum), or is normal in one or two dimensions and quadrature
       converges. The score function must agree with it.
     - The score function with a leave-one-out baseline, from separate samples. It is itself judged by the plain score
-      function. There is none if the support of `q` moves with the parameters. For samples of only a few numbers,
-      `measure_valued` is a reference too.
-    - The compared estimators, if they are rgrad's own, can confirm a reference of another kind. An estimator that
-      differentiates f cannot, if f is found to jump.
+      function. There is no such reference if the support of `q` moves with the parameters. For samples of only a few
+      numbers, `measure_valued` is a reference too.
+    - The compared estimators, if they are rgrad's own, can confirm a reference of another kind. If f is found to jump,
+      an estimator that differentiates f cannot.
 
     Parameters in which f itself is found to jump (a step at theta) are not judged: every estimator misses that part of
     the gradient. An estimator is not recommended if fewer than 100 draws determine its variance, or if it differs from
-    another one and it is not known which of them is right.
+    another one and it is not known which of them is correct.
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`. Or a dict of losses by name, each
@@ -82,7 +82,7 @@ def compare(
             that the result is the same on slow and fast machines.
         cost: the cost of a gradient: "time", measured with many estimates at once in one program, or "operations"
             (`rgrad.comparison.costs`).
-        references: for losses only: the names of those that are known to be right. The others are judged by the first
+        references: for losses only: the names of those that are known to be correct. The others are judged by the first
             of them, and the first by the second. If these two differ, nothing is judged. Without references there is no
             verdict.
         progress: called with the share of the budget that was used since the last call.
@@ -108,7 +108,7 @@ class Run:
         self.name, self.program, self.key = name, program, jax.random.fold_in(key, zlib.crc32(name.encode()))
         self.calls, self.used, self.seconds = 0, 0.0, []  # type: ignore[var-annotated]
         self.moments: Moments | None = None
-        """Of every coordinate, and last of the squared distance from the first mean, whose mean is the total variance."""
+        """Of every coordinate and, last, of the squared distance from the first batch's mean, for `total_error`."""
 
     def batch(self, cost: str) -> float:
         """Makes `lanes` more calls and returns their cost."""
@@ -193,7 +193,7 @@ def measure_all(runs: Mapping[str, Run], task: Contenders, budget: float, cost: 
 
 
 def _undecided(runs: Mapping[str, Run], task: Contenders, cost: str, turn: int) -> Run | None:
-    """The less well known of two runs: in turn the best and its closest rival, and the best and its reference."""
+    """The run to measure next: the less precise of the best and its rival or, in turn, its reference."""
     found = entries_of(runs, task, cost)
     judged = judge_all(found, task)
     able = [name for name in task.asked if found[name].eligible and "BIASED" not in judged[name].verdict]

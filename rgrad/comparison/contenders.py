@@ -1,4 +1,4 @@
-"""What `compare` compares: the estimators of a problem, or losses, as functions, and the references for each."""
+"""What `compare` compares: the estimators of a problem, or losses, as functions, and the references of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,7 +34,7 @@ from rgrad.tracing.traced import depends
 COMPARED = {name: row.estimator for name, row in ESTIMATORS.items() if row.compared and not row.biased}
 """The defaults of `compare`, if they have a rule for the distribution. All are unbiased if they apply."""
 REFERENCES = ("score_function+leave_one_out", "score_function", "measure_valued")
-FEW = 8  # the most numbers in a sample for which `measure_valued` is a reference: it evaluates f twice for each of them
+FEW = 8  # the largest size of a sample for which `measure_valued` is a reference: it evaluates f twice per element
 Losses = Mapping[str, Callable[[Any, Array], ArrayLike]]
 
 
@@ -86,7 +86,7 @@ def of_problem(
 
     def flat(estimator: Estimator) -> Callable[[Any, Array], Array]:
         of = lambda chosen, key: gradient(problem, {**point, **chosen}, names, key, n, estimator)
-        return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])  # traced once, and kept
+        return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])  # traced only once
 
     def value(estimator: Estimator) -> Callable[[Any, Array], Array]:
         return lambda chosen, key: expect_objective(problem, {**point, **chosen}, key, n, estimator)
@@ -140,7 +140,7 @@ def of_problem(
 
 
 def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | None, dict[str, Jump]]:
-    """Where the objective jumps in x, and in which of the differentiated parameters it jumps."""
+    """A jump of the objective in x, or None; and its jumps in the parameters to differentiate, by name."""
     x = q.sample(jax.random.key(0), (SEGMENTS,))
     whole = jax.tree.map(lambda a: not jnp.issubdtype(a.dtype, jnp.floating), x)
     of_x = lambda x: jax.tree.map(lambda a, is_whole: jnp.rint(a).astype(int) if is_whole else a, x, whole)

@@ -1,4 +1,4 @@
-"""The cost of one gradient: operations counted in the compiled program, and a program that makes many, to be timed."""
+"""The cost of one gradient estimate: its operations, and a program that makes many estimates and can be timed."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from rgrad.measurement.streaming import MOST_WORK, in_flight
 from rgrad.tracing.traced import depend
 
 MOST_LANES = 2**12  # calls made at once: enough to make the cost of starting a program negligible
-MOST_NUMBERS = 2**22  # in all gradients made at once
+MOST_NUMBERS = 2**22  # the most elements in all gradients made at once
 
 
 class Program(NamedTuple):
     """A compiled gradient estimate, made `lanes` times at once."""
 
     run: Callable[[Any, Array], Array]
-    """`(parameters, keys) -> estimates` of shape `(lanes, coordinates)`. Both arguments have a leading axis of `lanes`."""
+    """`(parameters, keys) -> estimates`, shape `(lanes, coordinates)`. Both arguments have a leading axis `lanes`."""
     lanes: int
     parameters: Any
     operations: float
@@ -39,8 +39,8 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
     pays for in each call (a sum over a support, a Cholesky factor).
 
     The operations are those that XLA counts (`cost_analysis`: flops and transcendentals, each as one operation). XLA
-    counts the body of a scan once; here it counts once per iteration. A loop with an unknown number of iterations (the
-    rejection samplers of Gamma and Poisson) counts as one iteration.
+    counts the body of a scan once; here it is counted once per iteration. A loop with an unknown number of iterations
+    (the rejection samplers of Gamma and Poisson) counts as one iteration.
 
     Args:
         gradient: maps parameters and a key to one estimate, of shape `(coordinates,)`.
@@ -61,7 +61,7 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
 
 @partial(jax.jit, static_argnames="count")
 def keys_for(key: Array, high: Array, low: Array, count: int) -> Array:
-    """The keys of `count` calls from a number on, given as two words. Each depends only on `key` and its number."""
+    """The keys of `count` calls, from the number (high, low) on. Each depends only on `key` and its own number."""
     prefix = jax.random.fold_in(key, high)
     return jax.vmap(jax.random.fold_in, (None, 0))(prefix, jnp.arange(count, dtype=jnp.uint32) + low)
 

@@ -1,4 +1,4 @@
-"""Finds discontinuities of f by bisection. A gradient that passes through f misses what a jump contributes."""
+"""Discontinuities of f, found by bisection. A gradient that passes through f misses what a jump contributes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from rgrad.backend.compiling import right
 
 SEGMENTS = 4096  # lines between two points; f is evaluated at their ends
-LENGTHS = 8  # each half as long as the one before: next to a slope, a jump shows only on a short line
+LENGTHS = 8  # each half as long as the one before: if f is also steep, a jump shows only on a short line
 KEPT = 64  # the number of lines that are bisected
 HALVINGS = 48  # down to a few units in the last place, in 64 bits
 LEAST = 1e-3  # the smallest jump, relative to the largest change of f along a line

@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
     @property
     def silent(self) -> bool:
-        """Whether every draw was 0 although the estimate is random. Then its variance is not known to be 0."""
+        """Whether every draw was 0 although the estimate is random. Its variance may then be larger than 0."""
         return (
             not self.constant and self.finite and bool(np.all(self.moments.m2 == 0) and np.all(self.moments.mean == 0))
         )
@@ -79,11 +79,12 @@ class Comparison(NamedTuple):
     """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
 
     rows: list[dict[str, Any]]
-    """One row for each estimator and coordinate. Variances and costs are per call. `efficiency` is relative to the best, and
-    inf if the variance is 0. `biased` is True, False, or None if it cannot be told. `operations` are those of
-    `rgrad.comparison.costs`. A bias of `smallest_bias` would have been detected 9 times in 10."""
+    """One row for each estimator and coordinate. Variances and costs are per call. `efficiency` is relative to the
+    best, and inf if the variance is 0. `biased` is True, False, or None if there is no verdict. `operations` are those
+    of `rgrad.comparison.costs`. A bias of `smallest_bias` would have been detected 9 times in 10.
+    """
     totals: list[dict[str, Any]]
-    """One row for each estimator, over all coordinates: `variance` is the sum of theirs, `smallest_bias` the largest."""
+    """One row for each estimator, over all coordinates: the sum of their variances, the largest `smallest_bias`."""
     recommended: str | None
     recommendation: str
     """The recommendation, or why there is none, in words."""
@@ -147,7 +148,7 @@ def conclude(
 
 
 def with_exact(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Sets a variance to 0 if it is no larger than rounding error."""
+    """The entries, with a variance of 0 if it is not larger than rounding error."""
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
     largest = max((e.total for e in entries.values() if e.finite), default=0.0)
     least = lambda e: (4 * eps) ** 2 * (float(np.sum(e.moments.mean**2)) + largest)

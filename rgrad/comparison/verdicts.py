@@ -1,4 +1,4 @@
-"""Tests of whether an estimator is biased and whether its variance can be trusted. They say what they could detect."""
+"""Tests of whether an estimator is biased, and of whether its variance is finite. They say what they could detect."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ POWER = 0.9  # the probability with which the smallest bias is detected
 EFFECTIVE = 100  # the fewest draws that must determine a variance before a mean is judged by it
 FREE = 200  # below so many degrees of freedom the interval of a variance covers less than its level
 TOP = 2000  # the number of largest deviations that are kept to judge the tail
-FEWEST = 20_000  # with fewer draws a tail is not judged
+FEWEST = 20_000  # a tail is not judged with fewer draws
 
 Verdict = Literal["unbiased so far", "BIASED", "cannot tell"]
 Numbers = np.ndarray[Any, Any]
@@ -24,8 +24,10 @@ class Mean(NamedTuple):
     third: Numbers
     """The third cumulant of the mean: that of one draw divided by the square of the number of draws."""
     effective: Numbers
-    """How many draws determine the variance: the number of draws divided by their kurtosis. For a normal it is a third of the
-    draws. For a gradient that is 0 except in a few rare draws, it is those few. inf for an exact mean."""
+    """How many draws determine the variance: the number of draws divided by their kurtosis. For a normal, this is a
+    third of the draws. For a gradient that is 0 except in a few rare draws, it is the number of these. inf for an exact
+    mean.
+    """
     sd: Numbers
     """The standard deviation of one call."""
 
@@ -54,7 +56,7 @@ class Judged(NamedTuple):
     by: tuple[str, ...] = ()
     """The references that the means were compared with."""
     disputed: bool = False
-    """Whether another estimator has a significantly different mean somewhere, and it is not known which is right."""
+    """Whether another estimator has a significantly different mean somewhere, and it is not known which is correct."""
 
 
 def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Numbers, heavy: Numbers) -> Judged:
@@ -64,8 +66,8 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
 
         z = t + s t^2 / 3 + s^2 t^3 / 27 + s / 6,      s the skewness of the difference of the means
 
-    and compared with the two-sided normal quantile at `RATE / tests` (Bonferroni). In at most one comparison out of 100
-    is any of the unbiased estimators called biased. A difference that may come from rounding is allowed for.
+    and compared with the two-sided normal quantile at `RATE / tests` (Bonferroni). In at most one comparison out of
+    100, one or more of the unbiased estimators are called biased. Differences that rounding may explain do not count.
 
     - "BIASED": the means differ, and at least `EFFECTIVE` draws determine each of them. The second condition is needed
       because with few draws a steep sigmoid looks like a step: its pathwise gradient is 0 except for rare large values
@@ -129,14 +131,15 @@ def infinite_variance(top: Numbers, count: int) -> Numbers:
       power. The seventh power of a normal, for example, looks far heavier than a = 3 at every depth that is reached,
       but its variance is finite.
 
-    Of `|z|^p` with p <= 1/2, whose derivative has a = 1/(1 - p), at least nine in ten are detected. Of fifth and
-    seventh powers of a normal, one in ten is falsely suspected at 50,000 draws and none at 200,000. Below 20,000 draws
-    nothing is suspected.
+    For `|z|^p` with p <= 1/2, whose derivative has a = 1/(1 - p), the infinite variance is detected at least nine times
+    in ten. For the fifth and seventh powers of a normal, it is falsely suspected once in ten times at 50,000 draws, and
+    never at 200,000. Below 20,000 draws nothing is suspected.
 
     Args:
         top: the largest `TOP + 1` deviations |x - median| in descending order, shape `(TOP + 1, coordinates)`.
 
-    Source: Hill 1975; Beirlant et al. 2004, Statistics of extremes (section 4.2).
+    Source: Hill 1975, https://doi.org/10.1214/aos/1176343247; Beirlant et al. 2004, Statistics of extremes (section
+    4.2).
     """
     if count < FEWEST or len(top) <= TOP:
         return np.zeros(top.shape[1], bool)

@@ -16,7 +16,7 @@ Marks = np.ndarray[Any, Any]
 
 
 class Witness(NamedTuple):
-    """An estimator, or the exact gradient, as evidence of what the gradient is."""
+    """An estimator, or the exact gradient, as evidence of the true gradient."""
 
     name: str
     kind: str
@@ -37,10 +37,11 @@ def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
     - An estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with the
       reference.
     - It is "unbiased so far" if it agrees with the reference. It may itself be the one that confirms the reference.
-    - It is disputed if there is no verdict and a witness of another kind has a significantly different mean. Then one
-      of the two is wrong.
+    - It is disputed if there is no verdict and a witness of another kind has a significantly different mean. One of the
+      two must then be wrong.
 
-    References that a user vouches for (`compare(losses, references=...)`) need no confirmation, unless they differ.
+    References that the user gives (`compare(losses, references=...)`) need no confirmation. But if they differ, there
+    is no verdict.
     """
     size = len(task.labels)
     verdicts = _by_given(found, task, size) if not task.kinds else _Panel(found, task, size).verdicts()
@@ -56,7 +57,7 @@ def no_verdict(size: int, why: str) -> Judged:
 
 
 def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judged]:
-    """Judges by the first reference that was given, and the first by the second."""
+    """The verdicts by the first reference that was given. The first is judged by the second."""
     tests, eps, verdicts = size * sum(name in task.judges for name in task.asked), _eps(), {}
     for name in task.asked:
         other = task.judges.get(name)
@@ -136,7 +137,7 @@ class _Panel:
         return self._with_disputes(name, out._replace(by=tuple(by)))
 
     def _with_disputes(self, name: str, of: Judged) -> Judged:
-        """Marks coordinates without a verdict in which a witness of another kind differs, and names that witness."""
+        """The same verdicts. Where there is none and a witness of another kind differs, `why` names that witness."""
         kind, disputed = self.task.kinds.get(name), np.zeros(self.size, bool)
         for other in self.witnesses.values():
             if other.name == name or kind == other.kind:
