@@ -20,13 +20,13 @@ from rgrad.protocols import Estimator
 from rgrad.sweeps.grid import Grid, Shape
 
 log = logging.getLogger("rgrad")
-CALL = {"cpu": 2**26}  # the numbers that one call of the program should compute: about half a second of work
+CALL = {"cpu": 2**26}  # the elements that one call of the program should compute: about half a second of work
 CALL_ELSEWHERE = 2**34
 SHARED_LANES = 8  # the fewest replicates made at once if cells share their noise
 
 
 class Extent(NamedTuple):
-    """How the cells of a shape are divided. It affects the last bits of the moments: a resumed run must use the same."""
+    """How the cells of a shape are divided. A resumed run must use the same one: it affects the moments' last bits."""
 
     cells: int
     """Cells in one call, over all devices."""
@@ -38,7 +38,7 @@ class Extent(NamedTuple):
     """Replicates of each cell that are made at once."""
 
     def halved(self) -> "Extent":
-        """The same with half as much work in flight.
+        """The division with half as much work in flight.
 
         Raises:
             MemoryError: it is already down to one replicate of one cell.
@@ -75,7 +75,7 @@ def extent_for(
 ) -> Extent:
     """The division that keeps the devices busy and fits into their memory.
 
-    On a CPU, moderate batches of cells are faster than one huge batch, because what is in flight should fit into the
+    On a CPU, moderate batches of cells are faster than one huge batch, because their intermediate results fit into the
     cache (`IN_FLIGHT`). Common noise is made once for all cells of a batch, so with common noise the batch is as large
     as possible.
 
@@ -105,8 +105,8 @@ class Cells:
     """The program for the cells of one shape. It is compiled once, for all cells and any number of replicates.
 
     Args:
-        common: whether all cells share their noise (common random numbers). Then it is made once for all cells in
-            flight.
+        common: whether all cells share their noise (common random numbers). It is then made once for all cells of a
+            batch.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class Cells:
     def measure(self, key: Array, first: int, start: int, stop: int) -> Moments:
         """The moments of `extent.cells` cells from `first` on, over the replicates `start`, ..., `stop - 1`.
 
-        Every array has a leading axis over the cells. The last cell of the shape is repeated past the end. If memory
-        runs out, half as much is tried, and `extent` is updated.
+        Every array has a leading axis over the cells. Past the end, the last cell of the shape is repeated. If memory
+        runs out, half as much work at once is tried, and `extent` is updated.
 
         Raises:
             MemoryError: not even one gradient estimate fits.

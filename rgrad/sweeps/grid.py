@@ -30,7 +30,7 @@ class Grid(NamedTuple):
     """
 
     by_shape: Mapping[Shape, tuple[Problem, Point]]
-    """The problem and its parameters for each shape. Parameters that are axes have the problem's default values here."""
+    """The problem and its parameters for each shape. Parameters that are axes have their default values here."""
     axes: Mapping[str, np.ndarray]
     wrt: tuple[str, ...]
 
@@ -44,13 +44,13 @@ class Grid(NamedTuple):
         return tuple(self.by_shape)
 
     def coordinates(self, first: int, count: int) -> dict[str, np.ndarray]:
-        """The values of the axes in `count` cells from `first` on. The last cell is repeated past the end."""
+        """The values of the axes in `count` cells from `first` on. Past the end, the last cell is repeated."""
         numbers = np.minimum(np.arange(first, first + count), self.cells - 1)
         places = np.unravel_index(numbers, [len(values) for values in self.axes.values()])
         return {name: values[at] for (name, values), at in zip(self.axes.items(), places, strict=True)}
 
     def points(self, shape: Shape, first: int, count: int) -> dict[str, np.ndarray]:
-        """The parameters that vary, each of shape `(count, *shape of the parameter)`. A number fills an array."""
+        """The parameters that vary, each of shape `(count, *shape of the parameter)`. Numbers are broadcast to it."""
         base = self.by_shape[shape][1]
         return {name: _filled(values, base[name]) for name, values in self.coordinates(first, count).items()}
 
@@ -154,7 +154,7 @@ def _counts(name: str, values: Sequence[Any]) -> list[int]:
 
 
 def _filled(values: np.ndarray, default: Array) -> np.ndarray:
-    """Broadcasts `values`, of shape `(count,)` or `(count, *shape)`, to `(count, *shape)`."""
+    """`values`, of shape `(count,)` or `(count, *shape)`, broadcast to `(count, *shape)`."""
     shape = jnp.shape(default)
     missing = len(shape) + 1 - values.ndim
     return np.broadcast_to(values.reshape(values.shape + (1,) * missing), (len(values), *shape))

@@ -80,15 +80,15 @@ def sweep(
 
     The cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does
     not grow with their number. The draws of a cell depend only on the key and on the cell's own coordinates (all
-    parameters, n and the dimension). They are therefore the same in every sweep that has the cell. Within a cell, all
-    estimators share their draws.
+    parameters, n and the dimension). They are therefore the same in every sweep that contains the cell. Within a cell,
+    all estimators share their draws.
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`. If `dimension` is an axis, it also has
             `of_dimension(d)`, which returns the problem in d dimensions.
         axes: names to values, as lists or arrays. `n` is the number of samples of one gradient estimate (10 if absent),
-            `dimension` is that of the problem, and all others are parameters. A number for an array parameter fills the
-            array.
+            `dimension` is that of the problem, and all others are parameters. If the parameter is an array, a number is
+            broadcast to its shape.
         estimators: by name. By default `reparameterized`, `score_function` and `score_function+leave_one_out`.
         params: fixed parameters that differ from the problem's own.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
@@ -141,7 +141,7 @@ def _joined(parts: Sequence[Moments]) -> Moments:
 
 def rows_of(grid: Grid, shape: Shape, first: int, moments: Moments, count: int) -> Iterator[Row]:
     """The rows of the cells `first`, ..., `first + count - 1`, from their moments."""
-    # With as few digits as the floats need: 0.1 instead of 0.10000000149.
+    # The fewest digits that identify the float: 0.1 instead of 0.10000000149.
     coordinates = {name: v.astype(str).astype(float).tolist() for name, v in grid.coordinates(first, count).items()}
     low, high = moments.variance_interval()
     columns = {
