@@ -44,7 +44,7 @@ class Fit(NamedTuple):
     step: Array
     """The number of steps so far, including those after a stop."""
     stopped_at: Array
-    """The number of the step that was refused. Nothing moves after it. -1 if no step was refused."""
+    """The number of the step that was refused. Nothing changes after it. -1 if no step was refused."""
     diverged: Array
     """Whether it was refused because the loss, its gradient, the new parameters or their record were not finite."""
     trace: Trace
@@ -75,21 +75,21 @@ def fit(
     feasible: Callable[[Params], Array] | None = None,
     record: Callable[[Params], Any] | None = everything,
 ) -> Fit:
-    """Minimises `E[loss]` by `steps` steps of `optimizer` along `jax.grad` of the loss.
+    """Minimises `E[loss]` by `steps` steps of `optimizer`, with gradient estimates from `jax.grad` of the loss.
 
         fitted = rgrad.fit(loss, {"loc": 2.0}, optax.sgd(0.1), jax.random.key(0), 500)
         fitted.params, fitted.trace.loss
 
-    It is pure, and one `lax.scan`: `jax.vmap` over keys runs many fits in one program. The key of step t depends only
-    on `key` and t. A long run can therefore be split into pieces, with the same result:
+    `fit` is a pure function, one `lax.scan`. `jax.vmap` over keys runs many fits in one program. The key of step t
+    depends only on `key` and t. A long run can therefore be split into pieces, with the same result:
 
         half = rgrad.fit(loss, params, optimizer, key, 250)
         whole = rgrad.fit(loss, half, optimizer, key, 250)
 
-    A step is refused if it would leave the feasible set or make a number infinite or nan. From then on the fit stays
-    where it was. Its trace repeats the last values, `stopped_at` is the number of that step, and `remark` names
-    possible causes. The trace contains no nan, unless the very first loss or gradient is not finite: then there is no
-    value to repeat.
+    A step is refused if it would leave the feasible set or make a number infinite or nan. From then on, the parameters
+    and the state do not change. The trace repeats the last values, `stopped_at` is the number of that step, and
+    `remark` names possible causes. The trace contains no nan, unless the very first loss or gradient is not finite:
+    there is then no value to repeat.
 
     Outside `jax.jit`, also under `jax.vmap`, the call is compiled with its own compiler options and is up to twice as
     fast. Calls from two threads use two cores.
@@ -129,7 +129,7 @@ def fit(
 
 
 def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: State = None) -> Fit:
-    """A `Fit` with no steps taken, from which `fit` starts. For runs split into pieces that share one compiled program.
+    """A `Fit` with no steps taken, from which `fit` starts. It is for runs in pieces that share one program.
 
     Raises:
         TypeError: a parameter is not a float.
@@ -151,7 +151,7 @@ def _last_of(trace: Trace, dtype: Any) -> Trace:
 
 
 def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
-    """The dtype of the loss. Raises if the loss does not return what it must."""
+    """The dtype of the loss. Raises an error if the loss does not return what it must."""
     if start.state is None:
         value = jax.eval_shape(loss, start.params, key)
     else:
@@ -235,8 +235,8 @@ def _like(tree: Any, model: Any) -> Any:
 def _keep_floats(good: Array, new: Any, old: Any) -> Any:
     """The new state of an optimizer if the step was good, else the old one.
 
-    Its counters advance in any case. Nothing depends on them in a fit that has stopped, and so they are the same number
-    in all fits of a `vmap`: Adam raises its decay rates to one power, instead of to a different power for each fit.
+    Its counters advance in any case, because nothing depends on them in a fit that has stopped. They are then the same
+    in all fits of a `vmap`, so that Adam computes one power of its decay rates, and not one for each fit.
     """
     moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)
