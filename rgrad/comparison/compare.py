@@ -61,8 +61,8 @@ def compare(
     - The exact gradient, if `q` has a finite support (a sum), or is normal in one or two dimensions and quadrature
       converges. The score function must agree with it.
     - The score function with a leave-one-out baseline, from separate samples. It is itself judged by the plain score
-      function. There is no such reference if the support of `q` moves with the parameters. For samples of only a few
-      numbers, `measure_valued` is a reference too.
+      function. There is no such reference if the support of `q` depends on the parameters. For samples of at most eight
+      elements, `measure_valued` is a reference too.
     - The compared estimators, if they are rgrad's own, can confirm a reference of another kind. If f is found to jump,
       an estimator that differentiates f cannot.
 

@@ -1,4 +1,4 @@
-"""Whether the support of `q` moves with the parameters. If it does, the score function misses the moving edge.
+"""Whether the support of `q` depends on the parameters. If it does, the score function misses the moving edge.
 
 The edges are found by following the support of the base distribution through the transforms, at the actual values.
 Infinite ends are followed too: a sigmoid maps minus infinity to 0 and plus infinity to 1, and a scale after it then
@@ -24,7 +24,7 @@ INFINITE = (-np.inf, np.inf)
 
 
 def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
-    """`terms`. Differentiating them in a parameter that moves the support of `q` raises at trace time.
+    """`terms`. Differentiating them in a parameter on which the support of `q` depends raises at trace time.
 
     For x ~ Uniform(0, theta), the derivative of `E[x]` is +1/2, but `E[x d log q]` is -1/2. The difference comes from
     the density at the edge (Leibniz's rule). Only the derivative raises, so Uniform(0, 1) with constant bounds is

@@ -38,7 +38,7 @@ def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform:
     Gamma, InverseGamma, Beta, Dirichlet, LogNormal, Normal and vectors of them have a built-in map, which standardises
     the noise to mean 0 and variance 1. Any event shape is allowed.
 
-    Needs an `f` that is continuous and differentiable almost everywhere, and a support that does not move with the
+    Needs an `f` that is continuous and differentiable almost everywhere, and a support that does not depend on the
     parameters. Under these conditions it is unbiased, and derivatives of every order that `f` has are unbiased too. The
     logarithm of a Gamma sample is drawn, so the gradient is also correct at small concentrations in 32 bits.
 
@@ -52,8 +52,8 @@ def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform:
         Shape `(n,)`, per sample.
 
     Raises:
-        NotImplementedError: `q` has no built-in map and `transform` is not given, or the support moves with the
-            parameters.
+        NotImplementedError: `q` has no built-in map and `transform` is not given, or the derivative is taken with
+            respect to a parameter on which the support depends.
 
     Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8),
     https://arxiv.org/abs/1610.02287.

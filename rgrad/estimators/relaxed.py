@@ -70,9 +70,9 @@ def straight_through(
     at the values of `q`, which it receives as floats.
 
     The value is unbiased. For one bit and temperature=None, the expected gradient is `(p f'(1) + (1 - p) f'(0)) dp`,
-    while the right one is `(f(1) - f(0)) dp`. The two agree for linear f and differ by `(2 p - 1) f''/2` for quadratic
-    f, whatever the number of samples. The gradient is not the derivative of any expectation, so a second derivative
-    raises.
+    while the correct one is `(f(1) - f(0)) dp`. The two agree for linear f and differ by `(2 p - 1) f''/2` for
+    quadratic f, whatever the number of samples. The gradient is not the derivative of any expectation, so a second
+    derivative raises.
 
     Args:
         temperature: a number > 0, or None.

@@ -41,7 +41,7 @@ def score_function(
 
         terms_i = attach(f(x_i) - h(x_i), log q(x_i)) - (attach(b_i, log q(x_i)) - b_i) + E_q[h]
 
-    Needs `q.log_prob`, and a support that does not move with the parameters. f may be any function of finite variance.
+    Needs `q.log_prob`, and a support that does not depend on the parameters. f may be any function of finite variance.
     The estimate is unbiased, and so are its derivatives of every order (`jax.hessian`), for every baseline and control
     variate.
 
@@ -75,8 +75,8 @@ def score_function(
     Raises:
         ValueError: the baseline uses its own sample, or another sample that depends on it (`antithetic(q)`);
             `leave_one_out` or `optimal` with n = 1; `n < 1`; `q` has a batch shape; f returns a vector; or the
-            derivative is taken of a probability that is known to be 0 or 1.
-        NotImplementedError: the derivative is taken of a parameter that moves the support of `q`.
+            derivative is taken with respect to a probability that is known to be 0 or 1.
+        NotImplementedError: the derivative is taken with respect to a parameter on which the support of `q` depends.
 
     Source: Williams 1992, REINFORCE, https://doi.org/10.1007/BF00992696; Glynn 1990,
     https://doi.org/10.1145/84537.84552. Baselines: Greensmith, Bartlett and Baxter 2004,

@@ -168,7 +168,7 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     L_-k is L with log w_k replaced by the mean of the other log weights (the geometric mean of the weights). It does
     not depend on x_k, so it adds no bias. Each sample is credited only for what *it* contributes to the bound.
 
-    Needs `q.log_prob`, a support that does not move with the parameters, finite weights, and K >= 2. Unbiased, and so
+    Needs `q.log_prob`, a support that does not depend on the parameters, finite weights, and K >= 2. Unbiased, and so
     are derivatives of every order. Takes memory for K^2 numbers for each bound.
 
     Returns:

@@ -84,7 +84,7 @@ class Moments(NamedTuple):
         If all draws agree, the interval has width 0 only for a number that does not depend on the key (`constant`). For
         a number that can only be 0 or 1 (`binary`) it is the rule of three: an event that did not occur in n draws has
         the interval 0 to `1 - (1 - level)^(1/n)`, about 3/n. For any other number it is nan, because n equal draws do
-        not bound the contribution of a rarer one.
+        not bound the contribution of a rarer value.
         """
         _two_sided(level)
 
