@@ -65,7 +65,7 @@ def those_that_apply(
 
 
 def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: str = "") -> Point:
-    """Return the problem's parameters as arrays, with those in `params` in place of the problem's own.
+    """The problem's parameters as arrays. Values in `params` replace the problem's own.
 
     A number becomes a float if the default is a float. It stays an integer if the default is an integer, e.g. a count.
 
@@ -93,7 +93,7 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
 def names_to_differentiate(
     problem: Problem, point: Point, wrt: Sequence[str] | None = None, caller: str = ""
 ) -> tuple[str, ...]:
-    """Return the names to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
+    """The names of the parameters to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
 
     Raises:
         ValueError: a name is unknown or given twice, or its parameter is an integer.

@@ -100,7 +100,10 @@ def _solve(scale: Array, shift: Array) -> Array:
 
 
 def log_gamma(key: Array, shape: tuple[int, ...], a: Array) -> Array:
-    """Return log z, z ~ Gamma(a, 1), at least the quantile of one rounding. JAX's own is -inf once in 2^23 draws."""
+    """log z with z ~ Gamma(a, 1), bounded below by about its quantile at the machine epsilon.
+
+    JAX's own is -inf once in 2^23 draws.
+    """
     y = jax.random.loggamma(key, a, shape, a.dtype)
     return jnp.maximum(y, jnp.log(jnp.finfo(y.dtype).eps) / a - 1)
 

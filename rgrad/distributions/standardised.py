@@ -34,7 +34,7 @@ class Standardised(NamedTuple):
 class Logarithm(NamedTuple):
     """The distribution of log z or logit z, for small concentrations: z itself would round to 0 or 1.
 
-    It is given by `sampler(key, shape, *arrays)` and `density(y)`, and is independent over the shape of an event.
+    It is given by `sampler(key, shape, *arrays)` and the log density `density(y)`. The entries of an event are independent.
     """
 
     sampler: Callable[..., Array]
