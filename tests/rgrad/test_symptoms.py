@@ -101,9 +101,9 @@ def wrong_place():
 SYMPTOMS = {
     "the gradient is exactly 0, through a categorical or Bernoulli sample": zero,
     "the gradient of a Gamma, Beta or Dirichlet is nan at a small concentration": nan,
-    "REINFORCE with the mean for a baseline: every gradient is too small": shrunk,
-    "the gradient is off, and f has the parameters in it": own,
-    "straight-through trains well, to the wrong place": wrong_place,
+    "REINFORCE with the mean as its baseline: every gradient is too small": shrunk,
+    "the gradient is wrong, and f depends on the parameters": own,
+    "straight-through converges, but to the wrong place": wrong_place,
 }
 
 
