@@ -1,6 +1,6 @@
-"""Rewrites the tables that no measurement is needed for: python -m experiments.readme
+"""Rewrites the tables that need no measurement: python -m experiments.readme
 
-The list of estimators in the README of the project, and the gallery of experiments/README.md.
+These are the table of estimators in the project's README, and the list of experiments in experiments/README.md.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ SAMPLES = 10
 
 
 def examples() -> dict[str, Any]:
-    """One scalar distribution of each sort, by name."""
+    """One scalar distribution of each kind, by name."""
     return {
         "Normal": dist.Normal(0.0, 1.0),
         "Gamma": dist.Gamma(2.0, 1.0),
@@ -29,7 +29,7 @@ def examples() -> dict[str, Any]:
 
 
 def estimators_table() -> str:
-    """`rgrad.ESTIMATORS`: what each applies to, what it costs, and what is known of it."""
+    """One row for each of `rgrad.ESTIMATORS`: the distributions that it applies to, its cost and its properties."""
     lines, known = [], examples()
     for row in rgrad.ESTIMATORS.values():
         applies = {name: row.applies(q) for name, q in known.items()}
@@ -43,7 +43,7 @@ def estimators_table() -> str:
 
 
 def gallery() -> str:
-    """The experiments: picture, question and answer, command and time."""
+    """One row for each experiment: picture, question and answer, command, time."""
     lines = []
     for e in entries():
         link = f"{e.name}/{README}"
@@ -53,7 +53,7 @@ def gallery() -> str:
 
 
 def written() -> dict[Path, str]:
-    """The files with these tables, and their new text."""
+    """Maps each file that has one of these tables to its new text."""
     tables = {HOME.parent / README: {"estimators": estimators_table()}, HOME / README: {"experiments": gallery()}}
     return {path: with_tables(path.read_text(encoding="utf-8"), of) for path, of in tables.items()}
 

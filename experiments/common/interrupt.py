@@ -1,4 +1,4 @@
-"""Remembers Ctrl-C. An exception that is raised in a garbage-collection callback of JAX is swallowed."""
+"""Remembers Ctrl-C. Python drops a KeyboardInterrupt that is raised in a garbage-collection callback of JAX."""
 
 import signal
 from typing import Any

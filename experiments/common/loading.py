@@ -70,7 +70,7 @@ def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _in_path(folder: str) -> Iterator[None]:
-    """Searches `folder` for modules, first."""
+    """Searches `folder` first for modules, within the context."""
     if folder in sys.path:
         yield
         return

@@ -21,7 +21,7 @@ class Chosen(NamedTuple):
 
 
 def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
-    """The rows of `table` with these values. Without `keep`, only the values that occur in each column.
+    """The rows of `table` with these values. Without `keep`: no rows, only the values that occur in each column.
 
     Raises:
         UsageError: the file or a column does not exist.

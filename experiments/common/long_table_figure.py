@@ -76,7 +76,7 @@ def _style(hue: str | None, value: Any, i: int, count: int) -> tuple[Any, str]:
 def draw_heat(
     rows: Rows, x: str, y: str, heat: str, hue: str | None, title: str, scales: tuple[str, str]
 ) -> dict[str, bytes]:
-    """The same as a heatmap over x and y. A panel for each value of `hue`, all with one colour scale."""
+    """`figure.png` and `figure.svg`: a heatmap over x and y for each value of `hue`, all with one colour scale."""
     one_each(rows, (x, y, *((hue,) if hue else ())), heat)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
     figure, axes = grid(len(series))

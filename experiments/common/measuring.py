@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 class ProblemTask(NamedTuple):
-    """The task of a measurement: a problem at a point, some of its parameters, and the estimators by name."""
+    """What to measure: a problem at a point, the parameters to differentiate, and the estimators by name."""
 
     name: str
     problem: rgrad.Problem
@@ -66,7 +66,7 @@ class ProblemTask(NamedTuple):
         }
 
     def measure(self, key: jax.Array, n: int, replicates: int, advance: Advance) -> Measured:
-        """The moments of the gradients from n samples over the replicates.
+        """The moments of gradient estimates from n samples, over the replicates.
 
         Raises:
             UsageError: a gradient is nan or infinite.
@@ -114,7 +114,7 @@ def prepare(
         alone = task._replace(estimators={name: estimator})
         try:
             for n in num_samples:
-                # rgrad raises its errors when tracing. The parameters have been checked before.
+                # Tracing is enough, because rgrad raises its errors then. The parameters are already validated.
                 with usage(f"{name} with n = {n}", Exception), validation_enabled(False):
                     jax.eval_shape(alone.gradients(n), jax.random.key(0))
         except UsageError as error:
@@ -154,7 +154,7 @@ def _distribution(task: ProblemTask) -> Any:
 
 
 def _hint(task: ProblemTask) -> str:
-    """The likely cause if the functions of a problem fail."""
+    """A hint for the error message if a function of the problem raises."""
     if isinstance(task.problem, type):
         return " (this is a class: its functions must not take self; or give an instance)"
     changed = [n for n, value in task.problem.params.items() if jnp.shape(value) != task.point[n].shape]
@@ -167,7 +167,7 @@ def _check_arguments(q: Any) -> None:
         value = vars(q).get(name)
         try:
             allowed = value is None or np.all(constraint(value))
-        except (ValueError, NotImplementedError):  # a constraint that depends on other parameters, e.g. low < high
+        except (ValueError, NotImplementedError):  # the constraint depends on other parameters, e.g. low < high
             continue
         if not allowed:
             rule = type(constraint).__name__.strip("_")

@@ -78,7 +78,7 @@ SPARE = [
 
 
 def style_of(name: str) -> Style:
-    """The colour and marker of a contender.
+    """The colour and marker of an estimator or a program.
 
     A name that is not in `STYLES`, such as the reader's own estimator, gets one of the spare styles. The choice depends
     only on the name.
@@ -110,7 +110,7 @@ def grid(count: int) -> tuple[Figure, list[Any]]:
 
 
 def legend_below(figure: Figure, entries: tuple[list[Any], list[str]], ncols: int = 3) -> None:
-    """One legend for the whole figure, below the panels. Makes the figure higher to leave the panels their size."""
+    """One legend for the whole figure, below the panels. The figure gets taller, so that the panels keep their size."""
     handles, labels = entries
     rows = math.ceil(len(labels) / ncols)
     figure.set_figheight(figure.get_figheight() + 0.2 * rows)
@@ -139,7 +139,7 @@ def label_lines(axis: Any, ends: Iterable[tuple[float, float, str, str]]) -> Non
 def plain_log(axis: Any, which: str = "y") -> None:
     """Chooses the ticks of a logarithmic axis so that their labels do not overlap.
 
-    Over a decade and a half or more only powers of ten have labels. A shorter axis has plain numbers.
+    An axis over 1.5 decades or more has labels only at powers of ten. A shorter axis has plain numbers.
     """
     side = axis.yaxis if which == "y" else axis.xaxis
     low, high = sorted(axis.get_ylim() if which == "y" else axis.get_xlim())

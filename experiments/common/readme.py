@@ -1,4 +1,4 @@
-"""The READMEs of the experiments: their head, their marked tables, and how a run rewrites those.
+"""Reads the heads of the experiments' READMEs, and rewrites the marked tables in them.
 
 A README starts with `# QUESTION`, an answer in bold, and a `bash` block with the command and its duration:
 
@@ -56,7 +56,7 @@ def entries(home: Path | None = None) -> list[ExperimentEntry]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[str] = ()) -> str:
-    """A markdown table: the first column and those in `words` are aligned left, the others right."""
+    """A markdown table. The first column and those in `words` are aligned left, the others right."""
     rule = ["---" if i == 0 or name in words else "---:" for i, name in enumerate(header)]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
@@ -64,7 +64,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequen
 
 
 def plus_minus(value: float, half: float) -> str:
-    """`3.142 +- 0.021`: an estimate and half of its 95 % interval, which has two digits."""
+    """`3.142 +- 0.021`: an estimate and the half-width of its 95 % interval, with two digits."""
     if not 0 < half < math.inf:
         return f"{number(value)} +- {half:g}"
     decimals = max(0, 1 - math.floor(math.log10(half)))

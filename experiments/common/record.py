@@ -45,8 +45,8 @@ class Outcome(NamedTuple):
 def recorded(settings: Any, experiment: str, work: float, what: str, study: Callable[[Advance], Outcome]) -> int:
     """Runs a study and records it: folder, progress, files, report. Returns the exit status, 1 if the findings are wrong.
 
-    NumPyro does not validate parameters during the study. The problem has been tried before, and validation takes seconds
-    at every trace.
+    NumPyro does not validate parameters during the study, because that takes seconds at every trace. They were
+    validated before.
 
     Args:
         work: the total work, in the unit in which the study advances the progress bar.

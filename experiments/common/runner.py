@@ -49,7 +49,7 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as stop:  # the message of an experiment says what was kept
+    except KeyboardInterrupt as stop:  # an experiment may say in it what was kept
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, e.g. `| head`, has closed the pipe

@@ -126,7 +126,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
 
     Each parameter on the command line replaces the parameter with the same name in the file. If `--problem` on the command
     line differs from that in the file, `params` and `wrt` of the file are ignored: they belong to another problem. If the
-    model has `resumed`, the settings that it returns for `--resume PATH` come after those of the file.
+    model has `resumed`, the settings that it returns for `--resume PATH` replace the defaults.
 
     Raises:
         UsageError: unknown flag or key (the message names the nearest known one), or a value that is not allowed.
@@ -207,8 +207,8 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=len(argv))
         given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
         return f"{named[0]}: {given!r} cannot be parsed; expected: {model.model_fields[flags[named[0]]].description}"
-    # The message is above the first rule. The title is part of the frame. If only ASCII is available, it is a line of its
-    # own, with its own rule.
+    # The message is between the first rule and the next. The first rule is the top of the frame, with the title. If
+    # only ASCII is available, it is a rule below the title.
     lines = box.strip().splitlines()
     blocks: list[list[str]] = [[]]
     for line in lines:
