@@ -8,7 +8,7 @@ from experiments.common.tables import number
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: BoundsSettings) -> dict[str, str]:
-    """The signal-to-noise ratio of d/d b, with K along the line."""
+    """The signal-to-noise ratio of d/d b, with a column for each K."""
     ratio = lambda r: "noise" if r["snr"] < RESOLVED * r["floor"] else number(r["snr"], 3)
     at = {(r["perturbation"], r["estimator"], r["k"]): ratio(r) for r in rows if r["parameter"] == "b"}
     lines = [

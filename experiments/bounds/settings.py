@@ -18,9 +18,9 @@ RESOLVED = 2.0  # a ratio below this many noise floors is mostly noise
 class BoundsSettings(ExperimentSettings):
     """The signal-to-noise ratio of gradient estimates of the K-sample bound, in the linear-Gaussian model.
 
-    z ~ N(mu, I), x|z ~ N(z, I), q(z|x) = N(A x + b, 2/3 I); A and b belong to the inference network, mu to the
-    model. Each gradient is that of the mean bound over all data points, with K independent samples for each point. The
-    ratio |mean| / sd is averaged over the coordinates.
+    z ~ N(mu, I), x|z ~ N(z, I), q(z|x) = N(A x + b, 2/3 I); A and b are parameters of the inference network,
+    mu of the model. Each gradient is that of the mean bound over all data points, with K independent samples for each
+    point. The ratio |mean| / sd is averaged over the coordinates.
     """
 
     estimators: Annotated[tuple[Rule, ...], Field(min_length=1), ONCE] = (

@@ -15,8 +15,8 @@ from scipy.special import stdtrit
 import rgrad
 from experiments.common.progress import Advance
 
-PARTS = 10  # into which the jackknife divides the replicates
-BLOCK = 64  # data points at once, to fit into a cache
+PARTS = 10  # the jackknife divides the replicates into this many parts
+BLOCK = 64  # data points that are computed at once, so that they fit into a cache
 Params = dict[str, Array]
 
 

@@ -75,7 +75,7 @@ def functions(settings: Any) -> list[Function]:
 
 
 class MapCells(NamedTuple):
-    """Cells as arrays of one shape: the knob of r, mu, sigma, and their derivatives in the parameter."""
+    """Cells as arrays of one shape: the knob of r, mu, sigma, and the derivatives of mu and sigma in the parameter."""
 
     knob: Any
     mu: Any

@@ -30,7 +30,7 @@ class Exact(NamedTuple):
     reparameterized: Any
     """Variance of r'(z) dz/d phi."""
     kurtosis: Any
-    """Of the three, along a last axis."""
+    """The kurtosis of the three gradients, along the last axis."""
     constant: Any
     """c = E[r s^2] / E[s^2], which minimises that variance."""
     r_mean: Any
@@ -85,7 +85,8 @@ def exact(function: Function, cells: MapCells) -> Exact:
     if function.breaks:
         rule = both(half_lines(1 / 256), half_lines(1 / 256 / COARSER))
     else:
-        # Fourth powers oscillate four times as fast. The transform of a Gaussian vanishes beyond 16.
+        # The kurtosis needs fourth powers, which oscillate four times as fast. The Fourier transform of a Gaussian
+        # vanishes beyond 16.
         fastest = 4 * np.max(np.abs(cells.knob * cells.sigma)) if function.oscillates else 0.0
         nodes = int(min(MOST_NODES, 28 * (fastest + 48) / (2 * np.pi)))
         rule = both(trapezoid(nodes), trapezoid(int(COARSER * nodes)))
@@ -115,7 +116,7 @@ def exact(function: Function, cells: MapCells) -> Exact:
 
 
 def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
-    """The moments in one cell, with a first axis for the two rules. `resolved`: what each rule can tell about itself."""
+    """The moments in one cell, with a first axis for the two rules. `resolved`: what a rule can check by itself."""
     z, eps, weights = rule(cell.mu, cell.sigma)
     expect = lambda x: jnp.sum(weights * x, 1)
     of = lambda x: function.r(x, cell.knob)
@@ -145,12 +146,12 @@ def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
 def sine_variances(cells: MapCells) -> tuple[np.ndarray, np.ndarray]:
     """Variances per sample for r = sin(omega z), of REINFORCE and the reparameterized gradient, for d/d mu or d/d sigma.
 
-    With t = omega sigma and C = cos(2 omega mu), from `E[cos(k eps) He_n(eps)] = Re(i^n) k^n exp(-k^2/2)`:
+    With t = (omega sigma)^2 and C = cos(2 omega mu), from `E[cos(k eps) He_n(eps)] = Re(i^n) k^n exp(-k^2/2)`:
 
-        d/d mu:     (1 - C (1 - 4 t^2) e^(-2 t^2) - t^2 (1 + C) e^(-t^2)) / (2 sigma^2)
-                    omega^2 (1 - e^(-t^2)) (1 - C e^(-t^2)) / 2
-        d/d sigma:  (2 - C (16 t^4 - 16 t^2 + 2) e^(-2 t^2) - t^4 (1 - C) e^(-t^2)) / (2 sigma^2)
-                    omega^2 (1 + C (1 - 4 t^2) e^(-2 t^2) - t^2 (1 - C) e^(-t^2)) / 2
+        d/d mu:     (1 - C (1 - 4 t) e^(-2 t) - t (1 + C) e^(-t)) / (2 sigma^2)
+                    omega^2 (1 - e^(-t)) (1 - C e^(-t)) / 2
+        d/d sigma:  (2 - C (16 t^2 - 16 t + 2) e^(-2 t) - t^2 (1 - C) e^(-t)) / (2 sigma^2)
+                    omega^2 (1 + C (1 - 4 t) e^(-2 t) - t (1 - C) e^(-t)) / 2
     """
     t, C = (cells.knob * cells.sigma) ** 2, np.cos(2 * cells.knob * cells.mu)
     e, e2 = np.exp(-t), np.exp(-2 * t)

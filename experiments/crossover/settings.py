@@ -31,10 +31,10 @@ Finite = Annotated[float, Field(ge=-1e3, le=1e3)]
 class CrossoverSettings(ExperimentSettings):
     """The variance of REINFORCE divided by that of the reparameterization trick, for r(z), z ~ N(mu, sigma^2).
 
-    sine: sin(omega z); sigmoid: a step as omega grows; power: |z|^p; ripple: z^2 + a sin(omega z); polynomial:
-    the Chebyshev polynomial of degree k. Maps over omega (or p, or k) and sigma for d/d mu and d/d sigma. Lines for d/d phi
-    with any mu(phi) and sigma(phi), and for sums of r over many coordinates. All are exact, by quadrature. Some points are
-    also measured, as a check.
+    sine: sin(omega z); sigmoid: a step as omega grows; power: |z|^p; ripple: z^2 + a sin(omega z); polynomial: the
+    Chebyshev polynomial of degree k. There are maps over omega (or p, or k) and sigma, for d/d mu and d/d sigma. There
+    are lines for d/d phi, with any mu(phi) and sigma(phi), and for sums of r over many coordinates. All values are
+    exact, by quadrature. Some are also measured, as a check.
 
     The exit status is 1 if the two disagree (|z| > 5), or if quadrature for the sine is off by more than 1e-8.
     """
@@ -58,20 +58,20 @@ class CrossoverSettings(ExperimentSettings):
     loc: Finite = 0.0
     """mu in the maps."""
     amplitude: Finite = 1.0
-    """a of the ripple."""
+    """Amplitude a of the ripple."""
     cells: Annotated[int, Field(ge=3, le=101)] = 25
     """Cells along each axis of a map, an integer (for the polynomial: one per degree)."""
     mu: str = "linear"
     """mu(phi): constant (1), linear, exp, softplus, tanh, or your own as module:function."""
     sigma: str = "softplus"
-    """sigma(phi), as --mu. It must be positive."""
+    """sigma(phi), with the same choices as --mu. It must be positive."""
     phis: Annotated[tuple[Finite, Finite], AfterValidator(_increasing)] = (-3.0, 3.0)
     """Range of phi."""
     dimensions: Annotated[tuple[Annotated[int, Field(ge=1, le=2**14)], ...], Field(min_length=1), ONCE] = (
         1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024,
     )  # fmt: skip
-    """D, for the sum of r over D coordinates, integers."""
+    """Numbers D of coordinates over which r is summed, integers."""
     checked: Annotated[int, Field(ge=1, le=101)] = 4
     """Points along each axis at which the variance is also measured, an integer."""
     replicates: Annotated[int, Field(ge=1_000, lt=2**31)] = 100_000
-    """Independent one-sample gradients behind each measured variance, an integer. The sums use an eighth of it."""
+    """Independent one-sample gradients behind each measured variance, an integer. The sums use an eighth of them."""

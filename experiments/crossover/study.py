@@ -24,9 +24,9 @@ from experiments.crossover.cells import (
 )
 from experiments.crossover.exact import ESTIMATORS, Exact, exact, sine_variances
 
-FREEDOM = 2_000  # below this many degrees of freedom, a variance exceeds 5 standard errors too easily
+FREEDOM = 2_000  # with fewer degrees of freedom, a variance is off by 5 standard errors too easily
 PLACE = ("part", "function", "r", "knob", "value", "mu", "sigma", "phi", "dimension", "parameter")
-SUMS_SHARE = 8  # fraction of the replicates for sums over D coordinates, which cost D times as much
+SUMS_SHARE = 8  # the sums over D coordinates use this many times fewer replicates, because each costs D times as much
 
 
 def estimates(
@@ -128,7 +128,7 @@ def _of_function(settings: Any, function: Function, family: FunctionFamily, key:
     reasons = [_reason(function, at(every, i), at(truth, i)) for i in range(-of_examples, 0)]
     advance(0.4)
 
-    # Measure at a few places, and at every place at which quadrature fails.
+    # Measure at a few places, and wherever quadrature fails.
     wanted = np.concatenate([_lattice(part.knob.shape, settings.checked) for part in parts[:2]])
     places = np.flatnonzero(wanted | ~truth.resolved[: wanted.size])
     chosen = (places[places < of_map], places[places >= of_map])
@@ -201,7 +201,8 @@ def _checks(rows: list[dict[str, Any]], moments: rgrad.Moments, freedom: np.ndar
     z is the difference in standard errors. They follow from the exact variance and its degrees of freedom.
     """
     checks, (low, high) = [], moments.variance_interval()
-    # Of a fair coin (r' of |z|, kurtosis 1) the variance is known better than first order says: never more than so well.
+    # If the kurtosis is 1 (r' of |z| is 1 or -1), the first-order formula says that the variance is known almost
+    # exactly. So the degrees of freedom are limited.
     freedom = np.clip(freedom, 0, 200 * int(moments.count))
     for i, row in enumerate(rows):
         for j, e in enumerate(ESTIMATORS):
@@ -245,7 +246,10 @@ def _closed_form_error(cells: MapCells, truth: Exact) -> float | None:
 
 
 def _lattice(shape: tuple[int, ...], checked: int) -> np.ndarray:
-    """Flat indices of the places to measure: evenly spaced, about `checked` along each axis but the first of three."""
+    """Flat indices of the places to measure: about `checked`, evenly spaced, along each axis.
+
+    If there are three axes, every index of the first one is measured.
+    """
     axes = [np.arange(n) if len(shape) == 3 and i == 0 else _spread(n, checked) for i, n in enumerate(shape)]
     chosen = np.zeros(shape, bool)
     chosen[np.ix_(*axes)] = True
@@ -253,5 +257,5 @@ def _lattice(shape: tuple[int, ...], checked: int) -> np.ndarray:
 
 
 def _spread(n: int, checked: int) -> np.ndarray:
-    """`checked` of n places: the middles of `checked` equal stretches."""
+    """The indices of `checked` of n places: the middles of `checked` equal parts."""
     return np.unique(((np.arange(min(n, checked)) + 0.5) * n / min(n, checked)).astype(int))

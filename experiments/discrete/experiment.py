@@ -1,4 +1,4 @@
-"""Which gradient of an expectation over bits is the least noisy, which one is biased, and which one trains?"""
+"""Which gradient of an expectation over bits has the least noise, which is biased, and which trains best?"""
 
 from typing import Any
 

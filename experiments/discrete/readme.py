@@ -21,7 +21,7 @@ def readme_tables(rows: list[dict[str, Any]], settings: DiscreteSettings) -> dic
 
 
 def _bias(row: dict[str, Any]) -> str:
-    """In percent of the gradient, if it can be told from 0."""
+    """The bias in percent of the gradient, if it differs significantly from 0."""
     if abs(row["bias"]) <= SURE * row["standard_error"] + 1e-6 * abs(row["exact_mean"]):
         return "none"
     return f"**{row['bias'] / row['exact_mean']:+.0%}**" if row["exact_mean"] else number(row["bias"], 2)

@@ -1,4 +1,4 @@
-"""Which gradient of an expectation over bits is the least noisy, which one is biased, and which one trains?
+"""Which gradient of an expectation over bits has the least noise, which is biased, and which trains best?
 
 python -m experiments.discrete
 """
@@ -11,7 +11,7 @@ from experiments.common.settings import ONCE, ExperimentSettings
 
 
 class DiscreteSettings(ExperimentSettings):
-    """The toy problem of the literature: D bits, f(b) = mean (b - t)^2, differentiated in the logits by every estimator.
+    """The toy problem of the literature: D bits and f(b) = mean (b - t)^2. The derivatives are in the logits.
 
     Reports variance and bias at one point, and training curves of Adam. The closer t is to 1/2, the less f depends on b.
     """
@@ -35,7 +35,7 @@ class DiscreteSettings(ExperimentSettings):
     targets: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), ONCE] = (0.499, 0.45)
     """t, each from 0 to 1."""
     logit: Annotated[float, Field(ge=-20, le=20)] = 0.0
-    """Logit of every bit at which the gradient is measured and training starts."""
+    """Logit of every bit, where the gradient is measured and training starts."""
     num_samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
     """Samples in one gradient estimate, an integer (pairs for arm and disarm)."""
     replicates: Annotated[int, Field(ge=2, le=2**40)] = 20_000

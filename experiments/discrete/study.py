@@ -70,7 +70,7 @@ class DiscreteTask(NamedTuple):
         return self.ways[name].row.evaluations(bits, self.samples)
 
     def measure(self, name: str, targets: Array, logit: float, key: Array, replicates: int) -> rgrad.Moments:
-        """The gradient in the first logit (the bits are exchangeable) if all logits are `logit`. Shape `(targets,)`."""
+        """The gradient in the first logit, if all are `logit`. The bits are exchangeable. Shape `(targets,)`."""
         logits = jnp.full(self.bits, logit)
         state = {part: jnp.asarray(value) for part, value in self.ways[name].start.items()}
 
@@ -84,8 +84,8 @@ class DiscreteTask(NamedTuple):
     ) -> np.ndarray:
         """Exact losses during `fits` runs of Adam for each target. Shape `(targets, fits, points + 1)`.
 
-        The own parameters of the estimator follow the gradient of its variance (Tucker et al. 2017). This is the gradient
-        of the squared estimate, because the mean does not depend on these parameters.
+        The estimator's own parameters follow the gradient of its variance (Tucker et al. 2017). This is the gradient of
+        the squared estimate, because the mean does not depend on these parameters.
         """
         optimizer, gradient = optax.adam(rate), jax.grad(self.loss)
         noise = lambda state, logits, t, k: jnp.sum(gradient(logits, t, state, name, k) ** 2)

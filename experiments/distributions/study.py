@@ -18,7 +18,7 @@ ESTIMATORS = {
     if row.compared and not row.biased and name != "reparameterized+antithetic"
 }
 REFUSALS = (TypeError, ValueError, NotImplementedError)
-Z = 6.5  # for 1,500 normal means, a run has 1e-7 false alarms. The limit is larger because of heavy tails
+Z = 6.5  # for 1,500 normal means, a run has 1e-7 false alarms. Heavy tails need such a large limit
 ROUNDING = 3e-4  # relative to the truth and to 1, for 32-bit floats
 
 
@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 def cells_of(name: str, num_samples: int, replicates: int, seed: int) -> list[Cell]:
-    """The cells of the row of that name. For processes: a row itself cannot be sent to one."""
+    """The cells of the row with this name. It takes the name because a row cannot be sent to another process."""
     with jax.enable_x64(True):
         (row,) = (row for row in rows() if row.name == name)
     with validation_enabled(False):

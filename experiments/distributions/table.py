@@ -1,7 +1,8 @@
 """The rows of the distribution table: name, q(theta), theta, f and the expectation of f.
 
-Covers every NumPyro class that can be built: as a scalar, a vector, expanded, and with parameters of different shapes. The
-parameters include points at which formulas change: logit 0, probability 0, 1/2 and 1, concentration 1.
+The table covers every NumPyro class that can be built: as a scalar, as a vector, expanded, and with parameters of
+different shapes. The parameters include points at which formulas change: logit 0, probability 0, 1/2 and 1,
+concentration 1.
 """
 
 from collections.abc import Callable

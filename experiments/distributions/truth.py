@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-STEP = 1e-3  # step of the differences. Their error is its fourth power
+STEP = 1e-3  # step of the differences. Their error is of the order of its fourth power
 INF = np.inf
 
 
@@ -46,7 +46,7 @@ def integral(base: Callable[[Any], Any], g: Callable[[Any], Any], breaks: Any) -
         x, dx = nodes(at)
         where = x.reshape(-1, *(1,) * len(q.batch_shape))
         density = jnp.exp(q.log_prob(where)).reshape(len(x), -1) * dx[:, None]
-        density = jnp.where(jnp.isfinite(density), density, 0.0)  # at an end that rounds to the edge
+        density = jnp.where(jnp.isfinite(density), density, 0.0)  # a node may round to an end of the support
         values = (density * g(where).reshape(len(x), -1)).sum(0)
         return values @ weights(q.batch_shape), density.sum(0)
 
@@ -67,13 +67,13 @@ def total(base: Callable[[Any], Any], g: Callable[[Any], Any], largest: int = 40
 
 
 def weights(batch_shape: Sequence[int]) -> Any:
-    """The weight of each coordinate in the objective. All differ, so that exchanged coordinates are detected."""
+    """The weight of each coordinate in the objective. All differ, so that a test detects exchanged coordinates."""
     size = int(np.prod(batch_shape))
     return jnp.array([1.0, -0.5, 0.7, 0.3][:size])
 
 
 def _checked(expectation: Callable[[Any], Any]) -> Callable[[Any], float]:
-    """Raises if the density does not integrate to 1. Then the computed truth would be wrong."""
+    """Raises ArithmeticError if the density does not integrate to 1, because the computed truth would be wrong."""
     compiled = jax.jit(expectation)
 
     def call(theta: Any) -> float:

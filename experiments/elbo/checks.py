@@ -17,7 +17,7 @@ Row = dict[str, Any]
 EXACT = 1e-5  # largest relative difference of the sides of an equation without sampling, in 64 bits
 LIMIT = 6.0  # in standard errors. By chance: once in 500 million normal means
 NORMAL = 1.96
-POINTS, SAMPLES, CALLS = 8, 64, 200  # of densities, of one ELBO, and of ELBOs whose mean is compared
+POINTS, SAMPLES, CALLS = 8, 64, 200  # points of a density, samples of one ELBO, and ELBOs whose mean is compared
 
 
 def row(part: str, target: str, q: str, dimension: int, quantity: str, value: Any, **others: Any) -> Row:
@@ -39,7 +39,7 @@ def exactly(value: Any, reference: Any, difference: Any) -> Row:
 def sampled(value: Any, reference: Any, error: Any) -> Row:
     """The columns of an equation between means. The difference has this standard error."""
     difference = float(value - reference)
-    # Rounding of a zero variance. The value itself may be exact.
+    # The second term allows for rounding if the variance is zero.
     allowed = LIMIT * float(error) + 1e-5 * abs(float(reference))
     return {
         "value": float(value), "reference": float(reference), "difference": difference,
@@ -49,7 +49,7 @@ def sampled(value: Any, reference: Any, error: Any) -> Row:
 
 
 def cholesky_family(mu: Any, C: Any, phi: str) -> Any:
-    """q for a Cholesky factor. It is measured, and checked against `rgrad.location_scale`."""
+    """q for a Cholesky factor. Its gradients are measured, and its density is checked like that of `location_scale`."""
     if phi == "normal":
         return dist.MultivariateNormal(mu, scale_tril=C)
     return dist.TransformedDistribution(PHIS[phi]().expand([mu.size]).to_event(1), LowerCholeskyAffine(mu, C))
@@ -71,7 +71,7 @@ def check_rows(name: str, target: ElboTarget, phi: str, seed: int) -> Iterator[R
 
 
 def _library_sides(log_g: Callable[[Array], Any], phi: str) -> Callable[..., dict[str, Any]]:
-    """The results of the library, in one program for both kinds of C. Only `location_scale` knows about mu + C eps."""
+    """The results of the library, in one program for both kinds of C. Only `location_scale` uses z = mu + C eps."""
 
     def sides(mu: Array, C: Array, points: Array, drawn: Array, key: Array) -> dict[str, Any]:
         q = lambda mu, C: rgrad.location_scale(mu, C, PHIS[phi]())

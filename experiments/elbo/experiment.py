@@ -17,7 +17,7 @@ from experiments.elbo.study import family_case, load_way, location_scale_cases, 
 
 
 def run(settings: ElboSettings) -> int:
-    with validation_enabled(False):  # the parameters are ours. Checking them at every trace takes seconds
+    with validation_enabled(False):  # validation takes seconds at every trace
         ways = {name: load_way(name) for name in settings.estimators}
         family_ways = {name: load_way(name, "--family-estimators") for name in settings.family_estimators}
         located = location_scale_cases(settings)

@@ -8,7 +8,7 @@ from experiments.elbo.settings import ElboSettings
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: ElboSettings) -> dict[str, str]:
-    """The variance of d/d mu at the largest D, with the distances along the line."""
+    """The variance of d/d mu at the largest D, with a column for each distance."""
     at = {
         (f"{r['estimator']}/{r['entropy']}", r["distance"]): number(r["value"], 3)
         for r in rows

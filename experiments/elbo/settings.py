@@ -16,11 +16,11 @@ SHOWN = (0.1, 1.0)  # the distances that are printed for the families. The figur
 
 
 class ElboSettings(ExperimentSettings):
-    """Checks equations (4), (5), (6h) and (7c) of Aziz's notes for z = mu + C eps, and measures the noise of ELBO gradients.
+    """Checks equations (4) to (7c) of Aziz's notes for z = mu + C eps, and measures the noise of ELBO gradients.
 
     Both sides of each equation are evaluated in 64 bits at the smallest and the largest D. For each D, the variance is
-    measured for the derivatives in mu, in the diagonal of C and in C below its diagonal. The same for Gamma, Beta and
-    Dirichlet.
+    measured for the derivatives in mu, in the diagonal of C, and in C below its diagonal. It is also measured for
+    Gamma, Beta and Dirichlet.
 
     Each variance is that of one estimate, summed over the coordinates of a block. The exit status is 1 if an equation or
     the mean of an estimate is wrong: by 1e-5 relative, or by 6 standard errors if it is sampled.
@@ -53,9 +53,9 @@ class ElboSettings(ExperimentSettings):
         "reparameterized/sampled",
         "reparameterized/exact",
     )
-    """As --estimators, for the families. There, reparameterized uses implicit differentiation."""
+    """Like --estimators, for the families. For these, reparameterized uses implicit differentiation."""
     family_dimension: Dimension = 4
-    """Number of Gammas. A Dirichlet has one more coordinate. Beta is one number."""
+    """Number of Gamma variables. A Dirichlet has one more coordinate. A Beta variable is one number."""
     num_samples: Annotated[int, Field(ge=1, lt=2**16)] = 10
     """Samples in one gradient estimate, an integer."""
     replicates: Annotated[int, Field(ge=100, lt=2**31)] = 1_000

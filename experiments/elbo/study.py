@@ -137,8 +137,8 @@ def _gradients(case: Case, ways: Mapping[str, Way], n: int, place: Params, key: 
 def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array, advance: Advance) -> list[Row]:
     """For each distance, estimator and block: the variance of the gradient, and its mean along the exact gradient.
 
-    The variance of a block is the sum over its coordinates. It is the mean of half the squared distance between two
-    independent estimates. So its interval does not assume that the coordinates are independent.
+    The variance of a block is the sum over its coordinates. It is measured as the mean of half the squared
+    distance between two independent estimates. So its interval does not assume that the coordinates are independent.
 
     Raises:
         UsageError: a gradient is nan or infinite.
@@ -154,7 +154,7 @@ def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array
             spread = lambda g, u: (jnp.sum((g[0] - g[1]) ** 2) / 2, jnp.sum(u * (g[0] + g[1])) / 2)
             return {name: {b: spread(g, direction[b]) for b, g in gradient.items()} for name, gradient in pair.items()}
 
-        # Not vmap: XLA's CPU solver for batched triangular systems deadlocks when two run at the same time on two cores.
+        # Not vmap: XLA's CPU solver for batched triangular systems deadlocks if two run at the same time on two cores.
         return jax.lax.map(at, (places, directions))
 
     moments = None

@@ -18,7 +18,7 @@ from experiments.common.measuring import usage
 
 Params = dict[str, Any]
 OBSERVATIONS = 256  # rows of the synthetic logistic-regression data
-FREEDOM = 10.0  # of Student's t, so that the eighth moment is finite. The variance of a variance needs it
+FREEDOM = 10.0  # of Student's t. The variance of a measured variance needs a finite eighth moment
 TRIED = 1000  # draws for a first test of a log density
 
 PHIS: dict[str, Callable[[], Any]] = {
@@ -118,8 +118,8 @@ def laplace(log_g: Callable[[Array], Any], dimension: int, where: str) -> tuple[
 def near(target: ElboTarget, distance: float, rng: np.random.Generator) -> Params:
     """The point at which gradients are measured.
 
-    mu is off by `distance` standard deviations in every coordinate. C is scaled by e^-distance, with off-diagonal noise of
-    that size in each row. It is too narrow, as at the start of a fit.
+    mu is off by `distance` standard deviations in every coordinate. C is scaled by e^-distance, so q is too narrow, as
+    at the start of a fit. C also has off-diagonal noise of size `distance` in each row.
     """
     D = len(target.mu)
     signs = np.where(rng.random(D) < 0.5, -1.0, 1.0)

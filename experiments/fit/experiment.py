@@ -1,4 +1,4 @@
-"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fits mu and sigma by SGD."""
+"""Why does squared error never find sigma^2? Do the two gradient formulas disagree? Fits mu and sigma by SGD."""
 
 import jax
 

@@ -15,7 +15,7 @@ from experiments.common.progress import Advance
 
 Values = dict[str, Array]
 AVERAGE = "score_function+moving_average"
-EXACT = "exact"  # the name for a target that needs no samples
+EXACT = "exact"  # the name of the estimator if nothing is sampled
 FAR = 1e6  # a fit this many units from the start has diverged
 POINTS = 400  # recorded points of a trajectory
 
@@ -63,7 +63,7 @@ def run_fits(
     fits: int,
     advance: Advance,
 ) -> dict[str, Fits]:
-    """`fits` fits with each estimator, in one compiled program that runs a part of the steps at a time."""
+    """`fits` fits with each estimator. One compiled program runs all of them, for a part of the steps at a time."""
     losses = {name: _loss(target, name, estimator, samples) for name, estimator in estimators.items()}
     scaled = {name: value / target.units[name] for name, value in target.start.items()}
     real = lambda u: {name: value * target.units[name] for name, value in u.items()}
@@ -136,7 +136,7 @@ def _loss(target: FitTarget, name: str, estimator: rgrad.Estimator, samples: int
             seen.append(sampled(params, key, samples, partial(rgrad.score_function, baseline=average)))
             return seen[0]
 
-        return total(u, value), average.update(seen[0])  # read in the value, updated after
+        return total(u, value), average.update(seen[0])  # the value reads the average before the update
 
     return loss
 
@@ -149,7 +149,9 @@ def gradients(
     samples: int,
     replicates: int,
 ) -> rgrad.Moments:
-    """The moments of the gradient from `samples` samples, per call, by place, estimator, way and parameter: one program.
+    """The moments of the gradient from `samples` samples, per call, from one program.
+
+    The keys are the place, the estimator, the way to write the parameters, and the parameter.
 
     Args:
         points: parameters by place, and by a name for each way to write them.

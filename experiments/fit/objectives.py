@@ -1,7 +1,7 @@
-"""The objectives of `experiments.fit`: a normal q = N(mu, sigma^2), observations x_1 .. x_n, and the quantity to minimise.
+"""The objectives of `experiments.fit`: what to minimise over q = N(mu, sigma^2), given x_1 .. x_n.
 
 Each objective is `E_q[sampled(y)] + rest`. The first part is estimated from samples of q, the second is known exactly.
-`expected` is the whole in closed form. It gives the exact gradient and the minimiser without sampling.
+`expected` is the whole objective in closed form. It gives the exact gradient and the minimiser without sampling.
 """
 
 from collections.abc import Callable
@@ -64,10 +64,10 @@ def normal(mu: Array, sigma: Array, pair: bool) -> Any:
 def squared_error() -> Objective:
     """`E sum_i (y - x_i)^2`: the objective of the question. It cannot find sigma.
 
-    With the sample mean m and variance s^2 of the data, `sum_i (y - x_i)^2 = n ((y - m)^2 + s^2)`, so the
-    expectation is `n ((mu - m)^2 + sigma^2 + s^2)`. The derivatives are `2 n (mu - m)`, `2 n sigma` and, for sigma^2, n:
-    the minimum is at mu = m and sigma = 0. Both estimators agree. The objective is wrong for this purpose: the squared
-    error is minimised by a point mass at the mean.
+    With the sample mean m and variance s^2 of the data, `sum_i (y - x_i)^2 = n ((y - m)^2 + s^2)`, so the expectation
+    is `n ((mu - m)^2 + sigma^2 + s^2)`. The derivatives are `2 n (mu - m)`, `2 n sigma` and, for sigma^2, n. The
+    minimum is at mu = m and sigma = 0. Both estimators agree on this. The objective is wrong for this purpose: the
+    squared error is minimised by a point mass at the mean.
     """
     return Objective(
         sampled=lambda y, d: d.n * ((y - d.mean) ** 2 + d.variance),
@@ -137,7 +137,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 class Parametrisation(NamedTuple):
-    """A parametrisation of sigma: to sigma, from sigma, and the size of the parameter for data with a given sigma."""
+    """A parameter in place of sigma: how to convert it, and its approximate size for data with a given sigma."""
 
     to_sigma: Callable[[Any], Any]
     from_sigma: Callable[[Any], Any]

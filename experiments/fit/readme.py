@@ -8,7 +8,7 @@ from experiments.fit.settings import FitSettings
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: FitSettings) -> dict[str, str]:
-    """The first objective's gradients by the first two estimators; and where the first estimator's fits end."""
+    """Two tables: gradients of the first objective by two estimators, and where the fits of the first estimator end."""
     at = {(r["objective"], r["estimator"], r["parameter"]): r for r in rows}
     objectives, parameters = (list(dict.fromkeys(r[name] for r in rows)) for name in ("objective", "parameter"))
     first, shown = objectives[0], settings.estimators[:2]

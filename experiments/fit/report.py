@@ -21,7 +21,7 @@ Measured = dict[
 
 
 def make_rows(task: FitTask, fitted: Fitted, measured: Measured) -> list[dict[str, Any]]:
-    """One row for each objective, estimator and parameter; with gradients at the start."""
+    """One row for each objective, estimator and parameter: the result of the fits, and the gradient at the start."""
     rows = []
     for part in task.parts:
         name = part.target.name
@@ -54,7 +54,7 @@ def _gradient(part: Part, moments: rgrad.Moments | None, place: str, estimator: 
 
 
 def trace_csv(fitted: Fitted) -> bytes:
-    """The trajectories in the figure: quantiles over the fits before each recorded step."""
+    """The trajectories in the figure: quantiles over the fits, before each recorded step."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["objective", "estimator", "parameter", "step", "median", "low", "high"])
@@ -67,7 +67,7 @@ def trace_csv(fitted: Fitted) -> bytes:
 
 
 def report(task: FitTask, settings: Any, rows: list[dict[str, Any]], measured: Measured) -> None:
-    """Prints the gradients of the two formulas, the ratio of their variances, the results of the fits, and conclusions."""
+    """Prints the gradients of the two formulas, the ratios of their variances, and the results of the fits."""
     if task.data is not None:
         data = task.data
         print(f"data: {data.name}; {data.x.size} values; maximum likelihood mu = {data.mean:.5g}, sigma = {data.sigma:.5g}, "
@@ -126,13 +126,13 @@ class Warnings(NamedTuple):
     divergence: str | None
 
     def raise_divergence(self) -> None:
-        """Raises after everything has been written, so that the trace is kept."""
+        """Raises UsageError for a divergence. Call it after everything has been written, so that the trace is kept."""
         if self.divergence:
             raise UsageError(self.divergence)
 
 
 def warnings(task: FitTask, settings: Any, fitted: Fitted) -> Warnings:
-    """Prints conclusions, and which fits stopped and why."""
+    """Prints which fits stopped and why, and the conclusions."""
     diverged = []
     for objective, by in fitted.items():
         for estimator, fits in by.items():

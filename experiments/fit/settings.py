@@ -1,4 +1,4 @@
-"""Why can squared error never find sigma^2, and do the two gradient formulas disagree? Fits mu and sigma by SGD.
+"""Why does squared error never find sigma^2? Do the two gradient formulas disagree? Fits mu and sigma by SGD.
 
 python -m experiments.fit
 """
@@ -15,8 +15,8 @@ OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabel
 class FitSettings(ProblemSettings):
     """Fits a normal to data by stochastic gradient descent, with several objectives and gradient estimators.
 
-    With no flags: fits a column of measurements bundled with scikit-learn. With --problem: minimises that problem instead,
-    e.g. --problem square, which moves loc from 2 to 0.
+    With no flags, it fits a column of measurements bundled with scikit-learn. With --problem, it minimises that problem
+    instead. For example, --problem square moves loc from 2 to 0.
     """
 
     problem: str | None = None
@@ -37,7 +37,7 @@ class FitSettings(ProblemSettings):
     )
     """Any of squared_error, energy_score, kl and negative_log_likelihood."""
     parametrisation: Literal["sigma", "log_sigma", "variance"] = "log_sigma"
-    """Parameter that is fitted besides mu."""
+    """Parameter that is fitted together with mu."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "score_function",
@@ -48,7 +48,7 @@ class FitSettings(ProblemSettings):
     optimizer: OptimizerName = "adam"
     """Optimizer from optax."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.02
-    """In units of the standard deviation of the data and of the objective, so that one value suits all data."""
+    """Learning rate, in units of the standard deviation of the data and of the objective. One value suits all data."""
     decay: bool = True
     """Decay the learning rate to 0 over the steps (cosine schedule)."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000
@@ -56,7 +56,7 @@ class FitSettings(ProblemSettings):
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Samples in one gradient estimate, an integer."""
     fits: Annotated[int, Field(ge=2)] = 200
-    """Fits of each kind, an integer. All have the same start and different random numbers."""
+    """Fits with each estimator, an integer. All have the same start and different random numbers."""
     replicates: Annotated[int, Field(ge=2)] = 10_000
     """Gradient estimates behind the table of gradients, an integer."""
     begin: tuple[float, float] | None = None

@@ -32,7 +32,7 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 
 
 class Part(NamedTuple):
-    """One target, its estimators, and its exact values by the names of the results."""
+    """One target with its estimators and its exact values, which have the names of the results."""
 
     target: FitTarget
     estimators: Mapping[str, Any]
@@ -41,9 +41,9 @@ class Part(NamedTuple):
     exact: Mapping[str, float | None]
     """Its gradient at the start."""
     points: Mapping[str, Mapping[str, Values]]
-    """Points at which gradients are measured: `start`, and `optimum` if it is known. Then by parametrisation."""
+    """Points at which gradients are measured: `start`, and `optimum` if known. The inner keys are parametrisations."""
     pick: Callable[[Mapping[str, Values]], dict[str, float]]
-    """Selects the numbers to report from those for each parametrisation and parameter."""
+    """Selects the numbers to report. Its argument has them by parametrisation and parameter."""
 
     def measure(self, key: Array, samples: int, replicates: int) -> rgrad.Moments | None:
         """The moments of the gradient by point and estimator. None if nothing is sampled."""
@@ -97,7 +97,7 @@ def _try_out(part: Part, samples: int) -> Part:
 
 
 def _sigma(params: Values) -> Array:
-    """sigma, in any parametrisation."""
+    """sigma, from the parameters in any parametrisation."""
     (name,) = set(params) - {"mu"}
     return PARAMETRISATIONS[name].to_sigma(params[name])
 

@@ -15,7 +15,7 @@ from experiments.logistic.study import study as fitted
 
 
 def run(settings: LogisticSettings) -> int:
-    with validation_enabled(False):  # the parameters are ours, and the report tells about bad ones
+    with validation_enabled(False):  # the parameters come from this program, and the report mentions bad ones
         task = prepare(settings)
     results = []
 

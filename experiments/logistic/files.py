@@ -12,7 +12,10 @@ from experiments.logistic.study import Study
 
 
 def result_tables(found: Study) -> dict[str, bytes]:
-    """`curves.csv`, `posterior.csv`, and `states.npz` with every q by data/family/estimator/parameter, axes (rates, seeds)."""
+    """`curves.csv`, `posterior.csv`, and `states.npz`.
+
+    `states.npz` has every q under the names data/family/estimator/parameter, with axes (rates, seeds).
+    """
     states = io.BytesIO()
     fits = found.compared + (found.whole if found.task.settings.held_out else [])
     named: dict[str, Any] = {

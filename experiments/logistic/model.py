@@ -32,7 +32,7 @@ class Model(NamedTuple):
         return log_prior(w) + log_likelihood(w, self.x, self.y)
 
     def log_g_of(self, rows: Array, w: Array) -> Array:
-        """The same from the minibatch `rows`, B different ones: `log p(w) + N/B sum_{i in rows} log p(y_i | x_i, w)`.
+        """The same from a minibatch of B different rows: `log p(w) + N/B sum_{i in rows} log p(y_i | x_i, w)`.
 
         Its mean over all minibatches of that size is `log_g(w)`.
         """
@@ -53,7 +53,7 @@ def log_likelihood(w: Array, x: Array, y: Array) -> Array:
 
 class PosteriorFamily(NamedTuple):
     start: Callable[[int], Params]
-    """Of the number of weights."""
+    """Maps the number of weights to the initial parameters."""
     distribution: Callable[[Params], Any]
 
 
@@ -78,7 +78,7 @@ FAMILIES: Mapping[str, PosteriorFamily] = {
 
 def standard_deviations(params: Params) -> np.ndarray:
     """Standard deviation of each weight under q, in 64 bits. Shape (..., D) for leading axes of the parameters."""
-    with np.errstate(over="ignore"):  # from a fit that stopped
+    with np.errstate(over="ignore"):  # in a fit that stopped
         square = np.exp(2 * np.asarray(params["log_diagonal"], float))
         if "below" in params:
             square = square + (np.tril(np.asarray(params["below"], float), -1) ** 2).sum(-1)
@@ -90,8 +90,9 @@ class LogisticWay(NamedTuple):
     entropy: Entropy
 
 
-# With the reparameterization trick, the exact and the sampled entropy have the same gradient, and the exact one does not
-# need log q. The score function needs the sampled one: near the optimum, log g varies and log g - log q hardly does.
+# With the reparameterization trick, the exact and the sampled entropy give the same gradient, and the exact one does
+# not need log q. The score function uses the sampled one: near the optimum, log g varies, but log g - log q hardly
+# does.
 WAYS: Mapping[str, LogisticWay] = {
     "reparameterized": LogisticWay(load_estimator("reparameterized"), "exact"),
     "sticking_the_landing": LogisticWay(load_estimator("reparameterized"), "detached"),

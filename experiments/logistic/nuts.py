@@ -13,7 +13,7 @@ from experiments.logistic.model import Model
 
 
 class Posterior(NamedTuple):
-    """Mean of each weight, shape (D,)."""
+    """The posterior of the weights. Every array has shape (D,)."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -22,7 +22,7 @@ class Posterior(NamedTuple):
     effective: np.ndarray
     """Effective sample size."""
     seconds: float
-    """Seconds, including compilation."""
+    """The run time, including compilation."""
 
 
 def sample_posterior(model: Model, key: Array, chains: int, warmup: int, draws: int) -> Posterior:
@@ -43,5 +43,5 @@ def sample_posterior(model: Model, key: Array, chains: int, warmup: int, draws: 
 
 
 def distance(mean: np.ndarray, posterior: Posterior) -> np.ndarray:
-    """The largest difference of a weight's mean from the posterior's, in the posterior's standard deviations; shape (...)."""
+    """The largest distance of a mean from the posterior mean, in posterior standard deviations. Shape (...)."""
     return np.asarray(np.max(np.abs(mean - posterior.mean) / posterior.sd, axis=-1))

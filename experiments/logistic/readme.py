@@ -8,7 +8,7 @@ from experiments.logistic.settings import LogisticSettings
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: LogisticSettings) -> dict[str, str]:
-    """The ELBO of each estimator at its best rate; and the fits to all rows, beside NUTS."""
+    """Two tables: the ELBO of each estimator at its best rate, and the fits to all rows, compared with NUTS."""
     best = [r for r in rows if r["chosen"]]
     compared = {(r["estimator"], r["family"]): r for r in best if r["data"] == best[0]["data"]}
     cell = lambda r: "" if r is None else plus_minus(r["elbo"], (r["elbo_high"] - r["elbo_low"]) / 2)

@@ -13,10 +13,10 @@ from experiments.logistic.nuts import Posterior, distance
 from experiments.logistic.study import Fitted, Study
 from experiments.logistic.task import Worth
 
-# For the bundled data, all rows; the optima are -67.46 and about -55.47.
+# The limits for a fit to all rows of the bundled data. The optima are -67.46 and about -55.47.
 ELBO_BARS = {"mean_field": -67.7, "full": -55.8}
 ACCURACY_BAR = 0.98
-DISTANCE_BAR = 0.15  # of the posterior's standard deviations
+DISTANCE_BAR = 0.15  # in posterior standard deviations
 CHAINS_BAR = 1.01  # r-hat
 
 
@@ -27,7 +27,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def make_rows(found: Study) -> list[dict[str, Any]]:
-    """One row for each compared family, estimator and rate. Then the best of each family, fitted to all rows."""
+    """One row for each family, estimator and rate. Then one for the best of each family, fitted to all rows."""
     again = found.whole if found.task.settings.held_out else []
     rows = [_row(f, i, found.posterior) for f in found.compared + again for i in range(len(f.plan.rates))]
     return rows
@@ -142,7 +142,7 @@ def _stops(found: Study, chosen_only: bool = False) -> list[str]:
     """Lines that say which fits met a value that is not finite, and when.
 
     Args:
-        chosen_only: leave out the learning rates that were not chosen. The largest of several rates may well diverge.
+        chosen_only: leave out the learning rates that were not chosen. It is normal that the largest rate diverges.
     """
     lines = []
     for f in found.compared + (found.whole if found.task.settings.held_out else []):
@@ -161,7 +161,7 @@ def _stops(found: Study, chosen_only: bool = False) -> list[str]:
 
 
 def raise_divergence(found: Study) -> None:
-    """After everything has been written.
+    """Reports divergence. Call it after everything has been written.
 
     Raises:
         UsageError: a fit stopped at the learning rate that was chosen.

@@ -15,9 +15,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class LogisticSettings(ExperimentSettings):
     """Approximates the posterior of Bayesian logistic regression by a normal q, mean-field and with full covariance.
 
-    y_i ~ Bernoulli(sigmoid(x_i . w)), w ~ N(0, I); with an intercept and standardised columns. Adam maximises the
-    ELBO with each estimator, with the same number of evaluations of log g. The learning rate with the best ELBO is shown.
-    Then the best estimator is fitted to all rows and compared with a long NUTS run.
+    y_i ~ Bernoulli(sigmoid(x_i . w)), w ~ N(0, I); with an intercept and standardised columns. Adam maximises the ELBO
+    with each estimator, and with the same number of evaluations of log g. The tables show the learning rate with the
+    best ELBO. Then the best estimator is used for a fit to all rows, which is compared with a long NUTS run.
     """
 
     data: str | None = None
@@ -27,7 +27,7 @@ class LogisticSettings(ExperimentSettings):
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the rows that is held out from the comparison. 0: compare on all rows."""
     families: Annotated[tuple[Literal["mean_field", "full"], ...], Field(min_length=1), ONCE] = ("mean_field", "full")
-    """Families of q: mean_field, full (a Cholesky factor)."""
+    """Families of q: mean_field, or full (with a Cholesky factor)."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
         "reparameterized",
         "sticking_the_landing",
@@ -44,7 +44,7 @@ class LogisticSettings(ExperimentSettings):
     batch: Annotated[int, Field(ge=1)] | None = None
     """Rows in a minibatch, an integer. Each step draws a new one. Default: all rows."""
     seeds: Annotated[int, Field(ge=2, le=2**16)] = 5
-    """Fits of each kind, an integer. Intervals are over these fits."""
+    """Fits with each estimator and learning rate, an integer. Intervals are over these fits."""
     points: Annotated[int, Field(ge=1, le=1_000)] = 40
     """Points of a curve, an integer."""
     final_num_samples: Annotated[int, Field(ge=2, lt=2**31)] = 40_000

@@ -44,13 +44,13 @@ class Fitted(NamedTuple):
     plan: LogisticPlan
     runs: Runs
     rough: Worth
-    """Judged with few samples, to choose the rate. Axes (rates, seeds)."""
+    """The quality from few samples, to choose the rate. Axes (rates, seeds)."""
     chosen: int
     """The index of the rate with the largest ELBO, among those at which no fit stopped."""
     worth: Worth
-    """Judged with many samples, at the chosen rate. Shape (seeds,)."""
+    """The quality from many samples, at the chosen rate. Shape (seeds,)."""
     curve: Worth
-    """At the chosen rate. Axes (pieces, seeds)."""
+    """The quality during the fit, at the chosen rate. Axes (pieces, seeds)."""
 
     @property
     def elbo(self) -> float:
@@ -76,7 +76,7 @@ def prepare(settings: Any) -> LogisticTask:
     """Loads and tests everything, before anything is written.
 
     Raises:
-        UsageError: whatever is wrong with the data, or an estimator with so few samples.
+        UsageError: the data are invalid, or an estimator does not support this number of samples.
     """
     table = load_table(settings.data, settings.column)
     compared, whole = split(table, settings.held_out, settings.seed), split(table, 0.0, settings.seed)

@@ -16,7 +16,7 @@ from experiments.logistic.data import Split
 from experiments.logistic.model import FAMILIES, LogisticWay, Model, Params, elbo_of
 from rgrad.fitting import NOTHING
 
-CHUNK = 1_000  # samples at once when a fit is judged
+CHUNK = 1_000  # samples that are drawn at once to judge a fit
 
 
 class LogisticPlan(NamedTuple):
@@ -52,7 +52,8 @@ def run_fits(model: Model, family: str, way: LogisticWay, plan: LogisticPlan, ke
     """Minimises the negative ELBO with Adam, for `plan.seeds` seeds and each learning rate (cosine decay to 0)."""
 
     def loss(params: Params, last: Params, key: Array) -> tuple[Array, Params]:
-        # The state is that at the start of the step. A rejected step does not change it, so it ends as the last good one.
+        # The state holds the parameters before the step. A rejected step does not change it, so it ends with the last
+        # good parameters.
         return -elbo_of(model, family, way, params, key, plan.samples, plan.batch), params
 
     schedule = lambda rate: optax.cosine_decay_schedule(rate, plan.steps)

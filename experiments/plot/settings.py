@@ -1,4 +1,4 @@
-"""A figure of any slice of a results folder: one column over another.
+"""Plots a slice of a results folder: one column over another.
 
 python -m experiments.plot DIR --x loc --y variance --hue estimator
 """

@@ -16,7 +16,7 @@ CHUNK = 2**14  # replicates between updates of the progress bar, and between cha
 
 
 class Claim(NamedTuple):
-    """A published value with its standard error, from the sampling and the rounding of the source."""
+    """A published value with its standard error, which comes from sampling and rounding in the source."""
 
     source: str
     quantity: str
@@ -56,10 +56,10 @@ def row_of_mean(claim: Claim, ours: rgrad.Moments) -> Row:
 
 
 def row_of_variance(claim: Claim, ours: rgrad.Moments) -> Row:
-    """z of a variance. Its cube root is nearly normal, with mean 1 - a and variance a relative to the truth.
+    """z of a variance. Its cube root is nearly normal: relative to the truth, it has mean 1 - a and variance a.
 
-    `Moments.variance_interval` uses the same: |z| < 1.96 if the published value is exact and in the interval.
-    Source: Wilson and Hilferty 1931; a = 2 / (9 degrees of freedom).
+    Here a = 2 / (9 degrees of freedom) (Wilson and Hilferty 1931). `Moments.variance_interval` uses the same
+    approximation. So a published value without error has |z| < 1.96 if it lies in the interval.
     """
     variance = ours.variance
     if max(variance, claim.value) <= ROUNDING:

@@ -1,4 +1,4 @@
-"""Repeats the measurements of each source. There is one function per source, from settings to rows.
+"""Repeats the measurements of each source. One function for each source maps the settings to rows.
 
 Every gradient is `jax.grad` of `rgrad.expect`.
 """
@@ -138,9 +138,9 @@ def naesseth(settings: Any, key: Array, advance: Advance) -> list[Row]:
     theta ~ Dirichlet(1, ..., 1), x_i ~ Categorical(theta), and q = Dirichlet(alpha). alpha_1 is 1.5, 2 or 3, and the
     other shapes are those of the posterior (where alpha_1 is 2). The entropy of q is exact, and each estimate uses one
     sample. The estimate is unbiased, so the mean squared error is the variance. It decreases from the generalized gradient
-    (G-REP) to plain rejection (B = 0), and further with each step of augmentation. At 1.5, the gradient of plain rejection
-    has moments only up to 4.5. There, G-REP is not noisier (variance 118, against 135 [113, 163] over 600,000), so that
-    order is not tested.
+    (G-REP) to plain rejection (B = 0), and further with each step of augmentation. At alpha_1 = 1.5, the gradient of
+    plain rejection has finite moments only up to order 4.5, and G-REP is not noisier (variance 118, against 135 [113, 163]
+    over 600,000 estimates). So that order is not tested.
     """
     counts = jnp.asarray(tables.naesseth_counts(), float)
     joint = lambda theta: dist.Dirichlet(jnp.ones(100)).log_prob(theta) + counts @ jnp.log(theta)

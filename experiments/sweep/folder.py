@@ -1,4 +1,4 @@
-"""The folder of a sweep: its plan, and a file for each finished chunk, so that the sweep may be killed at any time.
+"""The folder of a sweep: its plan, and a file for each finished chunk, so that the sweep can be killed at any time.
 
 `plan.json` holds the settings, the division into chunks, and the numbers of replicates that were requested in turn. A chunk
 is a range of cells of one shape over a range of replicates. `chunks/SHAPE-CELL-START-STOP.chunk` holds the SHA-256 of its
@@ -107,7 +107,7 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
 
 @contextlib.contextmanager
 def locked(folder: Path, process: int) -> Iterator[None]:
-    """Locks the folder for this process until it ends, for whatever reason.
+    """Locks the folder within the context. The lock also ends with the process, for whatever reason.
 
     Raises:
         UsageError: another process holds the lock.

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.common.errors import UsageError
 
-GRACE = 60  # seconds by which the time-out of jax is later than ours: it ends the process with a stack trace
+GRACE = 60  # seconds from our time-out to that of jax, which would end the process with a stack trace
 
 
 class Group(NamedTuple):
@@ -60,7 +60,7 @@ def join(settings: Any) -> Group:
 
 
 def leave(group: Group) -> None:
-    """Disconnects from the others, so that they do not take this process for dead."""
+    """Disconnects from the others, so that they do not believe that this process has died."""
     if group.processes > 1 and sys.exc_info()[0] is None:
         jax.distributed.shutdown()
 

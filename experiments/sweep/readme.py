@@ -8,7 +8,7 @@ from experiments.common.tables import number
 
 
 def readme_tables(summary: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Over the cells of each n: the range of the variance, and in how many cells the estimator has the smallest."""
+    """For each n and estimator: the range of the variance over the cells, and in how many cells it is the smallest."""
     parameter = summary[0]["parameter"]
     lines = [
         [

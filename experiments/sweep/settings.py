@@ -18,7 +18,7 @@ from experiments.sweep.folder import stored
 class SweepSettings(ProblemSettings):
     """The mean and the variance of gradient estimates in every cell of a grid.
 
-    With no flags: E[x^2], x ~ N(loc, scale), with three estimators, over loc, scale and n.
+    With no flags: E[x^2], x ~ N(loc, scale^2), with three estimators, over loc, scale and n.
     """
 
     problem: str = "square"
@@ -34,7 +34,7 @@ class SweepSettings(ProblemSettings):
         "scale": {"from": 0.1, "to": 10.0, "points": 21, "log": True},
         "n": [10, 100, 1000],
     }
-    """Parameters, n (samples in one estimate) and dimension, e.g. loc=-3:3:61 scale=log:0.1:10:21 n=10,100."""
+    """Axes: parameters, n (samples in one estimate) and dimension, e.g. loc=-3:3:61 scale=log:0.1:10:21 n=10,100."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 1_000
     """Independent estimates in each cell, an integer."""
     common_noise: bool = False
@@ -42,11 +42,11 @@ class SweepSettings(ProblemSettings):
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Platform to compute on."""
     devices: Annotated[int, Field(ge=1)] | None = None
-    """Devices of this machine to use. A CPU is split into this many. Default: all, or one CPU."""
+    """Number of devices of this machine to use. A CPU is split into this many. Default: all devices, or one CPU."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Cells that are measured and written at once. Default: chosen automatically."""
     resume: str | None = None
-    """Folder of a stopped sweep to continue. Only --replicates may differ, and only be larger."""
+    """Folder of a sweep to continue. --replicates may be larger. Other settings of the measurement must not change."""
     coordinator: str | None = None
     """HOST:PORT of process 0, if several processes share the work."""
     processes: Annotated[int, Field(ge=1)] | None = None

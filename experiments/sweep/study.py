@@ -114,7 +114,7 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
 
 
 def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | None:
-    """Starts the sweep and writes its plan to the folder. Returns None on a process that reads the plan from there."""
+    """Starts the sweep and writes its plan to the folder. Processes other than 0 read it from there, and get None."""
     task, grid = _task_and_grid(settings)
     if group.process:
         return None
@@ -159,7 +159,7 @@ def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:
     with usage("--axes", ValueError, TypeError, AttributeError):
         grid = grid_of(load_problem(settings.problem), values, settings.params, settings.wrt or None)
     num_samples = tuple(dict.fromkeys(shape.n for shape in grid.shapes))
-    for at in _corners(grid):  # a parameter that is not allowed is nearly always at an end of its axis
+    for at in _corners(grid):  # a value that is not allowed is nearly always at an end of its axis
         prepare(
             settings.model_copy(update={"params": settings.params | at}),
             settings.problem,
@@ -198,7 +198,7 @@ def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
                     cells = work.cells(index, settings)
                 moments = cells.measure(key, first, chunk.start, chunk.stop)
                 write_chunk(work.folder, work.plan, chunk, _packed(take(moments, count)))
-                if list(cells.extent) != work.plan.extents[index]:  # memory ran out, and would again
+                if list(cells.extent) != work.plan.extents[index]:  # memory ran out, so the extent was reduced
                     work.plan.extents[index] = list(cells.extent)
                     work.plan.write(work.folder)
                 meter.advance(share, float(count) * (chunk.stop - chunk.start) * shape.n)
@@ -228,7 +228,7 @@ def _unpacked(numbers: np.ndarray[Any, Any], count: int, like: Any) -> rgrad.Mom
         ]
         return jax.tree.unflatten(structure, pieces)
 
-    mean, m2, m3, m4, nonfinite, *flags = (tree(flat) for flat in numbers)  # no flags in folders of earlier versions
+    mean, m2, m3, m4, nonfinite, *flags = (tree(flat) for flat in numbers)  # earlier versions wrote no flags
     whole, marks = (
         lambda tree, dtype=dtype: jax.tree.map(lambda a: a.astype(dtype), tree) for dtype in (np.int64, bool)
     )

@@ -28,7 +28,7 @@ def run(settings: VaeSettings) -> None:
     saved = None if settings.resume is None else latest(Path(settings.resume), settings)
     readme = readme_of("vae") if settings.readme else None
     began = time.monotonic()
-    # The parameters come from the networks. Checking them at every trace takes seconds.
+    # No validation: the parameters come from the networks, and it takes seconds at every trace.
     with output_folder(settings.out or settings.resume, "vae") as folder, validation_enabled(False):
         task = vae_task.prepare(settings, jax.random.key(settings.seed))
         independent = vae_task.independent_pixels(task.digits, settings.likelihood)

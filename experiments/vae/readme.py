@@ -9,7 +9,7 @@ from experiments.vae.study import mean_and_half
 
 
 def readme_tables(rows: list[dict[str, Any]], compared: list[dict[str, Any]], settings: VaeSettings) -> dict[str, str]:
-    """What each estimator achieves at the last step, and by how much the first one is ahead."""
+    """Two tables: the results of each estimator at the last step, and the margin of the first one."""
     ends = {
         name: [r for r in rows if (r["estimator"], r["step"]) == (name, settings.steps)] for name in settings.estimators
     }

@@ -15,7 +15,7 @@ class VaeSettings(ExperimentSettings):
 
     q(z|x) = N(mu(x), sigma(x)^2), p(z) = N(0, I), p(x|z) Bernoulli or Gaussian; each network has one hidden tanh layer.
     Equal compute: each step of Adam uses the same images, number of samples and network evaluations. Checkpoints are in
-    the folder of the results. After Ctrl-C the last ones stay there.
+    the folder of the results. The last ones stay there after Ctrl-C.
     """
 
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (
@@ -38,9 +38,9 @@ class VaeSettings(ExperimentSettings):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.002
     """Learning rate of Adam."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 4_000
-    """Training steps, an integer, a multiple of `every`."""
+    """Training steps, an integer, a multiple of --every."""
     every: Annotated[int, Field(ge=1, lt=2**31)] = 100
-    """Steps between checkpoints, which are also the points of the curves, an integer."""
+    """Steps between checkpoints, an integer. The curves have a point at each checkpoint."""
     seeds: Annotated[int, Field(ge=2, le=1024)] = 8
     """Training runs of each estimator, an integer. Each has its own initial weights and random numbers."""
     bound_k: Annotated[int, Field(ge=1, le=2**16)] = 100

@@ -46,7 +46,7 @@ class VaeTask(NamedTuple):
     steps: Array
     """A key for the steps of each seed. All estimators see the same images and the same noise."""
     measuring: Array
-    """One key."""
+    """One key for all measurements."""
 
 
 class Standing(NamedTuple):
@@ -105,7 +105,7 @@ def prepare(settings: Any, key: Array) -> VaeTask:
 
 
 def loss(train: Array, settings: Any, estimator: rgrad.Estimator, params: Params, key: Array) -> Array:
-    """The negative mean ELBO of `batch` images, each with `samples` independent z."""
+    """The negative mean ELBO of `batch` images, each with `num_samples` independent z."""
     for_images, for_z = jax.random.split(key)
     x = train[jax.random.randint(for_images, (settings.batch,), 0, len(train))]
 
@@ -249,8 +249,8 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
 def margins(rows: Sequence[Row], estimators: Sequence[str]) -> list[dict[str, Any]]:
     """The margin by which the held-out ELBO of the first estimator exceeds that of each other estimator, seed by seed.
 
-    At equal steps: at the last step. At equal time: when the faster estimator has finished, with linear interpolation
-    between measurements. A margin counts if it is larger than the whole width of its 95 % interval.
+    At equal steps: at the last step. At equal time: when the faster estimator finishes, with linear interpolation
+    between measurements. The verdict says whether the margin is larger than the whole width of its 95 % interval.
     """
     ends = {name: max(r["seconds"] for r in rows if r["estimator"] == name) for name in estimators}
     step = max(r["step"] for r in rows)

@@ -8,7 +8,7 @@ from experiments.variance.settings import VarianceSettings
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: VarianceSettings) -> dict[str, str]:
-    """The first parameter, at the smallest and at the largest number of samples."""
+    """The rows of the first parameter, at the smallest and the largest number of samples."""
     lines = [
         [
             r["estimator"], f"{r['n']:,}", number(r["mean"], 5), number(r["variance"]),

@@ -31,6 +31,6 @@ class VarianceSettings(ProblemSettings):
         10_000,
         100_000,
     )
-    """Samples in one gradient estimate, integers. One row for each."""
+    """Samples in one gradient estimate, integers. Each gives one row of the table."""
     replicates: Annotated[int, Field(ge=2, le=2**62)] = 5_000
     """Independent estimates behind each mean and variance, an integer."""
