@@ -139,8 +139,8 @@ def naesseth(settings: Any, key: Array, advance: Advance) -> list[Row]:
     other shapes are those of the posterior (where alpha_1 is 2). The entropy of q is exact, and each estimate uses one
     sample. The estimate is unbiased, so the mean squared error is the variance. It decreases from the generalized gradient
     (G-REP) to plain rejection (B = 0), and further with each step of augmentation. At alpha_1 = 1.5, the gradient of
-    plain rejection has finite moments only up to order 4.5, and G-REP is not noisier (variance 118, against 135 [113, 163]
-    over 600,000 estimates). So that order is not tested.
+    plain rejection has finite moments only up to order 4.5, and G-REP is not noisier (variance 118, against
+    135 [113, 163] over 600,000 estimates). So that order is not tested.
     """
     counts = jnp.asarray(tables.naesseth_counts(), float)
     joint = lambda theta: dist.Dirichlet(jnp.ones(100)).log_prob(theta) + counts @ jnp.log(theta)
