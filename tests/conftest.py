@@ -8,11 +8,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
-# Before jax is imported: keep the programs that tests compile for the next run.
+# Before jax is imported: keep the compiled programs of the tests for the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
-# Small ones too: eager code compiles each operation, and the caches of a process are cleared after each file.
+# Keep small ones too: eager code compiles each operation, and the caches in memory are cleared after each file.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Tests spend most of their time on compilation, and much of that on optimisation. The results are the same without it.
+# Tests spend most of their time on compilation. With less optimisation it is faster, and the results are the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which jax.jit cannot be trusted on CPU
@@ -23,7 +23,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def small_process():
-    """Drop the programs of one test file before the next. Kept, they would fill 6 GB and make the process slow."""
+    """Drop the compiled programs after each test file. Otherwise they fill 6 GB and make the process slow."""
     yield
     jax.clear_caches()
     gc.collect()

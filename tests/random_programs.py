@@ -120,7 +120,7 @@ def one_of(rng, choices):
 
 
 def sizes(rng, count, most=MOST):
-    """Return `count` small sizes, one of which, at a random place, is replaced by a number of rows."""
+    """Return `count` small sizes. One of them, at a random place, is replaced by a number of rows."""
     while True:
         shape = [int(one_of(rng, SMALL)) for _ in range(count)]
         if count:
@@ -130,7 +130,7 @@ def sizes(rng, count, most=MOST):
 
 
 def operand(rng, shape):
-    """Return a description, the arguments and the function for an operand of a shape: an array, or one broadcast."""
+    """Return a description, arguments and a function for an operand of this shape: a full array, or a broadcast one."""
     kind = one_of(rng, ("array", "array", "array", "plus", "ones", "scalar", "row", "scaled"))
     if kind == "ones":
         return kind, (), lambda o: o.xp.ones(shape, np.float32)

@@ -1,4 +1,4 @@
-"""Tests of `assert_unbiased`: it must fail on planted bias. Each bias is over twice the smallest that it catches."""
+"""Tests of `assert_unbiased`: it must fail on a planted bias, which is over twice the smallest that it catches."""
 
 from functools import partial
 

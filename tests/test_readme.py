@@ -40,7 +40,7 @@ def test_code_blocks_run(name, i, block, capsys):
     exec(compile(block, f"{name} block {i}", "exec"), namespace)
     if "loss(theta, average" in block:
         assert abs(float(namespace["theta"]) - 3) < 1
-    if "rgrad.fit" in block:  # medians of a hundred fits, whose spread is under 0.2 and 0.1
+    if "rgrad.fit" in block:  # the mean of a hundred fits, whose spread is under 0.2
         assert abs(float(namespace["fits"].params["mu"].mean()) - 3) < 0.15
 
 
@@ -74,7 +74,7 @@ def test_each_line_of_the_optax_table_runs():
 
 
 def test_the_first_block_prints_the_figures_that_it_promises(capsys):
-    """Variances of 10,000 replicates: 6 standard deviations are 9 % and 8.5 %; false failures under 1e-6."""
+    """Variances of 10,000 replicates: 6 standard errors are 9 % and 8.5 %. False failures: below 1e-6."""
     exec(BLOCKS[0][2], {})
     (score_mean, score), (path_mean, path) = (
         map(float, line.split()[:2]) for line in capsys.readouterr().out.splitlines()

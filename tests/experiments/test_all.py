@@ -55,7 +55,7 @@ def test_small_config(name, small_run):
     assert result["experiment"] == name
     assert {"command", "seed", "versions", "device", "float_width", "commit", "dirty"} <= set(result["provenance"])
     rows = list(csv.DictReader((folder / "table.csv").open()))
-    if name != "sweep":  # whose table may be too large for one file of JSON: that has a summary
+    if name != "sweep":  # its table may be too large for JSON, so result.json has a summary
         assert [list(row) for row in rows] == [list(row) for row in result["rows"]]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "figure.svg").read_bytes().startswith(b"<?xml")
@@ -73,7 +73,7 @@ def test_a_run_rewrites_the_tables_and_the_picture_of_its_readme(name, small_run
     old, new = (
         dict(re.findall(r"<!-- table: ([\w-]+) -->\n(.*?)\n?<!-- end -->", text, re.S)) for text in (before, after)
     )
-    untouched = {"benchmark": {"gpu", "sweep"}}  # which the small run does not measure
+    untouched = {"benchmark": {"gpu", "sweep"}}  # the small run does not measure these
     assert {table for table in new if new[table] == old[table]} == untouched.get(name, set())
     for table in new.values():
         lines = [line for line in table.splitlines() if line.startswith("|")]
@@ -114,7 +114,7 @@ def test_the_default_config_file_says_the_defaults():
         model, _ = load(name)
         said = read_toml(str(ROOT / "configs" / f"{name}.toml"), model)
         assert model(**said) == model()
-        none = {key for key, field in model.model_fields.items() if field.default is None}  # TOML has no word for that
+        none = {key for key, field in model.model_fields.items() if field.default is None}  # TOML cannot express None
         assert set(said) == set(model.model_fields) - none - {"readme"}
 
 
@@ -139,7 +139,7 @@ def test_flags_win_over_the_file_name_by_name(run):
     config = json.loads(Path("a/result.json").read_text())["config"]
     assert config["params"] == {"loc": 3.0, "scale": 0.5}
     assert (config["num_samples"], config["replicates"]) == ([20], 100)
-    # Another problem takes neither the file's parameters nor its names.
+    # With another problem, `params` and `wrt` of the file are ignored.
     assert run("variance", "--config=my.toml", "--problem", "sine", "--out", "b")[0] == 0
     assert json.loads(Path("b/result.json").read_text())["config"]["params"] == {}
 
@@ -313,14 +313,16 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
 def test_the_operations_of_the_main_job():
-    """The compiled program of three estimators has one stream of noise for all, one root for two draws, and few
-    operations (134 per draw with the moments when this was written; the bits of jax.random alone take 200)."""
+    """The program of three estimators has one stream of noise for all, and one square root for every two draws.
+
+    It also has few operations: 134 per draw, with the moments, when this was written. The bits of jax.random take 200.
+    """
     estimators = {name: ESTIMATORS[name] for name in VarianceSettings().estimators}
     task = ProblemTask("square", PROBLEMS["square"], point_of(PROBLEMS["square"]), ("loc",), estimators)
     key, draw = jax.random.key(0), task.gradients(1_000)
     batch = batch_for(draw, key, IN_CACHE)
     program = program_of_one_core(draw, key, batch)
-    draws = batch * 1_000  # of one turn of its loop
+    draws = batch * 1_000  # of one iteration of its loop
     assert len(re.findall(r"c64\[\S* conditional\(", program.as_text())) == 1
     assert program.cost_analysis()["flops"] <= 150 * draws
     assert program.cost_analysis()["transcendentals"] <= 0.6 * draws

@@ -47,10 +47,11 @@ def joined(*of):
 
 
 def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
-    """Both variances and both gradients, within a relative 1e-8: in all cells of the default map but at mu = 0.7 (a run
-    itself judges those at its own mu), and at mu = 0 where sigma = 1.
+    """Both variances agree to a relative 1e-8 in all cells of the default map, and for mu = 0, sigma = 1.
 
-    And the reason that the experiment prints: Var(r s) - Var(r') = E r^2 / sigma^2 + E r'^2 + 2 E r r'' for d/d mu."""
+    The map has mu = 0.7 here, because a run itself checks its own mu. The identity that the experiment prints holds
+    too: Var(r s) - Var(r') = E r^2 / sigma^2 + E r'^2 + 2 E r r'' for d/d mu.
+    """
     settings, sine = CrossoverSettings(loc=0.7), function("sine")
     ones = [cells(sine.knobs, dmu=dmu, dsigma=1 - dmu) for dmu in (0.0, 1.0)]
     grid = joined(map_cells(sine, settings), *ones)
@@ -68,7 +69,7 @@ def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
 
 
 def test_the_closed_forms_of_a_sine_are_those_of_an_independent_quadrature():
-    """Also the 0.5 against 50 of the question. Uses Gauss-Hermite with 200 nodes on the definitions, not the experiment's rule."""
+    """Gauss-Hermite with 200 nodes, not the experiment's rule, on the definitions. Also checks the 0.5 against 50."""
     for score, path in [sine_variances(cells([10.0]))]:
         assert score == pytest.approx(0.5, rel=1e-12)
         assert path == pytest.approx(50, rel=1e-12)
@@ -85,8 +86,11 @@ def test_the_closed_forms_of_a_sine_are_those_of_an_independent_quadrature():
 
 
 def test_other_functions_are_integrated_right():
-    """Against moments of a normal (a power, a polynomial) and an adaptive rule (the sigmoid), at |z|^0.6 too, whose
-    squared slope is singular at 0. Also the best constant and its variance. Infinite variances are reported as such."""
+    """Powers and polynomials against moments of a normal, the sigmoid against an adaptive rule.
+
+    One power is |z|^0.6, whose squared slope is singular at 0. Also tests the best constant and its variance, and that
+    infinite variances are reported as such.
+    """
     q = np.array([0.2, 0.5, 0.6, 1.0])
     p = np.array([0.6, 0.75, 1.0, 2.0, 3.5, 5.0])
     sets = (cells(p, sigma=2.0), cells(q), cells(q, dmu=0.0, dsigma=1.0), cells(q, mu=1.0, dmu=0.0, dsigma=1.0),
@@ -104,7 +108,7 @@ def test_other_functions_are_integrated_right():
     best = 2.0 ** (2 * p - 2) * (absolute(2 * p + 2) - absolute(p + 2) ** 2)
     np.testing.assert_allclose(power.best_constant, best, rtol=1e-9)
 
-    # r' is square integrable beyond p = 1/2, and at any p where dz/dphi is 0 at z = 0 (d/d sigma at mu = 0).
+    # r' is square integrable if p > 1/2, and for any p if dz/dphi is 0 at z = 0 (d/d sigma at mu = 0).
     assert np.isinf(by_mu.reparameterized).tolist() == [True, True, False, False]
     assert np.isinf(off_centre.reparameterized).tolist() == [True, True, False, False]
     np.testing.assert_allclose(by_sigma.reparameterized, q**2 * (absolute(2 * q) - absolute(q) ** 2), rtol=1e-9)
@@ -121,7 +125,7 @@ def test_other_functions_are_integrated_right():
     z, weight = eps + 0.5, weight / weight.sum()
     r, slope = 4 * z**3 - 3 * z, 12 * z**2 - 3
     found = exact(function("polynomial"), joined(cells([3.0], mu=0.5), cells([1.0])))
-    assert found.reparameterized[1] == 0  # the straight line has no variance at all
+    assert found.reparameterized[1] == 0  # a straight line has no variance
     gradient = weight @ slope
     assert found.mean[0] == pytest.approx(gradient, rel=1e-12)
     assert found.reparameterized[0] == pytest.approx(weight @ (slope - gradient) ** 2, rel=1e-10)
@@ -159,8 +163,9 @@ def test_the_two_estimates_are_those_of_the_question(x64):
 def test_a_function_that_quadrature_cannot_do_is_measured(monkeypatch):
     """With too few nodes nothing is called exact, and the measured variances agree with the closed form.
 
-    Relatively within 6 standard errors of a variance over 40,000, whose kurtosis is under 6 (sin(2 z) and sin(4 z)): a false
-    failure under 1e-6 for the 24 numbers, and 7 % is caught."""
+    They agree within 6 standard errors of 40,000 draws with kurtosis under 6 (sin(2 z) and sin(4 z)). False failures:
+    under 1e-6 for the 24 numbers. Catches 7 %.
+    """
     monkeypatch.setattr(crossover_exact, "MOST_NODES", 8)
     settings = CrossoverSettings(functions=("sine",), frequencies=(2.0, 4.0), scales=(0.5, 1.0), cells=3, checked=1, replicates=40_000,
                          dimensions=(1,))  # fmt: skip
@@ -188,8 +193,11 @@ SMALL = ("--functions", "sine", "--frequencies", 1, 10, "--scales", 0.5, 2, "--c
 
 
 def test_a_run(run_main, mine):
-    """Every |z| of the run is below 5 (60 numbers: 3e-5 by chance if the seed were not fixed). A variance that is off by
-    2.5 % to 13 % is caught (40,000 draws of kurtosis 1.5 to 15). A user's mu(phi), and a sigma that does not move."""
+    """A run with a user's mu(phi) and a constant sigma. Every |z| is below 5.
+
+    If the seed were not fixed, one of the 60 numbers would exceed 5 with probability 3e-5. A variance that is off by
+    2.5 % to 13 % is caught (40,000 draws of kurtosis 1.5 to 15).
+    """
     status, out, err = run_main(CrossoverSettings, run, *SMALL)
     assert (status, err) == (0, "")
     assert "0 disagree with quadrature" in out
@@ -205,7 +213,7 @@ def test_a_run(run_main, mine):
         assert (r["mu"], r["sigma"]) == (pytest.approx(np.sin(r["phi"])), 1)
         assert r["score_function"] == pytest.approx(np.cos(r["phi"]) ** 2 * score[0], rel=1e-8)
         assert r["reparameterized"] == pytest.approx(np.cos(r["phi"]) ** 2 * path[0], rel=1e-8)
-    # Of a sum over D coordinates REINFORCE's is D / 2 and the other 50: they meet at D = 100.
+    # For a sum over D coordinates, the variance of REINFORCE is D / 2, and the other is 50. They are equal at D = 100.
     sums = {r["dimension"]: r for r in rows if r["part"] == "dimension"}
     assert sums[1]["log10_ratio"] == pytest.approx(-2)
     assert sums[100]["log10_ratio"] == pytest.approx(0, abs=1e-8)

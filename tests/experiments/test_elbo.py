@@ -44,9 +44,11 @@ SMALL = ("--dimensions", 2, "--estimators", "reparameterized/exact", "reparamete
 
 
 def test_the_variances_are_those_of_closed_forms():
-    """The target N(m, S), q = N(mu, C C') near it: the variance in mu of the reparameterized gradient from n samples is
-    tr(P C C' P) / n, and by sticking the landing that of (P - (C C')^-1) C eps. Within 6 standard errors of a thousand
-    pairs (1e-8), 6 * 4 % of the value."""
+    """The target is N(m, S) with P = S^-1, and q = N(mu, C C') is near it. The gradient in mu is from n samples.
+
+    With reparameterized it has variance tr(P C C' P) / n. With sticking the landing it has that of (P - (C C')^-1) C
+    eps. The measured values are within 6 standard errors of a thousand pairs (1e-8), which is 6 * 4 % of the value.
+    """
     settings = ElboSettings(dimensions=(2,), replicates=1000)
     ((target, case),) = elbo_task.location_scale_cases(settings)
     ways = {name: elbo_task.load_way(name) for name in ("reparameterized/exact", "reparameterized/detached")}
@@ -62,7 +64,8 @@ def test_the_variances_are_those_of_closed_forms():
             error = (found["high"] - found["value"]) / 1.96
             assert abs(found["value"] - np.trace(A @ A.T) / 10) < 6 * error
             assert error < 0.05 * found["value"]
-    # What a reader is to see: near the target sticking the landing is the quieter one, too narrow and far away not.
+    # The findings of the README: sticking the landing has less noise near the target, and more if q is narrow and far
+    # away.
     quiet = {
         (r["distance"], r["entropy"]): r["value"] for r in rows if (r["part"], r["quantity"]) == ("variance", "mu")
     }
@@ -94,8 +97,10 @@ def test_laplace_finds_a_gaussian_and_the_mode_of_the_logistic_posterior(x64):
 
 
 def test_wrong_equations_are_seen(monkeypatch):
-    """A density off by 2e-5, an exact entropy off by 0.3 and a chain rule with C^-1 for C^-T, all at once: exactly the
-    rows that they affect are reported."""
+    """A density off by 2e-5, an exact entropy off by 0.3, and a chain rule with C^-1 instead of C^-T, all at once.
+
+    Exactly the rows that they affect are reported.
+    """
     log_q, elbo, sides = elbo_checks._independent_log_q, rgrad.elbo, elbo_checks._library_sides
 
     def wrong_sides(*a):

@@ -76,8 +76,10 @@ def rows_of(folder):
 
 
 def test_the_findings(small_run):
-    """The means of 100 fits are within 2 % of the minimisers of kl and the energy score (standard error below 0.4 %, false
-    failures below 1e-6), squared error tends to 0, and the formulas agree within 6 standard errors."""
+    """Means of 100 fits are within 2 % of the minimisers of kl and the energy score. Squared error tends to sigma = 0.
+
+    The standard errors are below 0.4 % (false failures below 1e-6). The formulas agree within 6 standard errors.
+    """
     _, out, _, folder = small_run("fit")
     rows = rows_of(folder)
     assert list(rows[0]) == ["objective", "estimator", "parameter", "target", "final_mean", "final_sd", "exact_gradient",

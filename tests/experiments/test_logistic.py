@@ -121,7 +121,7 @@ def test_the_command_finds_the_optimum_and_the_posterior(run):
 
 
 def test_a_nan_is_refused_and_the_last_good_state_kept():
-    """A target that is nan beyond loc[1] = 0.2, which fits reach at a known step of Adam (0.05 each, the gradient's sign)."""
+    """The target is nan beyond loc[1] = 0.22. With the larger rate, the steps of Adam are long enough to reach it."""
 
     def estimator(f, q, key, n):
         return jnp.where(q.mean[1] > 0.22, jnp.nan, rgrad.reparameterized(f, q, key, n))
@@ -131,7 +131,7 @@ def test_a_nan_is_refused_and_the_last_good_state_kept():
     assert (runs.stopped_at[0] == -1).all()
     assert (runs.stopped_at[1] > 0).all()
     last = runs.params["loc"][1, :, 1]
-    assert ((last > 0.1) & (last <= 0.22)).all()  # one step before
+    assert ((last > 0.1) & (last <= 0.22)).all()  # the state one step before
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(runs.path))
     assert runs.steps.tolist() == [3, 6, 9, 12]
     assert (np.diff(runs.seconds) > 0).all()
@@ -167,7 +167,7 @@ def test_split_and_standardise():
     again, other = split(table, 0.2, seed=3), split(table, 0.2, seed=4)
     assert np.array_equal(parts.held_x, again.held_x)
     assert not np.array_equal(parts.held_x, other.held_x)
-    # Each row is in one of the two: with its own numbers put back they are the table.
+    # Each row is in exactly one of the two parts. Without a split, the rows are those of the standardised table.
     rows = lambda x, y: sorted(map(tuple, np.c_[x, y].tolist()))
     numbered = Table(np.arange(10.0)[:, None], np.arange(10), ["x"], "ten")
     kept = split(numbered, 0.3, 0)

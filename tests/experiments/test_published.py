@@ -35,7 +35,7 @@ def test_quadrature_agrees_with_the_closed_forms(k):
 
 
 def test_the_table_of_gal_is_right_in_all_printed_digits():
-    """For sigma itself. In sigma^2 the variances are a quarter of these."""
+    """The derivatives are in sigma. In sigma^2 their variances would be a quarter of these."""
     costs = {
         "x + x^2": (lambda x: x + x**2, lambda x: 1 + 2 * x),
         "sin x": (np.sin, np.cos),
@@ -88,7 +88,7 @@ def test_the_errors_of_the_source_count(normal):
     """Over 100 repetitions of a normal with variance 4: 0.2 for the mean, 4 sqrt(2 / 99) for the variance."""
     errors = errors_of(100, normal)
     assert errors == pytest.approx({"mean": 0.2, "variance": 4 * (2 / 99) ** 0.5}, rel=0.15)
-    # A source with as many repetitions as ours is as unsure as we are: z shrinks by sqrt 2.
+    # If the source has as many repetitions as we have, its error equals ours, and z shrinks by sqrt(2).
     same = errors_of(1000, normal)
     for row_of, kind, value in ((row_of_mean, "mean", 1.2), (row_of_variance, "variance", 4.3)):
         alone, both = row_of(CLAIM(value), normal)["z"], row_of(CLAIM(value, same[kind]), normal)["z"]
@@ -119,12 +119,12 @@ def test_the_small_config_agrees(small_run):
     rows = json.loads((folder / "result.json").read_text())["rows"]
     assert {row["source"] for row in rows} == set(tables.SOURCES.values())
     assert all(tuple(row) == ROW for row in rows)
-    # What a reader is to see: the error falls beyond doubt where the order is published.
+    # The error decreases significantly wherever the source says so.
     assert all(row["low"] > 1 for row in rows if row["quantity"].startswith("ratio"))
 
 
 def test_a_wrong_published_value_is_exit_status_1(run, monkeypatch):
-    """4.4 instead of 4: about 20 standard errors of 100,000 estimates, so it is never missed. The others as above."""
+    """4.4 instead of 4 is about 20 standard errors of 100,000 estimates, so it is never missed. The others agree."""
     right = tables.GAL["x + x^2", "mu"]
     monkeypatch.setitem(tables.GAL, ("x + x^2", "mu"), {**right, "reparameterized": "4.400"})
     status, out, err = run("--sources", "gal", "--replicates", 100_000, "--out", "here")

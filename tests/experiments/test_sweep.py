@@ -68,7 +68,7 @@ def test_what_it_writes(whole):
         (float(r["loc"]), float(r["scale"])) for r in rows
     )
     assert len(rows) == 12
-    # A gradient at n = 10: the standard error of 3,000 is 2 % of a standard deviation; six of them, 2e-8 for 12 cells.
+    # The standard error of 3,000 gradients is 2 % of a standard deviation. False failures: 2e-8 for all 12 cells.
     for row in rows:
         assert abs(float(row["mean"]) - 2 * float(row["loc"])) <= 6 * float(row["standard_error"])
     result = json.loads((whole / "result.json").read_text())
@@ -125,7 +125,7 @@ def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
         first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     elif damage == "gone":
         first.unlink()
-    else:  # whole, but that of other cells
+    else:  # an intact chunk, but of other cells
         first.write_bytes(second.read_bytes())
     status, out, err = sweep("--resume", copy)
     assert (status, err) == (0, "")

@@ -139,7 +139,7 @@ def two_parameters(loc, scale, phi):
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])
 @pytest.mark.parametrize(("first", "then"), [(0, 1), (1, 0), (2, 0), (2, 1), (0, 0), (1, 1)])
 def test_mixed_second_derivatives_raise_too(first, then, wrap):
-    """The sample is a constant, so the derivative of d/d scale in loc would be 0, but it should be 6 scale."""
+    """The sample is a constant, so the derivative of d/d scale in loc would be 0. The right value is 6 scale."""
     for one, two in itertools.product((jax.grad, jax.jacfwd), repeat=2):
         with pytest.raises(NotImplementedError, match="first order only"):
             wrap(two(wrap(one(two_parameters, first)), then))(1.0, 2.0, 1.0)

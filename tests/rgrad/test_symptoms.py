@@ -1,4 +1,4 @@
-"""The README's chart, and its table of symptoms, causes and cures. Every line is demonstrated on an example."""
+"""The chart in the README, and its table of symptoms, causes and cures. An example demonstrates every line."""
 
 import re
 from functools import partial

@@ -119,10 +119,10 @@ def check_distribution(e):
 
 
 def check_independence(e):
-    """Correlations of e and of e^2: with the next number, the other of the block, and the same number of the next key.
+    """Correlations of e and e^2 with the next number, the other one of the block, and the same one of the next key.
 
-    Each is within 5.6 of 1/sqrt(pairs): false failures 2e-7 in total. It catches correlations
-    of 9/sqrt(pairs): 0.005 in 4 million.
+    Each is below 5.6/sqrt(pairs): false failures 2e-7 in total. It catches correlations of 9/sqrt(pairs), which is
+    0.005 for 4 million.
     """
     blocks = -(-e.shape[1] // 2)
     pairs = {
@@ -163,7 +163,7 @@ def test_the_checks_see_a_fault(check, normals):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_law_of_a_hundred_million():
-    """With 1e8 numbers they catch correlations of 0.001, cdfs off by 3e-4, tails off by 5e-2 at 4 and by 1 at 6."""
+    """With 1e8 numbers this catches correlations of 0.001, cdfs off by 3e-4, tails off by 5e-2 at 4 and by 1 at 6."""
     e = np.concatenate([many(jax.random.fold_in(KEY, i), 2**15, 763) for i in range(4)])
     assert e.size > 1e8 - 1e5
     for check in CHECKS:

@@ -45,7 +45,7 @@ def test_the_pathwise_gradient_and_the_score_of_a_square():
 
 
 def test_an_objective_that_uses_the_parameters_and_a_vector():
-    """d/dm of E[(x - m)^2 m] is 1 in each of three coordinates (scale 1): in the mean, only f depends on m."""
+    """d/dm of E[(x - m)^2 m] is 1 in each of three coordinates (scale 1). It comes only from the factor m of f."""
     build = lambda m: dist.Normal(m, 1.0).to_event(1)
     m = jnp.array([0.5, -1.0, 2.0])
     f = lambda m: lambda x: jnp.sum((x - m) ** 2 * m)

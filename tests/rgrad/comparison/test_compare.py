@@ -95,7 +95,7 @@ def test_infinite_variance_is_named():
 
 
 def test_losses_by_name():
-    """The gradient of a Bernoulli's sample is silently 0, and symbolically so: rare draws could not add anything."""
+    """The gradient through a Bernoulli sample is silently 0. The trace shows this for every draw, even a rare one."""
 
     def loss(estimator):
         return lambda p, key: rgrad.expect(lambda b: (b - 0.45) ** 2, dist.Bernoulli(logits=p["a"]), key, 10, estimator)
@@ -243,7 +243,7 @@ def test_what_is_disputed_is_not_recommended():
 
 
 def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
-    """The estimator is 0.1 off the exact gradient. The score confirms that one to 0.05 (five standard errors) or 0.5."""
+    """The estimator is off by 0.1. The score confirms the exact gradient to 0.05 (five standard errors) or to 0.5."""
     for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
         found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
         task = Contenders({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
@@ -292,7 +292,7 @@ def entry(variance, noise, cost=1.0):
 
 
 def test_it_says_when_it_cannot_tell():
-    """Two that are 4 % apart, each known to 10 %: a lead of log(1.1 x 1.04) / 0.141 = 0.95 standard errors; 1.645 needed."""
+    """Two are 4 % apart, each known to 10 %: a lead of log(1.1 x 1.04) / 0.141 = 0.95 standard errors, not 1.645."""
     judged = dict.fromkeys("ab", Judged(["unbiased so far"], np.zeros(1), [""]))
     task = Contenders({}, {}, ("x",), ("a", "b"), {}, None, {})
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
@@ -393,7 +393,7 @@ def deviations(x):
     ],
 )
 def test_infinite_variance(draw, infinite):
-    """Ten seeds each, 200,000 draws: tails of 1.43 and 1 are named at least nine times, lighter ones at most once."""
+    """Ten seeds, 200,000 draws each: tails of 1.43 and 1 are named at least nine times, lighter ones at most once."""
     rng = np.random.default_rng(0)
     named = sum(bool(infinite_variance(deviations(draw(rng, 200_000)), 200_000)[0]) for _ in range(10))
     assert named >= 9 if infinite else named <= 1

@@ -275,7 +275,7 @@ def test_truncated_normal_in_the_tail_by_estimators():
 
 
 def test_nan_is_explained_where_draws_are_collected():
-    """`measure` gives one warning. A comparison and a fit say it in one sentence."""
+    """`measure` warns once. A comparison and a fit explain it in one sentence."""
     loss = lambda params, key: rgrad.expect(lambda x: x, Outside(dist.StudentT(3.0, params["t"]), 0.0), key, 10)
     with pytest.warns(UserWarning, match=r"measure: \d+ of 10 draws are nan .* outside of the support"):
         rgrad.measure(lambda key: loss({"t": 0.0}, key), KEY, 10)

@@ -196,8 +196,10 @@ def test_what_cannot_be_resolved_is_nan(q, at):
 
 @pytest.mark.parametrize("estimator", ["reparameterized", "score_function", "generalized", "measure_valued"])
 def test_underflow_is_the_same_with_jit_and_without(estimator):
-    """A twentieth of LogNormal(-60, 25) is 0 in 32 bits, so log x is -inf. It stays so under jit, although XLA would
-    cancel log and exp. A bounded f is right."""
+    """One in twenty samples of LogNormal(-60, 25) is 0 in 32 bits, so log x is -inf.
+
+    It stays so under jit, although XLA would cancel log and exp. A bounded f is right.
+    """
     loss = lambda f, t: rgrad.expect(f, dist.LogNormal(t, 25.0), KEY, 50, getattr(rgrad, estimator))
     for f in (jnp.log, lambda x: x / (1 + x)):
         both = jax.value_and_grad(partial(loss, f))
@@ -206,7 +208,7 @@ def test_underflow_is_the_same_with_jit_and_without(estimator):
 
 
 def test_wrappers_have_the_same_score():
-    """`to_event`, `expand`, keys, antithetic draws and K copies give the score of the q inside: a sigmoid at 20."""
+    """`to_event`, `expand`, keys, antithetic draws and K copies give the score of the q inside, a sigmoid at 20."""
     inside = lambda t: image(dist.Normal(t, 1.0), transforms.SigmoidTransform())
     noise = 2 * jnp.ones(())
     assert base_noise(inside(18.0)).push(noise) >= 1 - 2e-7

@@ -57,7 +57,7 @@ def test_no_bias_by_enumeration(baseline, n, x64):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_moving_average_over_three_calls_by_enumeration(decay, x64):
-    """Three calls of two samples, the state passed on: 729 sequences. Each call's gradient is unbiased to 1e-10."""
+    """All 729 sequences of three calls with two samples that pass on the state. Gradients are unbiased to 1e-10."""
     logits = jnp.asarray(LOGITS)
 
     def calls(samples):

@@ -370,7 +370,7 @@ VECTORS = {
 
 @pytest.mark.parametrize("kind", VECTORS)
 def test_vectors_are_unbiased(kind):
-    """With the noise that they draw, which would reveal a key used twice. Catches 0.02 in gradients up to 0.4."""
+    """With their own noise, which would reveal a key that is used twice. Catches 0.02 in gradients up to 0.4."""
     build, f, a = VECTORS[kind]
     names = [name for name in UNBIASED if kind == "bits" or name not in BITS_ONLY]
     loss = lambda a, key, name: rgrad.expect(f, build(a), key, 10, UNBIASED[name])

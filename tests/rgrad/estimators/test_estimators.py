@@ -24,7 +24,7 @@ def drawn(draws, estimator):
     return lambda f, q, key, n: estimator(f, draws(q), key, n)
 
 
-# The estimators of the table, and some with other options.
+# The estimators of the table, and some of them with other options.
 ESTIMATORS = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()} | {
     "score_function+number": partial(rgrad.score_function, baseline=2.0),
     "score_function+moving_average": partial(rgrad.score_function, baseline=rgrad.moving_average(0.5).update(1.5)),

@@ -121,7 +121,7 @@ def normal_bound(p, key, k, n, rule):
 
 
 def quadrature(p, k):
-    """With 40 nodes in each dimension."""
+    """The bound by quadrature, with 40 nodes in each dimension."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     weights = weights / weights.sum()
     q = normal_of(p)
@@ -251,7 +251,7 @@ def test_one_sample_is_the_elbo(x64):
 
 
 def test_doubly_reparameterized_toy():
-    """Published figures for q = N(-3, 1), p = N(2, 3^2), ten bounds of ten samples. Here the fancier rule is *worse*.
+    """Published figures for q = N(-3, 1), p = N(2, 3^2), ten bounds of ten samples. Here DReG is *worse*.
 
     The means of the gradients of minus the bound in loc and softplus^-1(scale) are -.481 and -.716 for both rules. The
     standard deviations are .030 and .077 (IWAE), and .202 and .365 (DReG). (3 is the standard deviation: with variance

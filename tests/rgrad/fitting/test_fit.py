@@ -77,7 +77,7 @@ def test_many_fits_in_one_program():
 
 
 def test_a_state_lowers_the_noise():
-    """The same fits with and without a moving average: it makes the spread at the end at least 1.5 times smaller.
+    """The same fits with and without a moving average, which makes the final spread at least 1.5 times smaller.
 
     The true factor is about 7 (noise of 10 + x against x), so false failures are far below 1e-6.
     """

@@ -115,7 +115,7 @@ def test_a_first_batch_unlike_the_rest():
 @pytest.mark.parametrize("size", [1e-25, 1e20, 3e37])
 @pytest.mark.parametrize("common", [0.0, 1.0, 1e-20])
 def test_rare_values_of_another_size_altogether(size, common):
-    """Powers of (rare size / common size) overflow 32 bits by far, whenever the rare values occur."""
+    """Powers of (rare size / common size) are far beyond 32 bits, whenever the rare values occur."""
     if size < 1e-20 * common:
         pytest.skip("32 bits cannot tell the sum from the common value")
     rare = lambda key: jnp.where(jax.random.uniform(key) < 0.02, size, common) * jax.random.uniform(key, minval=0.5)
@@ -273,7 +273,7 @@ def test_traced_or_not_the_moments_are_the_same():
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 7])
 def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
-    """Every replicate is in exactly one piece, of whole batches except at both ends. One loop gives the same moments."""
+    """Each replicate is in exactly one piece. Pieces are whole batches except at both ends. One loop gives the same."""
     monkeypatch.setattr(streaming, "CORES", cores)
     first = lambda key: jax.random.key_data(key)[0]
     cases = [(0, 5, 64), (0, 64, 64), (5, 200, 64), (60, 9, 64), (0, 1000, 1), (2**32 - 70, 500, 32)]
@@ -414,7 +414,7 @@ def coverage(repetitions, estimator, n, replicates, exact_mean, exact_variance):
 
 
 def check_coverage(repetitions):
-    """95 +- 1 %, plus only what chance explains: 4.9 standard errors for this number of repetitions (1e-6)."""
+    """The coverage is 95 +- 1 %, plus what chance can explain: 4.9 standard errors for these repetitions (1e-6)."""
     leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
     slack = 0.01 + 4.9 * (0.95 * 0.05 / repetitions) ** 0.5
     for estimator, variance in (
