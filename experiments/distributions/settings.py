@@ -14,7 +14,7 @@ GOOD = ("ok", "refused", "nan", "noisy")
 
 
 class DistributionsSettings(ProblemSettings):
-    """Tests every estimator on every NumPyro distribution that can be built, against the true gradient.
+    """Tests unbiased estimators on every NumPyro distribution that can be built, against the true gradient.
 
     An estimate must be right within its error, refused with a message, or nan. Anything else is marked WRONG or
     CRASHED, and the exit status is 1.
