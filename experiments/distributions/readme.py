@@ -8,7 +8,7 @@ from experiments.distributions.study import Cell
 MEANING = {
     "ok": "right within its error",
     "refused": "raises an error that names the distribution",
-    "nan": "visibly wrong: every estimate is nan",
+    "nan": "nan instead of a number, for a probability of exactly 0 or 1",
     "noisy": "right within its error, but too noisy to see a bias of a fifth",
     "WRONG": "off by more than its error",
     "CRASHED": "an error that does not say what is wrong",

@@ -18,7 +18,7 @@ MOVES_ONLY = {"broadcast_in_dim", "reshape", "gather", "squeeze", "expand_dims",
 CALLS = {"jit", "pjit"}
 
 
-def check_not_made_of(baseline: Any, values: Any) -> Array | None:
+def check_not_made_of(baseline: Any, values: Any) -> None:
     """Raises an error if an array of baselines was computed from the values.
 
     In a trace, the check looks for a path to the baseline from the values, or from an array of which they are an
@@ -28,24 +28,21 @@ def check_not_made_of(baseline: Any, values: Any) -> Array | None:
     Raises:
         ValueError: the baseline was computed from the values.
     """
-    if not isinstance(baseline, jax.Array):
-        return None  # e.g. a Python number
+    if not isinstance(baseline, jax.Array | np.ndarray | np.generic):
+        return  # e.g. a Python number
     b, v = _lowest(baseline), _lowest(values)
     if _is_in_trace(b) and _is_in_trace(v):
         if any(_same(x, source) for source in _elementwise_sources(v) for x in _ancestors(b)):
             raise ValueError(_made_of_values("is computed from the values of the same call"))
-        return None
+        return
     if isinstance(b, jax.core.Tracer) or isinstance(v, jax.core.Tracer):
-        return None
+        return
     numbers, found = np.ravel(np.asarray(v)), np.asarray(b)
-    distinct = len(np.unique(numbers)) == len(numbers) > 1
-    if (
-        distinct
-        and numbers.dtype.kind == "f"
-        and (np.all(found == np.asarray(jnp.mean(v))) or np.all(np.isin(found, numbers)))
-    ):
+    if numbers.dtype.kind != "f" or not len(np.unique(numbers)) == len(numbers) > 1:
+        return
+    means = (np.asarray(jnp.mean(v)), numbers.mean(), numbers.mean(dtype=float))
+    if any(np.all(found == mean) for mean in means) or np.all(np.isin(found, numbers)):
         raise ValueError(_made_of_values("is the mean of the values of the same call, or consists of them"))
-    return None
 
 
 def _made_of_values(what: str) -> str:

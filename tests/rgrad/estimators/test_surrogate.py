@@ -196,6 +196,10 @@ def test_a_baseline_array_that_is_made_of_the_values_is_refused():
         if name != "by hand":
             with pytest.raises(ValueError, match="is the mean of the values"):
                 with_baseline(baseline, key)
+    values = jax.random.normal(key, (5,))
+    for mean in (np.mean(values), np.full(5, np.mean(values)), np.asarray(values, float).mean()):
+        with pytest.raises(ValueError, match="is the mean of the values"):
+            rgrad.surrogate(values, jnp.zeros(5), baseline=mean)
     for baseline in NOT_MADE_OF_THEM.values():
         eager = with_baseline(baseline, key)
         np.testing.assert_allclose(jax.jit(lambda key, b=baseline: with_baseline(b, key))(key), eager, rtol=1e-5)
