@@ -157,7 +157,7 @@ def test_a_known_expectation_as_a_pair_or_made_of_f_and_q():
     [
         (optimal, lambda t: dist.Normal(t, 1.0), 1, ValueError, "optimal: n = 1 leaves no other sample"),
         (optimal, lambda t: rgrad.antithetic(dist.Normal(t, 1.0)), 4, ValueError, "optimal is made of the values of a call"),
-        (delta, lambda t: dist.Gamma(t, 1.0), 4, NotImplementedError, "delta is for normal .* and this is Gamma"),
+        (delta, lambda t: dist.Gamma(t, 1.0), 4, NotImplementedError, "delta needs a normal distribution, got Gamma"),
         (partial(rgrad.score_function, control_variate=(lambda x: x, jnp.ones(2))), lambda t: dist.Normal(t, 1.0), 4,
          ValueError, r"expectation of the control variate has shape \(2,\)"),
         (partial(rgrad.score_function, control_variate=(lambda x: x * jnp.ones(2), 0.0)), lambda t: dist.Normal(t, 1.0), 4,
