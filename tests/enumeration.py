@@ -42,6 +42,11 @@ def tuples(n):
 
 def expectation(function, n, logits=LOGITS):
     """Return `E[function(samples)]` over n independent samples. Their probabilities, at `logits`, are constants."""
-    every = tuples(n)
-    log_p = dist.Categorical(logits=jnp.asarray(logits, float)).log_prob(every).sum(-1)
-    return jax.tree.map(lambda x: jnp.tensordot(jnp.exp(log_p), x, 1), jax.lax.map(function, every, batch_size=2048))
+
+    @jax.jit  # otherwise `lax.map` would evaluate fewer than a batch one operation at a time
+    def mean(every):
+        log_p = dist.Categorical(logits=jnp.asarray(logits, float)).log_prob(every).sum(-1)
+        each = jax.lax.map(function, every, batch_size=2048)
+        return jax.tree.map(lambda x: jnp.tensordot(jnp.exp(log_p), x, 1), each)
+
+    return mean(tuples(n))
