@@ -224,3 +224,12 @@ def test_an_error_of_the_loss_is_said_once():
     with pytest.raises(ValueError, match="mine") as caught:
         jax.vmap(lambda at: rgrad.fit(broken, {"loc": at}, optax.sgd(0.1), KEY, 5))(jnp.ones(2))
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("record", [None, lambda params: params])
+def test_a_fit_runs_with_debug_nans(record):
+    """The trace starts without a value, and this is not a nan that JAX makes."""
+    loss = lambda params, key: params["loc"] ** 2
+    with jax.debug_nans(True):
+        end = rgrad.fit(loss, {"loc": 1.0}, optax.sgd(0.1), KEY, 5, record=record)
+    assert float(end.params["loc"]) == pytest.approx(0.8**5)
