@@ -3,6 +3,7 @@
 from typing import Any
 
 from experiments.benchmark.figure import draw_figure
+from experiments.benchmark.gpu import read_gpu
 from experiments.benchmark.processes import cold_section, growth_section
 from experiments.benchmark.readme import readme_tables
 from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
@@ -21,6 +22,9 @@ from experiments.common.tables import number, print_table
 
 
 def run(settings: BenchmarkSettings) -> int:
+    if settings.read is not None:
+        read_gpu(settings.read)
+        return 0
     if settings.float_width != 32:
         raise UsageError("--float-width 64: the contenders support only 32 bits; leave it out")
     left_out: dict[str, str] = {}

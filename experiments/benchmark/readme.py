@@ -16,7 +16,7 @@ def readme_tables(rows: Rows) -> dict[str, str]:
     """For each section that was run: how many times as fast as the others rgrad is; and the record of a GPU."""
     of = {name: [r for r in rows if r["section"] == name] for name in WRITERS}
     written = {name: write(of[name]) for name, write in WRITERS.items() if of[name]}
-    return written | ({"gpu": _gpu()} if GPU.exists() else {})
+    return written | ({"gpu": gpu_table(json.loads(GPU.read_text(encoding="utf-8")))} if GPU.exists() else {})
 
 
 def _draws(rows: Rows) -> str:
@@ -34,15 +34,18 @@ def _ratios(rows: Rows) -> str:
 WRITERS: dict[str, Callable[[Rows], str]] = {"draws": _draws, "fit": _ratios, "sweep": _ratios}
 
 
-def _gpu() -> str:
-    """What gpu.json holds of a run on a GPU, in 1e9 draws a second."""
-    record = json.loads(GPU.read_text(encoding="utf-8"))
+def gpu_table(record: dict[str, Any]) -> str:
+    """The rates of a run on a GPU, from the contents of gpu.json, in 1e9 draws a second."""
+    torch = record["PyTorch"]
     rows = {
-        "`rgrad.measure`": lambda n: record["measure"][f"N = {n}, as it chooses"],
-        "stock JAX, streamed by `lax.scan`": lambda n: record["stock JAX"][f"{n} scan"],
-        "PyTorch, eager": lambda n: record["PyTorch"][f"{n} eager"]["rate"],
-        "PyTorch, compiled": lambda n: record["PyTorch"][f"{n} compiled"]["rate"],
+        "`rgrad.measure`": lambda n: record["measure"].get(f"N = {n}, as it chooses"),
+        "stock JAX, streamed by `lax.scan`": lambda n: record["stock JAX"].get(f"{n} scan"),
+        "PyTorch, eager": lambda n: torch.get(f"{n} eager", {}).get("rate"),
+        "PyTorch, compiled": lambda n: torch.get(f"{n} compiled", {}).get("rate"),
     }
     numbers = (10, 100, 1_000, 100_000)
-    lines = [[name, *(f"{rate(n) / 1e9:.0f}" for n in numbers)] for name, rate in rows.items()]
-    return markdown(["", *(f"n = {n:,}" for n in numbers)], lines)
+    cell = lambda rate: f"{rate / 1e9:.0f}" if rate else ""
+    lines = [[name, *(cell(rate(n)) for n in numbers)] for name, rate in rows.items()]
+    versions = record["versions"]
+    head = f"{record['device']['kind']}, jax {versions['jax']}" + (f", PyTorch {versions['torch']}" if torch else "")
+    return markdown([head, *(f"n = {n:,}" for n in numbers)], lines)

@@ -61,6 +61,8 @@ class BenchmarkSettings(ExperimentSettings):
     """Turns of each contender, an integer."""
     seconds: Annotated[float, Field(gt=0, le=3600)] = 0.15
     """Approximate length of a turn in the sections draws and dimension, minimum length in fit."""
+    read: str | None = None
+    """Measure nothing. Write gpu.json and the README's table of GPUs from this file, the gpu.json of a run of .ci/gpu."""
 
 
 TITLES = {

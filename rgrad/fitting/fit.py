@@ -147,7 +147,9 @@ def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: 
 def _last_of(trace: Trace, dtype: Any) -> Trace:
     """The last loss and gradient norm of an earlier piece, or nan if there are none."""
     # The nan is made by NumPy, because `jax_debug_nans` refuses one that JAX makes.
-    last = lambda values: np.full((), np.nan, dtype) if values is None else jnp.asarray(values)[-1]
+    last: Callable[[Any], Any] = lambda values: (
+        np.full((), np.nan, dtype) if values is None else jnp.asarray(values)[-1]
+    )
     return Trace(last(trace.loss), None, last(trace.gradient_norm))
 
 

@@ -192,3 +192,85 @@ def test_bad_input(flags, message, run_main):
     assert message in err
     assert (err.count("\n"), out) == (1, "")
     assert not Path("new").exists()
+
+
+def raw_gpu(**changes):
+    """A report of `.ci/gpu` with the parts that the table needs."""
+    rates = {10: 9.5e10, 100: 1.27e11, 1_000: 1.6e11, 100_000: 1.64e11}
+    best = lambda kind, times: {f"{n} {kind}": {"rate": rate * times, "how": "somehow"} for n, rate in rates.items()}
+    part = lambda **values: {"state": "ok", "title": "", "checks": {}, "rows": {}, "notes": {}} | values
+    parts = {
+        "a1": part(
+            notes={"device": {"kind": "NVIDIA H100", "memory": {}}, "versions": {"jax": "0.11", "torch": "2.11"}}
+        ),
+        "b1": part(title="the post's problem", checks={"n = 1": {"ok": True}, "n = 10": {"ok": False}}),
+        "d1": part(device="gpu", rows={f"n = {n}, as it chooses": {"rate": rate} for n, rate in rates.items()}),
+        "d2": part(rows={"somehow": {"rate": 1.0}}, notes={"best": best("scan", 0.5)}),
+        "d3": part(notes={"best": best("eager", 0.1) | {"10 compiled": {"rate": 2e11, "how": "by hand"}}}),
+    }
+    return {"kind": "rgrad .ci/gpu", "started": "2026-01-02T03:04:05Z", "rehearsal": False, "parts": parts} | changes
+
+
+@pytest.fixture
+def readme_copy(tmp_path, monkeypatch):
+    """The README of the experiment, in a folder that a test may change."""
+    from experiments.common import readme
+
+    folder = tmp_path / "copy" / "benchmark"
+    folder.mkdir(parents=True)
+    for name in ("README.md", "gpu.json"):
+        shutil.copy(readme.HOME / "benchmark" / name, folder)
+    monkeypatch.setattr(readme, "HOME", folder.parent)
+    return folder
+
+
+def test_read_writes_the_table_of_a_run_on_a_gpu(run_main, readme_copy):
+    Path("raw.json").write_text(json.dumps(raw_gpu()))
+    before = (readme_copy / "README.md").read_text()
+    status, out, err = run_main(BenchmarkSettings, run, "--read", "raw.json")
+    assert (status, err) == (0, "")
+    assert f"written to {readme_copy}/: gpu.json, README.md" in out
+    after = (readme_copy / "README.md").read_text()
+    assert "| NVIDIA H100, jax 0.11, PyTorch 2.11 | n = 10 | n = 100 | n = 1,000 | n = 100,000 |" in after
+    assert "| `rgrad.measure` | 95 | 127 | 160 | 164 |" in after
+    assert "| stock JAX, streamed by `lax.scan` | 48 | 64 | 80 | 82 |" in after
+    assert "| PyTorch, compiled | 200 |  |  |  |" in after
+    changed = [a for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert all(line.startswith("|") for line in changed)
+    record = json.loads((readme_copy / "gpu.json").read_text())
+    assert record["about"].startswith("One NVIDIA H100, 2026-01-02.")
+    assert record["checks"] == {"b1": {"title": "the post's problem", "right": 1, "of": 2}}
+    assert record["measure"]["N = 1000, as it chooses"] == 1.6e11
+    # What was written can be read, and nothing changes.
+    assert run_main(BenchmarkSettings, run, "--read", readme_copy / "gpu.json")[0] == 0
+    assert json.loads((readme_copy / "gpu.json").read_text()) == record
+    assert (readme_copy / "README.md").read_text() == after
+
+
+def test_the_committed_record_of_a_gpu_is_that_of_the_readme(run_main, readme_copy):
+    before = {name: (readme_copy / name).read_bytes() for name in ("README.md", "gpu.json")}
+    assert run_main(BenchmarkSettings, run, "--read", readme_copy / "gpu.json")[0] == 0
+    assert {name: (readme_copy / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory; give the gpu.json that .ci/gpu has written"),
+        ("{", "not JSON: Expecting property name"),
+        ("[1]", "this is not a result of .ci/gpu; give the gpu.json"),
+        (json.dumps({"experiment": "benchmark", "rows": []}), "this is not a result of .ci/gpu"),
+        (json.dumps(raw_gpu(rehearsal=True)), "this is a rehearsal on the CPU; run .ci/gpu on a GPU"),
+        (json.dumps(raw_gpu(parts={})), "it has no results of a1 and d1 and d2; run .ci/gpu --parts a,d"),
+        (json.dumps(raw_gpu()).replace('"device": "gpu"', '"device": "cpu"'), "it was not measured on a GPU"),
+    ],
+)
+def test_a_file_that_is_no_record_of_a_gpu_is_refused(run_main, readme_copy, content, message):
+    before = (readme_copy / "README.md").read_bytes()
+    if content is not None:
+        Path("raw.json").write_text(content)
+    status, out, err = run_main(BenchmarkSettings, run, "--read", "raw.json")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: --read raw.json: {message}")
+    assert err.count("\n") == 1
+    assert (readme_copy / "README.md").read_bytes() == before

@@ -22,6 +22,15 @@ PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "numpyro"
 IMPORTS = ("numpy", "jax", "jax.numpy", "rgrad", "numpyro.distributions", "optax")
 FLAGS = ("jax_threefry_partitionable", "jax_threefry_gpu_kernel_lowering", "jax_enable_x64")
 SMI = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+TIMED = """
+import importlib, json, sys, time
+took = {}
+for name in sys.argv[1:]:
+    began = time.perf_counter()
+    importlib.import_module(name)
+    took[name] = time.perf_counter() - began
+print(json.dumps(took))
+"""
 MOST_Z = 5.0
 
 
@@ -48,14 +57,12 @@ def memory() -> dict[str, Any]:
 
 
 def machine(ctx: Context) -> None:
-    imports = {}
-    for name in IMPORTS:
-        imports[name], _ = seconds_of(lambda name=name: importlib.import_module(name))
+    imports = import_times()
     jax, rgrad = importlib.import_module("jax"), importlib.import_module("rgrad")
     versions = {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES}
     ctx.note("versions", versions)
     ctx.note("rgrad", source(Path(rgrad.__file__).parent))
-    ctx.note("imports in seconds, if this is the first part", imports)
+    ctx.note("imports in seconds", imports)
     start, devices = seconds_of(jax.devices)
     device = devices[0]
     ctx.note("device", {
@@ -80,6 +87,15 @@ def machine(ctx: Context) -> None:
         f"   jax {versions['jax']}, numpyro {versions['numpyro']}, Python {versions['python']}; {device.device_kind} x "
         f"{len(devices)}; rgrad imported in {imports['rgrad']:.2f} s; first measure {first:.1f} s, second {1000 * again:.1f} ms"
     )
+
+
+def import_times() -> dict[str, float]:
+    """The seconds of each import, one after the other in a fresh process."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", TIMED, *IMPORTS], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    return json.loads(done.stdout)
 
 
 def version_of(name: str) -> str | None:

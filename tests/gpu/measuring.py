@@ -18,7 +18,7 @@ OWN = "as it chooses"
 
 
 def label_of(n: int, flight: int | None) -> str:
-    return f"N = {n}, " + (OWN if flight is None else f"2^{int(math.log2(flight))} in flight")
+    return f"n = {n}, " + (OWN if flight is None else f"2^{int(math.log2(flight))} in flight")
 
 
 def measure_rates(ctx: Context) -> None:

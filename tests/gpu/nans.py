@@ -36,7 +36,7 @@ def jobs(replicates: int) -> dict[str, Callable[[], Any]]:
 
 def check_nans(ctx: Context) -> None:
     every = jobs(ctx.size(20_000, 1_000))
-    for label in list(every)[: ctx.size(None, 3)]:
+    for label in list(every)[: ctx.size(None, 2)]:
         if not ctx.enough(2, label):
             continue
         try:

@@ -38,7 +38,7 @@ def torch_rates(ctx: Context) -> None:
         raise RuntimeError("PyTorch gave no result; see torch.log in the folder of the results")
     ctx.note("best", speed_ups(ctx, best))
     for name, found in best.items():
-        say(f"   N = {name}: {found['rate']:.3g} draws/s ({found['how']})")
+        say(f"   n = {name}: {found['rate']:.3g} draws/s ({found['how']})")
 
 
 def take(ctx: Context, line: str, best: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def take(ctx: Context, line: str, best: dict[str, Any]) -> None:
     if "about" in found:
         ctx.note("about", found["about"])
         return
-    ctx.row(f"N = {found.get('n')}, {found['label']}", **found)
+    ctx.row(f"n = {found.get('n')}, {found['label']}", **found)
     if "rate" not in found:
         say(f"   PyTorch, {found['label']}: {found['error'][:150]}")
         return

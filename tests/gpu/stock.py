@@ -59,9 +59,9 @@ def stock_rates(ctx: Context) -> None:
     plan: dict[str, tuple[str, Any]] = {}
     for n in ctx.size([1_000, 10, 100_000, 100], [1_000]):
         for power in ctx.size([24, 28, 31], [14]):
-            plan[f"N = {n}, jit(vmap(grad)), 2^{power} at once"] = f"{n} vmap", partial(at_once, n, 2**power)
+            plan[f"n = {n}, jit(vmap(grad)), 2^{power} at once"] = f"{n} vmap", partial(at_once, n, 2**power)
         for power in ctx.size([18, 22, 25], [14]):
-            plan[f"N = {n}, lax.scan, 2^{power} a step"] = f"{n} scan", partial(streamed, n, 2**power, turns)
+            plan[f"n = {n}, lax.scan, 2^{power} a step"] = f"{n} scan", partial(streamed, n, 2**power, turns)
     labels, group = list(plan), max(2, 2 * ctx.workers)
     best: dict[str, Any] = {}
     while labels:

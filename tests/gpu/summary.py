@@ -61,12 +61,12 @@ def speed_lines(parts: Parts) -> list[str]:
     for n, best in section(parts, "d1", "notes").get("best", {}).items():
         default = short(best["default"] or "-")
         lines.append(
-            f"d1 measure, N = {n}: {default} draws/s with its own batch; best {short(best['rate'])} ({best['how']})"
+            f"d1 measure, n = {n}: {default} draws/s with its own batch; best {short(best['rate'])} ({best['how']})"
         )
     for name, title in (("d2", "stock JAX"), ("d3", "PyTorch")):
         for which, best in section(parts, name, "notes").get("best", {}).items():
             ratio = short(best.get("speed-up of rgrad", "-"))
-            lines.append(f"{name} {title}, N = {which}: {short(best['rate'])} draws/s; rgrad is {ratio} times as fast")
+            lines.append(f"{name} {title}, n = {which}: {short(best['rate'])} draws/s; rgrad is {ratio} times as fast")
     if run := section(parts, "d4", "rows").get("long run"):
         memory = run["memory after"].get("peak_bytes_in_use")
         lines.append(

@@ -78,6 +78,13 @@ def normal_cases() -> dict[str, Case]:
         both = rgrad.combine([PATH, SCORE]).fitted(square, dist.Normal(2.0, 1.0), jax.random.key(5), N)
         return of(square, lambda p: dist.Normal(p["loc"], 1.0), {"loc": 2.0}, both)()
 
+    for name in (
+        "score_function+delta",
+        "score_function+stratified",
+        "score_function+quasi",
+        "measure_valued+independent",
+    ):
+        found[f"normal: {name}"] = Case(of(square, normal, at, rgrad.ESTIMATORS[name].estimator), truth)
     found["normal: score_function, moving_average"] = Case(moving, truth, {"loc": 42 / N, "scale": UNKNOWN})
     found["normal: combine"] = Case(combined, {"loc": 4.0}, below=0.9 * 4 / N)
     return found
