@@ -135,7 +135,7 @@ class Context:
     def checks_in_threads(self, jobs: dict[str, Callable[[], tuple[bool, dict[str, Any]]]]) -> None:
         """One check for each job, which returns whether it is right, and its numbers.
 
-        A job that raises runs a second time with nothing beside it, in case it ran out of memory.
+        A job that raises runs a second time after the others, in case it ran out of memory.
         """
 
         def each(name: str, found: Any) -> None:
@@ -146,9 +146,9 @@ class Context:
         for name, error in raised.items():
             try:
                 if self.left() > 5:
-                    say(f"   {name}: {named(error, 150)}; it runs once more, alone")
+                    say(f"   {name}: {named(error, 150)}; it runs once more, on its own")
                     ok, details = jobs[name]()
-                    self.check(name, ok, **details, note=f"raised beside others: {named(error)}")
+                    self.check(name, ok, **details, note=f"raised while others ran: {named(error)}")
                     continue
             except Exception as again:
                 error = again

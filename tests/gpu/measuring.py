@@ -47,7 +47,7 @@ def measure_rates(ctx: Context) -> None:
         except Exception as error:
             ctx.failed(label, error)
             continue
-        ctx.row(label, n=n, **found, **{"first call in seconds, others beside it": first})
+        ctx.row(label, n=n, **found, **{"first call in seconds, while others ran": first})
         ctx.check(label, right(found), **{name: found[name] for name in NAMES})
         say(f"   {label}: {found['rate']:.3g} draws/s")
     ctx.note("memory", memory())

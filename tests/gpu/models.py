@@ -60,7 +60,7 @@ def logistic(ctx: Context) -> None:
     need_sklearn()
     data, model, task = (experiment_module("logistic", name) for name in ("data", "model", "task"))
     rows = data.split(data.load_table(None, None), 0.2, 0)
-    plan = task.LogisticPlan((0.03,), ctx.size(5, 2), ctx.size(2_000, 20), 10, 1, None)
+    plan = task.LogisticPlan((0.01,), ctx.size(5, 2), ctx.size(2_000, 20), 10, 1, None)
     names = ("reparameterized", "sticking_the_landing", "score_function+leave_one_out")
     for family, name in [(f, w) for f in ("mean_field", "full") for w in names][: ctx.size(None, 1)]:
         elbos = {}

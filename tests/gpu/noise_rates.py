@@ -61,13 +61,13 @@ def measure_noise(ctx: Context) -> None:
     def build(s: Setting) -> Any:
         return noise_program(every[s.form], s.rows, s.n, key_of(s))
 
-    def time_one(s: Setting, built: Any, alone: bool) -> None:
+    def time_one(s: Setting, built: Any, single: bool) -> None:
         program, seconds = built
         draws = s.rows * s.n
         found = rate_of(program, key_of(s), draws, target)
         found |= {"form": s.form, "n": s.n, "in flight": f"2^{int(math.log2(s.flight))}", "rows": s.rows}
-        found |= {"compile seconds": seconds, "compiled alone": alone}
-        if alone:
+        found |= {"compile seconds": seconds, "compiled on its own": single}
+        if single:
             found["operations per draw"] = operations_per_draw(program.as_text(), draws)
         ctx.row(s.label, **found)
         if "z" in found and s.form != GRADIENTS:
