@@ -43,36 +43,42 @@ def refuse_never_drawn(terms: Array, q: Any, caller: str) -> Array:
     The samples that determine this derivative are never drawn, and the score of all others is 0. So no number of
     samples can estimate it.
     """
-    for name, parameter, bad, may_be_masked in _never_drawn(q):
+    for name, edge, parameter, bad, may_be_masked in _never_drawn(q):
+        other = "logits or another value" if name == "probs" else "another value"
         message = (
-            f"{caller}: {name_of(q)} has a {name} of exactly 0 or 1 that is being differentiated, but the samples on "
-            "which its derivative depends are never drawn; use logits or another value, stop its gradient, or use "
+            f"{caller}: {name_of(q)} has a {name} of exactly {edge} that is being differentiated, but the samples on "
+            f"which its derivative depends are never drawn; use {other}, stop its gradient, or use "
             "enumerated or measure_valued"
         )
         terms = refuse_where(terms, bad, parameter, "" if may_be_masked else message)
     return terms
 
 
-def _never_drawn(q: Any) -> Iterator[tuple[str, Array, Array, bool]]:
-    """Yields each parameter's name, its value, which entries are bad, and whether bad entries are common.
+def _never_drawn(q: Any) -> Iterator[tuple[str, str, Array, Array, bool]]:
+    """Yields each parameter's name, its bad values, its value, which entries are bad, and whether these are common.
 
     An entry is bad if it makes an event impossible that other values allow. Bad entries are common in the probabilities
     of classes: `jnp.where(mask, p, 0)` is often used to rule out classes. A nan does not pass through this `where`, but
     an error would reach the user.
     """
-    zero_or_one = lambda p: (p <= 0) | (p >= 1)
-    zero = lambda p: p <= 0
-    rules: list[tuple[Sequence[type], str, Callable[[Array], Array]]] = [
-        ((dist.BernoulliProbs, dist.BinomialProbs, dist.GeometricProbs), "probs", zero_or_one),
-        ((dist.CategoricalProbs, dist.MultinomialProbs, dist.NegativeBinomialProbs), "probs", zero),
-        ((dist.Poisson,), "rate", zero),
-        ((ZeroInflatedProbs, dist.ZeroInflatedPoisson), "gate", lambda p: p >= 1),
-        (HURDLES, "gate", zero_or_one),
+    is_bad = {"0": lambda p: p <= 0, "1": lambda p: p >= 1, "0 or 1": lambda p: (p <= 0) | (p >= 1)}
+    rules: list[tuple[Sequence[type], str, str]] = [
+        ((dist.BernoulliProbs, dist.BinomialProbs, dist.GeometricProbs), "probs", "0 or 1"),
+        ((dist.CategoricalProbs, dist.MultinomialProbs, dist.NegativeBinomialProbs), "probs", "0"),
+        ((dist.Poisson,), "rate", "0"),
+        ((ZeroInflatedProbs, dist.ZeroInflatedPoisson), "gate", "1"),
+        (HURDLES, "gate", "0 or 1"),
     ]
-    for kinds, name, is_bad in rules:
+    for kinds, name, edge in rules:
         if type(q) in kinds:  # a subclass may compute the parameter from a logit
             parameter = jnp.asarray(getattr(q, name)) * 1.0
-            yield name, parameter, is_bad(parameter), type(q) in (dist.CategoricalProbs, dist.MultinomialProbs)
+            yield (
+                name,
+                edge,
+                parameter,
+                is_bad[edge](parameter),
+                type(q) in (dist.CategoricalProbs, dist.MultinomialProbs),
+            )
     parts = getattr(q, "component_distributions", None) or getattr(q, "component_distribution", None)
     for part in parts if isinstance(parts, list | tuple) else [parts, getattr(q, "base_dist", None)]:
         if part is not None:

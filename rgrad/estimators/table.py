@@ -136,7 +136,7 @@ def those_for(q: Distribution) -> str:
     names = sorted(plain, key=lambda name: (name == "score_function") - (name == "reparameterized"))
     if "reparameterized" not in names:
         names = ["score_function", *names[:-1]]
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + ", or " + names[-1]
+    return " or ".join(names) if len(names) < 3 else ", ".join(names[:-1]) + ", or " + names[-1]
 
 
 @contextmanager

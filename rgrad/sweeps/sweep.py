@@ -42,7 +42,7 @@ class Sweep(NamedTuple):
         """
         chosen = [s for s in self.by_shape if n in (None, s.n) and dimension in (None, s.dimension)]
         if len(chosen) != 1:
-            there = ", ".join(f"n={s.n}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape)
+            there = "; ".join(f"n={s.n}" + f", dimension={s.dimension}" * bool(s.dimension) for s in self.by_shape)
             raise ValueError(f"Sweep.moments: the arguments select {len(chosen)} shapes; choose one of: {there}")
         of = self.by_shape[chosen[0]]
         points = tuple(len(values) for values in self.grid.axes.values())

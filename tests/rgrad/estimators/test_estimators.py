@@ -419,9 +419,9 @@ def test_nested_under_the_estimators_with_points_of_their_own():
 @pytest.mark.parametrize(
     ("estimator", "q", "error", "match"),
     [
-        (rgrad.generalized, lambda t: dist.Gumbel(t, 1.0), NotImplementedError, "no map for Gumbel .* use reparameterized, or score_function"),
+        (rgrad.generalized, lambda t: dist.Gumbel(t, 1.0), NotImplementedError, "no map for Gumbel .* use reparameterized or score_function"),
         (rgrad.rejection, lambda t: dist.Normal(t, 1.0), NotImplementedError, "no sampler for Normal .* use reparameterized, generalized, measure_valued, or score_function"),
-        (rgrad.measure_valued, lambda t: dist.Laplace(t, 1.0), NotImplementedError, "no rule for Laplace .* use reparameterized, or score_function"),
+        (rgrad.measure_valued, lambda t: dist.Laplace(t, 1.0), NotImplementedError, "no rule for Laplace .* use reparameterized or score_function"),
         (rgrad.measure_valued, lambda t: dist.Gamma(t, 1.0), NotImplementedError, "no rule for the parameter 'concentration'"),
         (partial(rgrad.rejection, augmentation=-1), lambda t: dist.Gamma(t, 1.0), ValueError, "augmentation must be a whole number >= 0, got -1"),
     ],

@@ -128,7 +128,7 @@ def test_dimension_is_an_axis():
     # A normal with standard deviation 2/sqrt(5 * 2000) = 0.02. 8 of them: false failures 1e-14.
     assert of == pytest.approx(np.array([[0.0] * 3, [4.0] * 3]), abs=0.16)
     assert [row["parameter"] for row in swept.rows()[:2]] == ["loc[0]", "loc[0]"]
-    with pytest.raises(ValueError, match="choose one of: n=5, dimension=1, n=5, dimension=3"):
+    with pytest.raises(ValueError, match="choose one of: n=5, dimension=1; n=5, dimension=3"):
         swept.moments()
 
 
