@@ -13,18 +13,21 @@ from pydantic import BaseModel
 
 from experiments.common.errors import UsageError
 from experiments.common.interrupt import remember_interrupts
+from experiments.common.platform import use_platform
 from experiments.common.settings import parse
 
 S = TypeVar("S", bound=BaseModel)
 Run = Callable[[S], int | None]
 
 
-def run_of(package: str, model: type[S], before: Callable[[S], None] | None = None) -> Run[S]:
+def run_of(package: str, model: type[S], before: Callable[[S], None] | None = None, *, joins: bool = False) -> Run[S]:
     """The function `run` of `package.experiment`. The module is imported at the first call.
 
     Args:
         model: the class of its settings.
         before: called with the settings before jax is imported.
+        joins: the experiment joins other processes, which must happen before jax starts. So it selects the platform
+            itself.
     """
 
     def run(settings: S) -> int | None:
@@ -34,6 +37,8 @@ def run_of(package: str, model: type[S], before: Callable[[S], None] | None = No
             import jax  # slow, and not needed for `--help`
 
             jax.config.update("jax_enable_x64", width == 64)
+            if not joins:
+                use_platform(jax, getattr(settings, "platform", "auto"))
         found: int | None = importlib.import_module(f"{package}.experiment").run(settings)
         return found
 

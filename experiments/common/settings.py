@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -88,6 +88,8 @@ class ExperimentSettings(BaseModel):
     """Seed of all random numbers, an integer."""
     float_width: int = 32
     """Bits of a float: 32 or 64."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Platform to compute on. Default: that of jax, which prefers a GPU."""
     out: str | None = None
     """Folder for the results. Existing files with the same names are replaced. Default: results/EXPERIMENT/TIME."""
     readme: bool = False

@@ -3,8 +3,9 @@
 import jax
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments.common.platform import use_platform
 from experiments.common.readme import readme_of
-from experiments.sweep.processes import join, leave, use_platform
+from experiments.sweep.processes import join, leave
 from experiments.sweep.settings import SweepSettings
 from experiments.sweep.study import sweep_to_folder
 

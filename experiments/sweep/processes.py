@@ -75,16 +75,3 @@ def _give_up(settings: Any) -> None:
         flush=True,
     )
     os._exit(2)
-
-
-def use_platform(jax: Any, platform: str) -> None:
-    """Selects the platform. Raises UsageError if it has no device."""
-    if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # so that jax does not look for other devices
-    found = jax.default_backend()
-    if platform not in ("auto", found):
-        raise UsageError(f"--platform {platform}: jax found only {found}; {_install(platform)}")
-
-
-def _install(platform: str) -> str:
-    return "install '.[cuda13]' for an NVIDIA GPU, or leave it out" if platform == "gpu" else "leave it out"

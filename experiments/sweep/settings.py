@@ -5,7 +5,7 @@ python -m experiments.sweep --config configs/sweep.toml
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -39,8 +39,6 @@ class SweepSettings(ProblemSettings):
     """Independent estimates in each cell, an integer."""
     common_noise: bool = False
     """Share one stream of noise between all cells with the same n. Faster, and differences between cells are less noisy."""
-    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Platform to compute on."""
     devices: Annotated[int, Field(ge=1)] | None = None
     """Number of devices of this machine to use. A CPU is split into this many. Default: all devices, or one CPU."""
     chunk: Annotated[int, Field(ge=1)] | None = None

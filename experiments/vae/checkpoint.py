@@ -97,7 +97,7 @@ def _check(folder: Path, step: int, config: dict[str, Any], settings: Any) -> No
 
 def _config(settings: Any) -> dict[str, Any]:
     """The settings that must not change when a run continues."""
-    return settings.model_dump(mode="json", exclude={"out", "config", "readme", "resume", "steps"})
+    return settings.model_dump(mode="json", exclude={"out", "config", "readme", "platform", "resume", "steps"})
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

@@ -205,6 +205,10 @@ BAD = [
     (["--problem", "mine.py"], "write mine.py:NAME"),
     (["--problem", "mine:selfish"], "its functions must not take self"),
     (["--float-width", "16"], "use 32 or 64"),
+    (
+        ["--platform", "gpu"],
+        "--platform gpu: jax found only cpu; install '.[cuda13]' for an NVIDIA GPU, or leave it out",
+    ),
     (["--params", "scale=0"], "Normal got scale = 0.0, which is not allowed (constraint: Positive)"),
     (["--params", "scale=-1"], "not allowed"),
     (["--params", "scale=nan"], "scale = nan is not finite"),

@@ -125,9 +125,9 @@ def variance(ctx: Context) -> None:
     if missing:
         raise SkippedPart(f"no {' and no '.join(missing)}, which the command line of the experiment needs")
     out = ctx.report.path.parent / "variance"
-    command = [sys.executable, "-m", "experiments.variance", "--out", str(out)]
+    command = [sys.executable, "-m", "experiments.variance", "--out", str(out), "--platform", ctx.size("gpu", "cpu")]
     command += ctx.size([], ["--num-samples", "10", "--replicates", "2000"])
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": ctx.size("cuda", "cpu")}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.20"  # this process has most of the memory
     began = time.perf_counter()
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=max(5.0, ctx.left()), check=False)
