@@ -150,8 +150,9 @@ def _exact_gradient(objective: Objective, data: Data, mu: float, sigma: float, p
     """The gradient of the closed form, in 64 bits."""
     with jax.enable_x64(True):
         d = statistics(data)
-        by_sigma = jax.grad(lambda m, s: objective.expected(m, s, d), (0, 1))(float(mu), float(sigma))
-        by_variance = jax.grad(lambda m, v: objective.expected(m, jnp.sqrt(v), d), 1)(float(mu), float(sigma) ** 2)
+        of_sigma = jax.jit(jax.grad(lambda m, s: objective.expected(m, s, d), (0, 1)))
+        of_variance = jax.jit(jax.grad(lambda m, v: objective.expected(m, jnp.sqrt(v), d), 1))
+        by_sigma, by_variance = of_sigma(float(mu), float(sigma)), of_variance(float(mu), float(sigma) ** 2)
         ways = {"sigma": {"mu": by_sigma[0], "sigma": by_sigma[1]}, "variance": {"variance": by_variance}}
         return {name: float(x) for name, x in pick(ways).items()}
 

@@ -138,20 +138,35 @@ def _elementwise_sources(x: Any) -> Iterator[Any]:
 def _known(x: Any) -> Any:
     """`x` as a NumPy array if it is a constant, or is computed from constants in the trace; otherwise None."""
     try:
+        if not _is_constant(x):
+            return None
         with jax.ensure_compile_time_eval():
             return np.asarray(_evaluated(x))
     except Exception:  # an argument of the traced function, or a version of JAX with other traces
         return None
 
 
+def _is_constant(x: Any) -> bool:
+    """Whether `x` depends on no argument of the trace. Nothing is evaluated: each operation would be compiled."""
+    seen, todo = set(), [x]
+    while todo:
+        x = todo.pop()
+        if not isinstance(x, jax.core.Tracer) or id(getattr(x, "val", x)) in seen:
+            continue
+        seen.add(id(getattr(x, "val", x)))
+        if (equation := getattr(x, "parent", None)) is not None:
+            todo.extend(equation.in_tracers)
+        elif isinstance(x.full_lower(), jax.core.Tracer):
+            return False
+    return True
+
+
 def _evaluated(x: Any) -> Any:
+    """The value of a constant."""
     if not isinstance(x, jax.core.Tracer):
         return x
     if (equation := getattr(x, "parent", None)) is None:
-        lowered = x.full_lower()
-        if isinstance(lowered, jax.core.Tracer):
-            raise TypeError("not known")
-        return lowered
+        return x.full_lower()
     (found,) = _bound(equation, [_evaluated(i) for i in equation.in_tracers])
     return found
 
@@ -175,17 +190,18 @@ def _copied_from(values: Any) -> Any:
         chain.append(step)
         x = step[1]
     try:
-        with jax.ensure_compile_time_eval():
-            places = jnp.arange(x.size, dtype=jnp.float32).reshape(x.shape)
-            for equation, array in reversed(chain):
-                if equation.primitive.name in MOVES_ONLY | CALLS:
-                    inputs = [places if i is array else _evaluated(i) for i in equation.in_tracers]
-                    places = _bound(equation, inputs)[0].astype(jnp.float32)
-                else:
-                    places = jnp.broadcast_to(places, equation.outvars[0].aval.shape)
-            for axis in reversed(levels):
-                places = jnp.take(places, 0, axis) if isinstance(axis, int) else places
-            return np.asarray(places).ravel().astype(int)
+        places = np.arange(x.size, dtype=np.float32).reshape(x.shape)
+        for equation, array in reversed(chain):
+            if equation.primitive.name in MOVES_ONLY | CALLS:
+                with jax.ensure_compile_time_eval():
+                    moved = jnp.asarray(places)
+                    inputs = [moved if i is array else _evaluated(i) for i in equation.in_tracers]
+                    places = np.asarray(_bound(equation, inputs)[0], np.float32)
+            else:
+                places = np.broadcast_to(places, equation.outvars[0].aval.shape)
+        for axis in reversed(levels):
+            places = np.take(places, 0, axis) if isinstance(axis, int) else places
+        return places.ravel().astype(int)
     except Exception:  # this version of JAX has other traces
         return None
 
@@ -196,16 +212,17 @@ def _moved_only(x: Any) -> tuple[Any, Any] | None:
     if equation is None or len(equation.outvars) != 1:
         return None
     name = equation.primitive.name
+    moves = name in MOVES_ONLY or (name in CALLS and _only_moves(equation.params["jaxpr"].jaxpr))
+    if not moves and RULES.get(name) not in (RULES["add"], RULES["mul"]):
+        return None
     floats = [i for i in equation.in_tracers if _is_in_trace(i) and jnp.issubdtype(i.dtype, jnp.inexact)]
-    arrays = [i for i in floats if _known(i) is None]
+    arrays = [i for i in floats if not _is_constant(i)]
     if len(arrays) != 1:
         return None
     others = [_known(i) for i in equation.in_tracers if i is not arrays[0]]
     if any(other is None for other in others):
         return None
-    moves = name in MOVES_ONLY or (name in CALLS and _only_moves(equation.params["jaxpr"].jaxpr))
-    alike = RULES.get(name) in (RULES["add"], RULES["mul"]) and all(len(np.unique(o)) == 1 for o in others)
-    return (equation, arrays[0]) if moves or alike else None
+    return (equation, arrays[0]) if moves or all(len(np.unique(o)) == 1 for o in others) else None
 
 
 def _copied_numbers(x: Any) -> Any:
