@@ -8,7 +8,7 @@ import numpy as np
 
 WHY_NAN = (
     "a draw is nan if a sample is outside of the support of q, if its density rounds to 0 or infinity, if a baseline "
-    "uses its own value, if a transform is not elementwise, or if f itself is nan"
+    "uses its own value, if a transform is not elementwise, if a scale_tril is not lower triangular, or if f itself is nan"
 )
 """The possible causes of a draw that is nan, for messages."""
 

@@ -65,6 +65,11 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave "
                 "log_density at 0, and multiply f by the weight"
             )
+        if (full := _not_lower(part)) is not None:
+            raise ValueError(
+                f"{caller}: {full} of {name} is not lower triangular. Samples would use all of it, and log_prob only the "
+                "lower triangle; give jnp.tril(...), or any invertible matrix to rgrad.location_scale"
+            )
         if (misfit := _misfit(part)) is not None:
             raise ValueError(
                 f"{caller}: {name} has batch_shape {part.batch_shape}, but {misfit}. This happens if q was built "
@@ -143,6 +148,21 @@ def _is_made_of_distributions(value: Any) -> bool:
 def _is_known(value: Any, wanted: float | bool) -> bool:
     """Whether `value` is known at trace time and equals `wanted` everywhere."""
     return not isinstance(value, jax.core.Tracer) and bool(np.all(np.asarray(value) == wanted))
+
+
+def _not_lower(q: Any) -> str | None:
+    """The name of a parameter that must be lower triangular, and is known not to be; None otherwise."""
+    if not isinstance(q, dist.Distribution):
+        return None
+    lower = dist.constraints.lower_cholesky
+    given = {name: vars(q).get(name) for name, constraint in q.arg_constraints.items() if constraint is lower}
+    for transform in getattr(q, "transforms", ()):
+        if isinstance(transform, dist.transforms.LowerCholeskyAffine):
+            given["scale_tril"] = transform.scale_tril
+    for name, matrix in given.items():
+        if matrix is not None and not isinstance(matrix, jax.core.Tracer) and np.any(np.triu(np.asarray(matrix), 1)):
+            return name
+    return None
 
 
 def _misfit(q: Any) -> str | None:

@@ -30,18 +30,25 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.noise_families import FAMILIES, BaseNoise, Drawn
 from rgrad.distributions.probabilities import Density, log_mixture
 from rgrad.distributions.transforms import moved_back, parts_of, plus, stays
+from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import JaxRandom, elementary
 from rgrad.protocols import Sample
 
 
 def base_noise(q: Any) -> BaseNoise:
     """The noise behind the samples of `q`. If none is known, it is the sample itself, with its own density."""
+    as_used = lower(q)
+    how = _rule_for(as_used)(as_used)
+    return how._replace(source=q) if how.source is as_used else how
+
+
+def _rule_for(q: Any) -> Callable[[Any], BaseNoise]:
     if type(q) in RULES:
-        return RULES[type(q)](q)
+        return RULES[type(q)]
     kind = dist.TransformedDistribution
     if isinstance(q, kind) and type(q).log_prob is kind.log_prob and type(q).sample is kind.sample:
-        return _transformed(q)
-    return _itself(q)
+        return _transformed
+    return _itself
 
 
 def score_density(how: BaseNoise, eps: Sample) -> Array:

@@ -22,6 +22,7 @@ from jax import Array
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.quantiles import quantile
+from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import OfBase, name_of
 from rgrad.errors import NoRule, Unsuitable
 
@@ -53,7 +54,8 @@ class DependentDraws(OfBase, Wrapper):
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         (n,) = shape
         u = self.uniforms(key, n, int(np.prod(self.event_shape)))
-        x = jax.vmap(lambda row: quantile(self.base, row.reshape(self.event_shape)))(u)
+        base = lower(self.base)
+        x = jax.vmap(lambda row: quantile(base, row.reshape(self.event_shape)))(u)
         if x.shape != (n, *self.event_shape):
             raise NoRule(f"{name_of(self.base)} cannot be drawn one coordinate at a time", "use independent draws")
         return x
@@ -87,7 +89,8 @@ class Stratified(DependentDraws):
         first = (jnp.arange(n) + jax.random.randint(for_first, (), 0, n)) % n
         others = jnp.argsort(jax.random.bits(for_strata, (size - 1, n), "uint32"))
         strata = jnp.concatenate([first[None], others]).T
-        return _inside((strata + jax.random.uniform(for_place, (n, size))) / n)
+        place = jax.random.uniform(for_place, (n, size))
+        return _inside((strata.astype(place.dtype) + place) / n)
 
 
 class Quasi(DependentDraws):
@@ -99,7 +102,8 @@ class Quasi(DependentDraws):
         for_shift, for_rest = jax.random.split(key)
         m = (n - 1).bit_length()
         shift = jax.random.randint(for_shift, (size,), 0, 2**m)
-        return _inside(((_sobol(m, size)[:n] ^ shift) + jax.random.uniform(for_rest, (n, size))) / 2**m)
+        rest = jax.random.uniform(for_rest, (n, size))
+        return _inside(((_sobol(m, size)[:n] ^ shift[None]).astype(rest.dtype) + rest) / 2**m)
 
 
 def antithetic(q: Any) -> Antithetic:

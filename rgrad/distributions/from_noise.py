@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from rgrad.backend.noise import Shape, is_ours, normal, uniform
+from rgrad.distributions.triangular import lower
 
 
 def sample(q: Any, key: Array, shape: Shape) -> Any:
@@ -16,7 +17,7 @@ def sample(q: Any, key: Array, shape: Shape) -> Any:
     that `rgrad.noise` supports. Without a rule, the caller uses `q.sample` and `q.rsample`.
     """
     rule = FROM_NOISE.get(type(q)) if is_ours(key, dtype=float) else None
-    return None if rule is None else rule(q, key, (*shape, *q.shape()))
+    return None if rule is None else rule(lower(q), key, (*shape, *q.shape()))
 
 
 def _transformed(q: Any, key: Array, shape: Shape) -> Any:

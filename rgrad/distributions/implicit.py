@@ -15,6 +15,7 @@ from jax.scipy.special import i0e, i1e
 from rgrad.autodiff import first_order
 from rgrad.backend.varying import sample_of
 from rgrad.distributions.from_noise import sample as from_noise
+from rgrad.distributions.triangular import lower
 from rgrad.distributions.truncated import sharpened
 from rgrad.distributions.wrappers import elementary, has_rule
 from rgrad.protocols import Sample
@@ -30,7 +31,7 @@ def has_rsample(q: Any) -> bool:
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`. They equal those of `rsample` with the same key, if there are any."""
     x = from_noise(q, key, shape)
-    return sample_of(sharpened(q), key, shape) if x is None else x
+    return sample_of(sharpened(lower(q)), key, shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -38,7 +39,7 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     x = from_noise(q, key, shape)
     if x is not None:
         return x
-    q = sharpened(q)
+    q = sharpened(lower(q))
     if q.has_rsample:
         return sample_of(q, key, shape, "rsample")
     return _implicit(elementary(q), sample_of(q, key, shape))

@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from rgrad.distributions.admission import normalised
 from rgrad.distributions.kinks import beside_kinks
+from rgrad.distributions.triangular import lower
 from rgrad.distributions.truncated import sharpened
 from rgrad.protocols import Sample
 
@@ -55,7 +56,7 @@ def log_prob(q: Any, x: Sample) -> Array:
     """
     if isinstance(q, Wrapper):
         return q.log_prob(x)
-    q = sharpened(normalised(q))
+    q = sharpened(normalised(lower(q)))
     inner = q
     while type(inner) in (dist.Independent, dist.ExpandedDistribution):
         inner = inner.base_dist

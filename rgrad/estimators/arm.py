@@ -70,7 +70,7 @@ def disarm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
     """
     logits, _, b, opposite, values_at = _antithetic(f, q, key, n, "disarm")
     plus, minus = values_at(b), values_at(opposite)
-    gradient = _column(plus - minus, b) * (b - opposite) * jax.nn.sigmoid(jnp.abs(logits)) / 2
+    gradient = _column(plus - minus, b) * (b - opposite).astype(logits.dtype) * jax.nn.sigmoid(jnp.abs(logits)) / 2
     terms = attach_gradient((plus + minus) / 2, {"logits": logits}, {"logits": gradient}, "disarm")
     return refuse_never_drawn(terms, q, "disarm")
 

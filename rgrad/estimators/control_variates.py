@@ -24,6 +24,7 @@ from rgrad.distributions.base_noise import base_noise
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.keyed import base_of, rewrapped
 from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import JaxRandom, elementary, name_of, unwrapped
 from rgrad.errors import NoDerivative, NoRule, Unsuitable
 from rgrad.protocols import Objective, Sample
@@ -62,7 +63,7 @@ def delta(f: Objective, q: Any) -> Pair:
             "delta: f has randomness of its own (keyed=True), so it has no Taylor polynomial",
             "give control_variate=(h, expectation), or use a baseline",
         )
-    base = unwrapped(q)
+    base = lower(unwrapped(q))
     inner = elementary(base)
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
@@ -152,7 +153,7 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
 
     scores = lax.stop_gradient(jax.vmap(jax.grad(log_q), (None, 0))(fixed, eps))  # (n, J)
     largest = jnp.abs(scores).max(0)  # a scale that cancels in c. Without it, the squares might overflow
-    squared = (scores / jnp.where(largest > 0, largest, 1.0)) ** 2
+    squared = (scores / jnp.where(largest > 0, largest, 1.0)[None]) ** 2
     weighted = lax.stop_gradient(values)[:, None] * squared
     total = _of_the_others(squared)
     c = jnp.where(total > 0, _of_the_others(weighted) / jnp.where(total > 0, total, 1.0), 0.0)

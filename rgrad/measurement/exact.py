@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from rgrad.backend.compiling import right
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper, log_prob
+from rgrad.distributions.triangular import lower
 from rgrad.errors import NotApplicable, Unsuitable
 from rgrad.estimators.table import row_of
 from rgrad.problems import check_objective, gradient, names_to_differentiate, point_of
@@ -144,7 +145,7 @@ def rules_for(q: Any) -> list[Rule]:
         return [Rule(np.asarray(support), np.exp(jax.vmap(partial(log_prob, q))(support)), lambda q, node: node)]
     inner = q.base_dist if type(q) is dist.Independent else q
     if type(q) is dist.MultivariateNormal:
-        place = lambda q, eps: q.loc + q.scale_tril @ eps
+        place = lambda q, eps: q.loc + lower(q).scale_tril @ eps
     elif type(inner) is dist.Normal:
         place = lambda q, eps: getattr(q, "base_dist", q).loc + getattr(q, "base_dist", q).scale * eps
     else:

@@ -156,7 +156,11 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         # All elements of the call in one array, one row each. One program for all leaves halves the compile time.
         apart = [_less(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
         low = low + np.uint32(lanes & 0xFFFFFFFF)
-        return (high + (low == 0), low), _add(wanted, is_first, sums, jnp.concatenate(apart), one), origins
+        return (
+            (high + (low == 0).astype(high.dtype), low),
+            _add(wanted, is_first, sums, jnp.concatenate(apart), one),
+            origins,
+        )
 
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     one, word = jnp.zeros(sum(sizes), dtype), jnp.zeros((sum(sizes), lanes), dtype)
@@ -208,8 +212,8 @@ def _is_wide(dtype: Any) -> bool:
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
     """`sums` with one more replicate in each wanted lane, e.g. the lane `one`. `x` has shape `(elements, lanes)`."""
-    use = wanted & jnp.isfinite(x)
-    count = jnp.maximum(use.sum(1, keepdims=True), 1)
+    use = wanted[None] & jnp.isfinite(x)
+    count = jnp.maximum(use.sum(1, keepdims=True), 1).astype(x.dtype)
     mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
     shift = jnp.where(is_first, mean, sums.shift)
     most = jnp.abs(jnp.where(use, x - shift[:, None], 0.0)).max(1)
@@ -229,7 +233,7 @@ def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SU
         total, lost = two_sum(sums.high[k] * shrink ** (k + 1), z ** (k + 1))
         high.append(total)
         low.append(sums.low[k] * shrink ** (k + 1) + lost)
-    nonfinite = sums.nonfinite + (wanted & ~jnp.isfinite(x))
+    nonfinite = sums.nonfinite + (wanted[None] & ~jnp.isfinite(x)).astype(jnp.uint32)
     return sums._replace(shift=shift, scale=scale, high=tuple(high), low=tuple(low), nonfinite=nonfinite)
 
 

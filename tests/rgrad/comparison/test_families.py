@@ -20,7 +20,7 @@ from rgrad.comparison.witnesses import judge_all
 
 KEYS = 5  # an estimator is an offender only if all of them call it biased
 EACH = 5  # problems of each family
-BUDGET = 3e7  # operations
+BUDGET = 3e8  # operations
 
 
 class Problem(NamedTuple):

@@ -16,6 +16,7 @@ from rgrad.distributions.truncated import sharpened
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)
+FULL = jnp.array([[1.0, 0.5], [0.3, 1.2]])
 MASK = jnp.array([True, False, True])
 leave_one_out = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 
@@ -70,6 +71,13 @@ REFUSED = {
     "a square after two transforms": (
         lambda: power(dist.LogNormal(), dist.transforms.ExpTransform().inv, dist.transforms.AffineTransform(1.0, 2.0), 2.0),
         "gets all real numbers",
+    ),
+    "a full matrix": (lambda: dist.MultivariateNormal(jnp.zeros(2), scale_tril=FULL, validate_args=False), "scale_tril of MultivariateNormal is not lower"),
+    "a transform by a full matrix": (
+        lambda: dist.TransformedDistribution(
+            dist.Normal(jnp.zeros(2), 1.0).to_event(1), dist.transforms.LowerCholeskyAffine(jnp.zeros(2), FULL)
+        ),
+        "scale_tril of TransformedDistribution is not lower",
     ),
     "vmapped": (lambda: vmapped(lambda m: dist.Bernoulli(logits=m)), r"logits has shape \(3,\)"),
     "vmapped vector": (lambda: vmapped(lambda m: dist.Normal(m * jnp.ones(2), 1.0).to_event(1)), r"loc has shape \(3, 2\)"),
