@@ -1,9 +1,7 @@
 """Compiler options that make XLA correct and fast. JAX accepts options only for the outermost `jit`."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,30 +29,24 @@ IN_PIECES = "tree_reduction_rewriter"
 SHARED = "cpu-parallel-task-assigner"
 
 
-def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) -> Any:
-    """`jax.jit(function)`, compiled with `options()` if the call is under no JAX transformation other than `vmap`."""
-    within = jax.jit(function, static_argnames=static_argnames)
-
-    @cache
-    def outermost(small: bool) -> Any:
-        chosen = options(one_core=small, short_sums=small)
-        return jax.jit(function, static_argnames=static_argnames, compiler_options=chosen)
-
-    @wraps(function)
-    def call(*args: Any) -> Any:
-        if _takes_options():
-            _, largest = size_of(within.trace(*args).jaxpr.jaxpr)
-            arrays = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array)]
-            # A ValueError means that the call is under `grad`, where JAX accepts no options. If the function itself
-            # raised it, the call below raises it again.
-            with suppress(ValueError):
-                return outermost(small=largest * _lanes.bind(*arrays) <= IN_CACHE)(*args)
-        return within(*args)
-
-    return call
+def jit_is_disabled() -> bool:
+    """Whether the call is within `jax.disable_jit()`."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
 
 
-# Maps arrays to the total size of the `vmap` axes around the call, or to 1 if there are none.
+def check_compiles(caller: str) -> None:
+    """Raises an error under `jax.disable_jit`, for a function that must compile what it measures.
+
+    Raises:
+        ValueError: compilation is disabled.
+    """
+    if jit_is_disabled():
+        raise ValueError(
+            f"{caller}: it compiles what it measures, but jax.disable_jit is set; leave that context, or call your own "
+            "function directly to debug it"
+        )
+
+
 _lanes = Primitive("rgrad_lanes")
 _lanes.def_impl(lambda *arrays: 1)
 
@@ -70,6 +62,12 @@ def _refuse(primals, tangents):  # type: ignore[no-untyped-def]
 
 batching.primitive_batchers[_lanes] = _batch
 ad.primitive_jvps[_lanes] = _refuse
+
+
+def lanes_around(*arrays: Any) -> int:
+    """The total size of the `vmap` axes around the call, over which any of the arrays is mapped; 1 if there are none."""
+    found: int = _lanes.bind(*(x for x in jax.tree.leaves(arrays) if isinstance(x, jax.Array)))
+    return found
 
 
 @cache
@@ -111,7 +109,7 @@ def _empty_program(options: dict[str, Any] | None) -> Any:
 _probe = cache(lambda: _empty_program(options()))
 
 
-def _takes_options() -> bool:
+def takes_options() -> bool:
     """Whether there are options and JAX accepts them here. It refuses them while it traces an outer `jit`."""
     if options() is None:
         return False

@@ -231,7 +231,15 @@ def _arranged(keys: Shape, shape: Shape) -> Shape:
 # select; it must stay a conditional. And the platform is known only at lowering. The operands are integers, so it has
 # no derivative.
 _noise = Primitive("rgrad_noise")  # (the two words of each key) -> floats, with both shapes combined by `_arranged`
-_noise.def_impl(jax.jit(_noise.bind, static_argnames=("shape", "kind")))
+_jitted = jax.jit(_noise.bind, static_argnames=("shape", "kind"))
+
+
+@_noise.def_impl
+def _(k0, k1, *, shape, kind):  # type: ignore[no-untyped-def]
+    with jax.disable_jit(False):  # one operation is compiled under `jax.disable_jit` too
+        return _jitted(k0, k1, shape=shape, kind=kind)
+
+
 mlir.register_lowering(_noise, mlir.lower_fun(_elsewhere, multiple_results=False))
 for _platform in ("cpu", "cuda"):
     _rule = mlir.lower_fun(partial(_of_blocks, on_cpu=_platform == "cpu"), multiple_results=False)

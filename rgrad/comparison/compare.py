@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rgrad.backend.compiling import check_compiles
 from rgrad.comparison.contenders import Contenders, Losses, of_losses, of_problem
 from rgrad.comparison.costs import Program, compile_many, keys_for
 from rgrad.comparison.result import Comparison, Entry, conclude
@@ -88,8 +89,9 @@ def compare(
         progress: called with the share of the budget that was used since the last call.
 
     Raises:
-        ValueError, TypeError: no estimator applies, an unknown name, or an invalid value.
+        ValueError, TypeError: no estimator applies, an unknown name, an invalid value, or `jax.disable_jit`.
     """
+    check_compiles("compare")
     _check(budget, n, cost, references, problem, estimators)
     began = time.perf_counter()
     task = of_losses(problem, params, wrt, references) if isinstance(problem, Mapping) else of_problem(

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rgrad.backend.compiling import compiled
 from rgrad.backend.keys import check_counted_key
 from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
+from rgrad.backend.programs import compiled
 
 if TYPE_CHECKING:
     import optax

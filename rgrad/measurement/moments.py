@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtri, stdtrit
 
+from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
 from rgrad.backend.not_finite import warn_of_nan
 from rgrad.measurement.streaming import SUMS, power_sums_by_core
@@ -194,7 +195,7 @@ def measure(
 
     Raises:
         ValueError: replicates < 1, a negative start, more than 2**63 replicates in all, a batch that is not a power of
-            two, or several keys.
+            two, several keys, or `jax.disable_jit`.
         TypeError: replicates is not an int, `key` is not a key, or `draw` returns nothing or complex numbers.
     """
     for name, value in (("replicates", replicates), ("start", start)):
@@ -206,10 +207,9 @@ def measure(
         )
     if batch is not None and (batch < 1 or batch & (batch - 1)):
         raise ValueError(f"measure: batch must be a power of two, got {batch}")
+    check_compiles("measure")
     check_counted_key(key, "measure")
-    if not isinstance(draw, Hashable):
-        unhashable = draw
-        draw = lambda key: unhashable(key)
+    draw = draw if isinstance(draw, Hashable) else partial(draw)
     pieces = power_sums_by_core(draw, key, int(start), int(start) + int(replicates), batch)
     moments = reduce(Moments.merge, [moments_of(sums, count) for sums, count in pieces])
     warn_of_nan(moments.nonfinite, moments.count, "measure")

@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import get_opaque_trace_state
 
-from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, compiled, options, size_of
+from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, size_of
 from rgrad.backend.noise import fold_in
+from rgrad.backend.programs import compiled
 from rgrad.tracing.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
@@ -114,12 +115,13 @@ def nothing_traced() -> Any:
 
 
 def program_of_one_core(draw: Callable[[Array], Any], key: Array, batch: int) -> Any:
-    """The compiled program of one core. JAX caches it.
+    """The compiled program of one core. It is kept as long as `draw`.
 
     It is compiled in this thread, not in the one that calls it, because JAX's settings (e.g. 64 bits) are per thread.
     """
     _, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
-    return _of_one_core(largest <= SHORT_SUMS).lower(draw, key, words(0), words(0), batch).compile()
+    program = _program.of(draw, batch).with_options(one_core=True, short_sums=largest <= SHORT_SUMS)
+    return program.lower(key, words(0), words(0)).compile()
 
 
 def words(number: int) -> Words:
@@ -177,14 +179,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
 
 
-STATIC = ("draw", "lanes")
-_program = compiled(_power_sums, STATIC)
-
-
-@cache
-def _of_one_core(short_sums: bool) -> Any:
-    chosen = options(one_core=True, short_sums=short_sums)
-    return jax.jit(_power_sums, static_argnames=STATIC, compiler_options=chosen)
+_program = compiled(_power_sums, ("draw", "lanes"))
 
 
 def _less(x: Array, origin: Array, dtype: Any) -> Array:

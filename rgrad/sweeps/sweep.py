@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
 from rgrad.estimators.table import ESTIMATORS
 from rgrad.measurement.moments import Moments
@@ -103,13 +104,14 @@ def sweep(
     Raises:
         TypeError: `key` is not a PRNG key.
         ValueError: what `rgrad.sweeps.grid.grid_of` raises for the axes; replicates or chunk < 1; what an estimator
-            raises; several keys, or a key of the kind rbg, whose draws depend on the batch.
+            raises; several keys, or a key of the kind rbg, whose draws depend on the batch; `jax.disable_jit`.
         MemoryError: not even one estimate fits into memory. (If several do not fit, half as many are made at once.)
     """
     if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
         raise ValueError(f"sweep: replicates must be an int of at least 1, got {replicates!r}")
     if chunk is not None and chunk < 1:
         raise ValueError(f"sweep: chunk must be at least 1 cell, got {chunk}")
+    check_compiles("sweep")
     check_counted_key(key, "sweep")
     grid = grid_of(problem, axes, params, wrt)
     chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name].estimator for name in DEFAULT}

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rgrad.backend import compiling
-from rgrad.backend.compiling import IN_CACHE, _lanes, _takes_options, compiled, options, size_of
+from rgrad.backend import compiling, programs
+from rgrad.backend.compiling import IN_CACHE, lanes_around, options, size_of, takes_options
+from rgrad.backend.programs import compiled
 
 HERE = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
 ALONG = jax.sharding.PartitionSpec("d")
@@ -26,12 +27,12 @@ AROUND = {
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_what_takes_options(around):
+def test_whattakes_options(around):
     apply, truth = AROUND[around]
     said = []
 
     def f(x):
-        said.append(_takes_options())
+        said.append(takes_options())
         return x
 
     apply(f)
@@ -74,7 +75,7 @@ def test_how_many_a_vmap_goes_over():
     said = []
 
     def f(x):
-        said.append(_lanes.bind(jnp.zeros(4), x))
+        said.append(lanes_around(jnp.zeros(4), x))
         return x
 
     f(jnp.ones(3))
@@ -89,7 +90,8 @@ def test_how_many_a_vmap_goes_over():
 @pytest.mark.parametrize(("lanes", "one_core"), [(2, True), (IN_CACHE, True), (2 * IN_CACHE, False)])
 def test_small_programs_have_one_core(lanes, one_core, monkeypatch):
     asked = []
-    monkeypatch.setattr(compiling, "options", lambda one_core=None, short_sums=None: asked.append(one_core) or {})
+    for module in (compiling, programs):
+        monkeypatch.setattr(module, "options", lambda one_core=None, short_sums=None: asked.append(one_core) or {})
     compiling._probe()  # now, so that its result is cached
     jax.vmap(compiled(lambda x: x + 1, ()))(jnp.zeros(lanes))
     assert asked == [None, one_core]
