@@ -113,7 +113,10 @@ def test_no_function_outlives_its_call(name):
 
 
 def test_no_problem_outlives_its_sweep():
-    problem = SimpleNamespace(
+    class Problem(SimpleNamespace):
+        """It can be referenced weakly."""
+
+    problem = Problem(
         params={"loc": 2.0},
         distribution=lambda params: dist.Normal(params["loc"], 1.0),
         objective=lambda params, x: x**2,
