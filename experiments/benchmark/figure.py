@@ -85,6 +85,7 @@ def _growth(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
     axis.set_ylim(0.7 * min(r["times"] for r in rows), 2.0 * max(r["times"] for r in rows))
     axis.margins(x=0.28)
     for r in rows:
-        axis.annotate(f"+{r['megabytes']:.1f} MB", (r["n"], r["times"]), (2, 6), textcoords="offset points", ha="left")
+        label = f"+{r['megabytes']:.2g} MB"
+        axis.annotate(label, (r["n"], r["times"]), (3, 6), textcoords="offset points", ha="left")
     plain_log(axis, "x")
     plain_log(axis, "y")
