@@ -201,7 +201,9 @@ def _many(
 
     def together(cells: Any) -> Any:
         shared = jax.random.fold_in(jax.random.fold_in(key, shape.dimension), shape.n)
-        return power_sums(lambda k: jax.vmap(lambda point: estimate(point, k))(cells[0]), shared, start, stop, lanes)
+        # Over the words too: there are no points if only n or the dimension varies.
+        each = lambda k: jax.vmap(lambda point, _: estimate(point, k))(*cells)
+        return power_sums(each, shared, start, stop, lanes)
 
     inner = together if common else jax.vmap(one)
     batches = jax.tree.map(lambda x: jnp.reshape(x, (-1, batch, *x.shape[1:])), (points, words_of))

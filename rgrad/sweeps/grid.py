@@ -46,6 +46,8 @@ class Grid(NamedTuple):
     def coordinates(self, first: int, count: int) -> dict[str, np.ndarray]:
         """The values of the axes in `count` cells from `first` on. Past the end, the last cell is repeated."""
         numbers = np.minimum(np.arange(first, first + count), self.cells - 1)
+        if not self.axes:  # only n or the dimension varies, so each shape has one cell
+            return {}
         places = np.unravel_index(numbers, [len(values) for values in self.axes.values()])
         return {name: values[at] for (name, values), at in zip(self.axes.items(), places, strict=True)}
 

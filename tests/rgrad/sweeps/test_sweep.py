@@ -119,6 +119,24 @@ def test_a_cell_is_measured_as_by_measure():
     assert of.m4["score_function"]["loc"][1] == pytest.approx(moments.m4, rel=1e-5)
 
 
+@pytest.mark.parametrize("common", [False, True])
+def test_axes_without_a_parameter(common):
+    """Only n varies, or nothing. A cell has the same draws in every sweep that contains it."""
+    of = lambda axes: rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=500, common_noise=common)
+    only_n, point, with_loc = of({"n": [4, 10]}), of({}), of({"loc": [2.0], "n": [10]})
+    assert [(row["n"], row["estimator"]) for row in only_n.rows()] == [
+        (4, "reparameterized"),
+        (10, "reparameterized"),
+    ]
+    means = [
+        moments.mean["reparameterized"]["loc"].item()
+        for moments in (only_n.moments(n=10), point.moments(), with_loc.moments())
+    ]
+    assert means == pytest.approx([means[0]] * 3, rel=1e-6)
+    # The standard error is 2 / sqrt(10 * 500) = 0.028. False failures: 1e-12.
+    assert means[0] == pytest.approx(4.0, abs=0.2)
+
+
 def test_dimension_is_an_axis():
     swept = rgrad.sweep(
         quadratic, {"dimension": [1, 3], "loc": [0.0, 2.0], "n": [5]}, PATHWISE, key=KEY, replicates=2000
