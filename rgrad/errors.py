@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `; did you mean 'x'? (there are: ...)`."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {', '.join(known)})"
+
 
 class NotApplicable(Exception):
     """The estimator does not apply here.

@@ -20,7 +20,7 @@ from rgrad.distributions.keyed import base_of, rewrapped
 from rgrad.distributions.wrappers import JaxRandom, name_of
 from rgrad.errors import NoRule
 from rgrad.estimators.control_variates import one_at_a_time
-from rgrad.estimators.table import row_of
+from rgrad.estimators.table import estimator_of, row_of
 from rgrad.protocols import Estimator, Objective
 
 SHRINK = 4.0  # divided by the number of replicates: the ridge, relative to the mean variance of the differences
@@ -83,7 +83,7 @@ class Combined(NamedTuple):
         )
 
 
-def combine(estimators: Sequence[Estimator]) -> Combined:
+def combine(estimators: Sequence[Estimator | str]) -> Combined:
     """The combination of unbiased estimators with the least variance, chosen separately for each coordinate.
 
         terms = sum_m w_m terms_m,   w = C^-1 1 / (1' C^-1 1),   C the covariance of the members' gradients
@@ -113,7 +113,7 @@ def combine(estimators: Sequence[Estimator]) -> Combined:
     Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
     ensembles of control variates for variational inference, https://arxiv.org/abs/1810.12482.
     """
-    members = tuple(estimators)
+    members = tuple(estimator_of(e, "combine") for e in estimators)
     if len(members) < 2:
         raise ValueError(f"combine: needs at least two estimators, got {len(members)}")
     for member in members:

@@ -19,8 +19,9 @@ from rgrad.comparison.result import Comparison, Entry, conclude
 from rgrad.comparison.verdicts import TOP, Mean, infinite_variance
 from rgrad.comparison.witnesses import judge_all
 from rgrad.errors import NotApplicable
+from rgrad.estimators.table import Estimators
 from rgrad.measurement.moments import Moments
-from rgrad.protocols import Estimator, Problem
+from rgrad.protocols import Problem
 
 Advance = Callable[[float], None]
 NOMINAL = 1e9  # operations that count as one second if cost="operations"
@@ -29,7 +30,7 @@ FIRST = 3  # batches of each estimator before anything is decided
 
 def compare(
     problem: Problem | Losses,
-    estimators: Mapping[str, Estimator] | None = None,
+    estimators: Estimators | None = None,
     params: Mapping[str, ArrayLike] | None = None,
     wrt: Sequence[str] | None = None,
     *,
@@ -74,7 +75,7 @@ def compare(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`. Or a dict of losses by name, each
             `loss(params, key) -> scalar`, which are differentiated with respect to `wrt`.
-        estimators: by name. By default the rows of `rgrad.estimators.table` that are marked as compared. Those that do
+        estimators: a dict by name, or a list, of functions or names of `rgrad.ESTIMATORS`. By default the rows of `rgrad.estimators.table` that are marked as compared. Those that do
             not apply to the problem are left out, with the reason.
         params: the point. Missing names take the problem's own values. Losses need it.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.

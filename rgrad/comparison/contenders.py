@@ -16,7 +16,7 @@ from rgrad.comparison.combination import Combined
 from rgrad.comparison.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
 from rgrad.comparison.witnesses import THROUGH_F
 from rgrad.distributions.draws import check_draw
-from rgrad.estimators.table import ESTIMATORS, row_of
+from rgrad.estimators.table import ESTIMATORS, Estimators, estimators_of, row_of
 from rgrad.measurement.exact import rules_for
 from rgrad.measurement.exact_gradient import exact_gradient
 from rgrad.problems import (
@@ -67,12 +67,13 @@ class Contenders(NamedTuple):
 
 def of_problem(
     problem: Problem,
-    estimators: Mapping[str, Estimator] | None,
+    estimators: Estimators | None,
     params: Mapping[str, ArrayLike] | None,
     wrt: Sequence[str] | None,
     n: int,
     key: Array,
 ) -> Contenders:
+    given = COMPARED if estimators is None else estimators_of(estimators, "compare")
     point = point_of(problem, params, "compare")
     names = names_to_differentiate(problem, point, wrt, "compare")
     chosen = {name: point[name] for name in names}
@@ -81,7 +82,7 @@ def of_problem(
     asked = {
         name: e.fitted(partial(problem.objective, point), q, jax.random.fold_in(key, n), n)
         if isinstance(e, Combined) and e.weights is None else e
-        for name, e in (COMPARED if estimators is None else estimators).items()
+        for name, e in given.items()
     }  # fmt: skip
 
     def flat(estimator: Estimator) -> Callable[[Any, Array], Array]:

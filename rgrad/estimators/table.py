@@ -6,7 +6,7 @@ To add an estimator: write a file in this package, a row here, and a line in `rg
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from rgrad.distributions.relaxations import OneHotCategorical
 from rgrad.distributions.standardised import by_moments
 from rgrad.distributions.weak_derivatives import weak_derivatives
 from rgrad.distributions.wrappers import elementary, has_rule
-from rgrad.errors import NoDerivative, NoRule, NotApplicable
+from rgrad.errors import NoDerivative, NoRule, NotApplicable, nearest
 from rgrad.estimators.arm import arm, disarm
 from rgrad.estimators.baselines import leave_one_out
 from rgrad.estimators.control_variates import delta, optimal
@@ -37,6 +37,8 @@ from rgrad.estimators.score_function import score_function
 from rgrad.protocols import Distribution, Estimator
 
 Applies = Callable[[Any], bool]
+Estimators = Mapping[str, Estimator | str] | Iterable[Estimator | str] | str
+"""Estimators by name, or a list of them, or the name of one. Each may be given by its name in `ESTIMATORS`."""
 
 
 class EstimatorRow(NamedTuple):
@@ -118,6 +120,52 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
             biased=True, compared=False),
     )
 })  # fmt: skip
+
+
+def estimator_of(given: Estimator | str, caller: str) -> Estimator:
+    """The estimator of that name in the table; or `given` itself, if it is a function.
+
+    Raises:
+        ValueError: no estimator has this name.
+        TypeError: `given` is neither a name nor callable.
+    """
+    if isinstance(given, str):
+        if given not in ESTIMATORS:
+            raise ValueError(f"{caller}: unknown estimator {given!r}{nearest(given, ESTIMATORS)}")
+        return ESTIMATORS[given].estimator
+    if not callable(given):
+        raise TypeError(
+            f"{caller}: estimator must be callable, or a name of rgrad.ESTIMATORS, got {type(given).__name__} {given!r}"
+        )
+    return given
+
+
+def estimators_of(given: Estimators, caller: str) -> dict[str, Estimator]:
+    """The estimators by name. Functions in a list take their name from the table, or their own.
+
+    Raises:
+        ValueError: an unknown name, two estimators of one name, or none at all.
+        TypeError: an estimator is neither a name nor callable.
+    """
+    if isinstance(given, Mapping):
+        named = [(str(name), estimator_of(e, caller)) for name, e in given.items()]
+    else:
+        several = [given] if isinstance(given, str) or callable(given) else list(given)
+        named = [(_name_of(e), estimator_of(e, caller)) for e in several]
+    if not named:
+        raise ValueError(f"{caller}: estimators is empty; pass at least one, or omit it for the default")
+    found = dict(named)
+    if len(found) < len(named):
+        twice = next(name for i, (name, _) in enumerate(named) if name in [other for other, _ in named[:i]])
+        raise ValueError(f"{caller}: two estimators are named {twice!r}; pass a dict of names to estimators")
+    return found
+
+
+def _name_of(estimator: Estimator | str) -> str:
+    if isinstance(estimator, str):
+        return estimator
+    row = next((row for row in ESTIMATORS.values() if row.estimator is estimator), None)
+    return row.name if row else getattr(estimator, "__name__", type(estimator).__name__)
 
 
 def row_of(estimator: Any) -> EstimatorRow | None:

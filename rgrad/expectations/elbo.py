@@ -18,6 +18,7 @@ from rgrad.distributions.location_scale import check_cholesky
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.wrappers import unwrapped
 from rgrad.estimators.reparameterized import reparameterized
+from rgrad.estimators.table import estimator_of
 from rgrad.expectations.expectation import expect
 from rgrad.protocols import Distribution, Estimator, Objective
 
@@ -29,7 +30,7 @@ def elbo(
     q: Distribution,
     key: Array,
     n: int = 1,
-    estimator: Estimator = reparameterized,
+    estimator: Estimator | str = reparameterized,
     entropy: Entropy = "sampled",
 ) -> Array:
     """The ELBO, a lower bound on `log integral g(z) dz`, with equality if q is the normalised g:
@@ -62,7 +63,7 @@ def elbo(
             `rgrad.location_scale(mu, C, phi)`, or any other.
         key: one PRNG key.
         n: the number of samples, a Python int.
-        estimator: any estimator that applies to `q`.
+        estimator: any estimator that applies to `q`, or its name.
         entropy: "sampled", "exact" or "detached".
 
     Returns:
@@ -82,8 +83,7 @@ def elbo(
     """
     if entropy not in get_args(Entropy):
         raise ValueError(f"elbo: entropy must be one of {', '.join(map(repr, get_args(Entropy)))}, got {entropy!r}")
-    if not callable(estimator):
-        raise TypeError(f"elbo: estimator must be callable (e.g. rgrad.reparameterized), got {estimator!r}")
+    estimator = estimator_of(estimator, "elbo")
     check_draw(q, n, "elbo")
     _check_factor(q)
     if entropy == "exact":

@@ -9,7 +9,7 @@ from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.keyed import WithKey
 from rgrad.estimators.reparameterized import reparameterized
-from rgrad.estimators.table import naming_others
+from rgrad.estimators.table import estimator_of, naming_others
 from rgrad.protocols import Distribution, Estimator, Objective
 
 
@@ -18,7 +18,7 @@ def expect(
     q: Distribution,
     key: Array,
     n: int = 1,
-    estimator: Estimator = reparameterized,
+    estimator: Estimator | str = reparameterized,
     *,
     keyed: bool = False,
 ) -> Array:
@@ -37,7 +37,8 @@ def expect(
         q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated.
         key: one PRNG key.
         n: the number of samples, a Python int.
-        estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`.
+        estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`; or a
+            name of `rgrad.ESTIMATORS`, e.g. "score_function+leave_one_out".
         keyed: True if `f` needs randomness of its own. Then f is called as `f(x, key_i)`, with a different key for each
             sample. (If all samples shared one key, the variance would not fall with n. If a key were used twice, the
             estimate would be biased.)
@@ -51,9 +52,9 @@ def expect(
     """
     warn_if_wrong()
     check_draw(q, n, "expect")
-    for name, given in (("f", f), ("estimator", estimator)):
-        if not callable(given):
-            raise TypeError(f"expect: {name} must be callable, got {type(given).__name__} {given!r}")
+    if not callable(f):
+        raise TypeError(f"expect: f must be callable, got {type(f).__name__} {f!r}")
+    estimator = estimator_of(estimator, "expect")
     check_key(key, "expect")
     with naming_others(q):
         terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)

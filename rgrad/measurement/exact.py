@@ -17,7 +17,7 @@ from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper, log_prob
 from rgrad.distributions.triangular import lower
 from rgrad.errors import NotApplicable, Unsuitable
-from rgrad.estimators.table import row_of
+from rgrad.estimators.table import estimator_of, row_of
 from rgrad.problems import check_objective, gradient, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Objective, Problem
 
@@ -42,7 +42,7 @@ class ExactMoments(NamedTuple):
 
 def exact_moments(
     problem: Problem,
-    estimator: Estimator,
+    estimator: Estimator | str,
     params: Mapping[str, ArrayLike] | None = None,
     wrt: Sequence[str] | None = None,
 ) -> ExactMoments | None:
@@ -62,15 +62,17 @@ def exact_moments(
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params`.
+        estimator: a function, or a name of `rgrad.ESTIMATORS`.
         params: the point. Missing names take the problem's own values.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
 
     Raises:
-        ValueError: an unknown name, an integer to differentiate, or a value that is not finite.
+        ValueError: an unknown name of a parameter or estimator, an integer to differentiate, or a value that is not finite.
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.
     """
+    estimator = estimator_of(estimator, "exact_moments")
     # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
         point = point_of(problem, params, "exact_moments")

@@ -11,10 +11,10 @@ from jax import Array
 
 from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
-from rgrad.estimators.table import ESTIMATORS
+from rgrad.estimators.table import Estimators, estimators_of
 from rgrad.measurement.moments import Moments
 from rgrad.problems import labels_of
-from rgrad.protocols import Estimator, Problem
+from rgrad.protocols import Problem
 from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
 from rgrad.sweeps.grid import DIMENSION, Grid, N, Shape, each, grid_of
 
@@ -62,7 +62,7 @@ class Sweep(NamedTuple):
 def sweep(
     problem: Problem,
     axes: Mapping[str, Any],
-    estimators: Mapping[str, Estimator] | None = None,
+    estimators: Estimators | None = None,
     params: Mapping[str, Any] | None = None,
     wrt: Sequence[str] | None = None,
     *,
@@ -114,9 +114,7 @@ def sweep(
     check_compiles("sweep")
     check_counted_key(key, "sweep")
     grid = grid_of(problem, axes, params, wrt)
-    chosen = dict(estimators) if estimators is not None else {name: ESTIMATORS[name].estimator for name in DEFAULT}
-    if not chosen:
-        raise ValueError("sweep: estimators is empty; pass at least one, or omit it for the default three")
+    chosen = estimators_of(DEFAULT if estimators is None else estimators, "sweep")
     found: dict[Shape, list[Moments]] = {}
     use = devices_for(None, devices)
     for shape in grid.shapes:
