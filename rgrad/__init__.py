@@ -4,6 +4,7 @@ An estimator is a function `(f, q, key, n) -> terms`. The mean of the terms esti
 the mean is the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
 """
 
+import difflib
 from typing import Any
 
 import lazy_loader
@@ -17,4 +18,11 @@ _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str) -> Any:
     xla_flags.warn_if_wrong()
-    return _load(name)
+    try:
+        return _load(name)
+    except AttributeError:
+        if name in __all__:
+            raise
+    close = difflib.get_close_matches(name, __all__, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"module 'rgrad' has no attribute {name!r}{hint}", name=name)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import rgrad
 
 CODE = """
@@ -30,3 +32,13 @@ def test_the_public_names_are_those_that_the_stub_imports():
     imported = [alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     (listed,) = (ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
     assert sorted(imported) == sorted(listed) == rgrad.__all__
+
+
+def test_a_misspelt_name():
+    with pytest.raises(
+        AttributeError, match="module 'rgrad' has no attribute 'reparametrized'; did you mean 'reparameterized'"
+    ):
+        rgrad.reparametrized  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'rgrad' has no attribute 'zzz'$"):
+        rgrad.zzz  # noqa: B018
+    assert not hasattr(rgrad, "__wrapped__")
