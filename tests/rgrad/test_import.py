@@ -39,6 +39,6 @@ def test_a_misspelt_name():
         AttributeError, match="module 'rgrad' has no attribute 'reparametrized'; did you mean 'reparameterized'"
     ):
         rgrad.reparametrized  # noqa: B018
-    with pytest.raises(AttributeError, match="module 'rgrad' has no attribute 'zzz'$"):
+    with pytest.raises(AttributeError, match=r"module 'rgrad' has no attribute 'zzz'$"):
         rgrad.zzz  # noqa: B018
     assert not hasattr(rgrad, "__wrapped__")
