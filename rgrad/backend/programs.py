@@ -35,6 +35,7 @@ class Jitted:
             count = len(references) + len(arrays)
             return function(*(next(own)() if i in static else next(given) for i in range(count)))
 
+        program.__name__ = function.__name__  # for JAX's logs and profiles
         self._within = jax.jit(program)
         self.with_options = cache(lambda **chosen: jax.jit(program, compiler_options=options(**chosen)))
         """Maps the arguments of `options` to the function, jitted with them."""
