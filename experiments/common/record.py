@@ -190,13 +190,14 @@ def provenance(seed: int, float_width: int, seconds: float) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.devices()[0].platform,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "commit": commit,
         "dirty": dirty,
     }
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

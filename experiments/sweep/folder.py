@@ -1,15 +1,17 @@
 """The folder of a sweep: its plan, and a file for each finished chunk, so that the sweep can be killed at any time.
 
-`plan.json` holds the settings, the division into chunks, and the numbers of replicates that were requested in turn. A chunk
-is a range of cells of one shape over a range of replicates. `chunks/SHAPE-CELL-START-STOP.chunk` holds the SHA-256 of its
-name, the settings and the rest of the file, then a line break, then the moments as an .npy array. Files are written under
-temporary names, synced and renamed, so each is complete or absent. The checksum detects later damage.
+`plan.json` holds the settings, whatever else determines the numbers (`origin.py`), the division into chunks, the numbers of
+replicates that were requested in turn, and a checksum of all that. A chunk is a range of cells of one shape over a range of
+replicates. `chunks/SHAPE-CELL-START-STOP.chunk` holds the SHA-256 of its name, the settings, their origin and the rest of the
+file, then a line break, then the moments as an .npy array. Files are written under temporary names, synced and renamed, so each
+is complete or absent. The checksums detect later damage. Nothing is deleted: a damaged chunk is renamed.
 """
 
 import contextlib
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import numpy as np
 
 from experiments.common.errors import UsageError
 from experiments.common.record import write
+from experiments.sweep.origin import differences, origin_of
 
 PLAN = "plan.json"
 # Settings that do not affect the numbers, or may differ between the parts of a run.
@@ -42,6 +45,8 @@ class SweepPlan(NamedTuple):
     """The settings of a sweep, and its division into chunks."""
 
     config: dict[str, Any]
+    origin: dict[str, str]
+    """See `origin_of`."""
     replicates: list[int]
     """The number requested at the start, and at each extension."""
     extents: list[list[int]]
@@ -49,10 +54,16 @@ class SweepPlan(NamedTuple):
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        """Of everything that determines the numbers."""
+        return _sha([self.config, self.origin])
 
     def write(self, folder: Path) -> None:
-        write(folder, {PLAN: (json.dumps(self._asdict(), indent=2) + "\n").encode()})
+        sealed = self._asdict() | {"seal": _sha(self)}
+        write(folder, {PLAN: (json.dumps(sealed, indent=2) + "\n").encode()})
+
+
+def _sha(x: Any) -> str:
+    return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()
 
 
 def config_of(settings: Any) -> dict[str, Any]:
@@ -72,13 +83,21 @@ def stored(folder: Path) -> dict[str, Any]:
 
 def read_plan(folder: Path) -> SweepPlan:
     try:
-        return SweepPlan(**json.loads((folder / PLAN).read_text(encoding="utf-8")))
+        found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        seal = found.pop("seal")
+        plan = SweepPlan(**found)
     except FileNotFoundError:
         raise UsageError(
             f"--resume {folder}: this folder has no sweep; give the folder with the results of a sweep"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"--resume {folder}: cannot read {PLAN} ({error}); start again in another folder") from None
+    if seal != _sha(plan):
+        raise UsageError(
+            f"--resume {folder}: {PLAN} has been changed or is damaged (its checksum differs); restore it, or start again in "
+            "another folder. The chunks are kept"
+        )
+    return plan
 
 
 def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
@@ -87,7 +106,7 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
     Raises:
         UsageError: the settings differ, or there are fewer replicates.
     """
-    now, last = config_of(settings), plan.replicates[-1]
+    now, last, own = config_of(settings), plan.replicates[-1], origin_of(settings)
     other = [
         f"{key} ({json.dumps(plan.config.get(key))}, now {json.dumps(now[key])})"
         for key in now
@@ -97,6 +116,11 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
         raise UsageError(
             f"--resume {settings.resume}: it was started with other settings: {', '.join(other)}; leave these out, or start "
             "another sweep"
+        )
+    if changed := differences(plan.origin, own):
+        raise UsageError(
+            f"--resume {settings.resume}: it was started with other code or versions: {', '.join(changed)}; go back to "
+            "these, or start another sweep"
         )
     if settings.replicates < last:
         raise UsageError(
@@ -134,16 +158,19 @@ def write_chunk(folder: Path, plan: SweepPlan, chunk: Chunk, numbers: np.ndarray
 
 
 def read_chunk(folder: Path, plan: SweepPlan, chunk: Chunk) -> np.ndarray[Any, Any] | None:
-    """The moments of the chunk, or None if it does not exist. Deletes a damaged chunk and prints a message."""
+    """The moments of the chunk, or None if it does not exist. Renames a damaged chunk and prints a message."""
     path = folder / "chunks" / chunk.name
     try:
         seal, _, payload = path.read_bytes().partition(b"\n")
+        if seal == _seal(plan, chunk, payload):
+            return np.load(io.BytesIO(payload))
     except FileNotFoundError:
         return None
-    if seal == _seal(plan, chunk, payload):
-        return np.load(io.BytesIO(payload))
-    print(f"damaged chunk, will be computed again: {path}", flush=True)
-    path.unlink()
+    except OSError:  # e.g. a folder of this name
+        pass
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+    path.rename(aside)
+    print(f"damaged chunk, will be computed again: {path} (kept as {aside.name})", flush=True)
     return None
 
 

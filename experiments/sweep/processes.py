@@ -1,5 +1,6 @@
 """Several processes on one sweep. The runtime of jax connects them, and each works on its share of the chunks."""
 
+import hashlib
 import os
 import sys
 import threading
@@ -19,13 +20,33 @@ class Group(NamedTuple):
     processes: int = 1
     process: int = 0
 
-    def agree(self, good: bool) -> bool:
-        """Broadcasts the answer of process 0. All processes wait for it here."""
-        if self.processes == 1:
-            return good
-        from jax.experimental import multihost_utils
+    def settle(self, refused: UsageError | None = None, same: str = "") -> None:
+        """Raises an error in every process if any of them refuses, or has another `same` than process 0.
 
-        return bool(multihost_utils.broadcast_one_to_all(np.int32(good)))
+        All processes wait for each other here.
+
+        Args:
+            refused: why this process cannot go on.
+            same: what must be the same in all processes, as hexadecimal digits.
+        """
+        if self.processes > 1:
+            from jax.experimental import multihost_utils
+
+            own = np.frombuffer(hashlib.sha256(same.encode()).digest(), np.uint32) * (refused is None)
+            every = np.asarray(multihost_utils.process_allgather(own)).reshape(self.processes, -1)
+            others = np.flatnonzero(~every.any(1))
+            if refused is None and others.size:
+                refused = UsageError(f"process {others[0]} could not start; see its message")
+            unlike = np.flatnonzero((every != every[0]).any(1))
+            if refused is None and unlike.size:
+                refused = UsageError(
+                    f"process {unlike[0]} has other settings, code or versions than process 0; start all processes with the "
+                    "same flags, except --process"
+                )
+            if refused is not None:
+                jax.distributed.shutdown()  # in all processes, so that none of them waits for another
+        if refused is not None:
+            raise refused
 
 
 def join(settings: Any) -> Group:
@@ -48,7 +69,7 @@ def join(settings: Any) -> Group:
         jax.distributed.initialize(**where, initialization_timeout=settings.wait + GRACE)
         group = Group(jax.process_count(), jax.process_index())
         # The first exchange connects all processes, and may wait as long.
-        group.agree(True)
+        group.settle()
         return group
     except (ValueError, RuntimeError) as error:
         what = "--cluster" if settings.cluster else f"--coordinator {settings.coordinator}"

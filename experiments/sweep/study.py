@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from experiments.sweep.folder import (
     read_plan,
     write_chunk,
 )
+from experiments.sweep.origin import origin_of
 from experiments.sweep.processes import Group
 from experiments.sweep.progress import Meter
 from experiments.sweep.table import write_results
@@ -83,19 +85,7 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        refused: UsageError | None = None
-        work: Work | None = None
-        try:
-            work = _begun(settings, group, stack)
-        except UsageError as error:
-            refused = error
-        good = group.agree(refused is None)
-        if refused is not None:
-            raise refused
-        if not good:
-            raise UsageError(f"process 0 of {group.processes} could not start; see its message")
-        assert work is not None or group.process
-        work = work or _joined(settings, group, stack)
+        work = _begun_together(settings, group, stack)
         meter = Meter(work.grid.cells * len(work.grid.shapes))
         try:
             _compute(work, settings, group, meter)
@@ -113,11 +103,40 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
             )
 
 
-def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | None:
-    """Starts the sweep and writes its plan to the folder. Processes other than 0 read it from there, and get None."""
-    task, grid = _task_and_grid(settings)
-    if group.process:
-        return None
+def _begun_together(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work:
+    """Process 0 starts the sweep and writes its plan, and the others read it. All must have the same settings and code.
+
+    Raises:
+        UsageError: in all processes, if one of them cannot go on. Nothing is written if it is for its settings.
+    """
+    with _settling(group) as settle:
+        task, grid = _task_and_grid(settings)
+        settle(json.dumps([config_of(settings), settings.replicates, origin_of(settings)], sort_keys=True))
+    work: Work | None = None
+    with _settling(group) as settle:
+        if group.process == 0:
+            work = _begun(settings, task, grid, stack)
+        settle("")
+    with _settling(group) as settle:
+        work = work or _joined(settings, task, grid, group, stack)
+        settle("")
+    return work
+
+
+@contextlib.contextmanager
+def _settling(group: Group) -> Iterator[Callable[[str], None]]:
+    """Calls `group.settle` at the end, with the argument of the function that it yields, or with the error."""
+    same: list[str] = []
+    refused: UsageError | None = None
+    try:
+        yield same.append
+    except UsageError as error:
+        refused = error
+    group.settle(refused, "".join(same))
+
+
+def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitStack) -> Work:
+    """Starts the sweep and writes its plan to the folder."""
     devices = _devices(settings)
     if settings.resume:
         folder = Path(settings.resume)
@@ -133,7 +152,10 @@ def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | N
         )
         with usage("--axes", Exception):
             after = SweepPlan(
-                config_of(settings), [settings.replicates], [list(extent(shape)) for shape in grid.shapes]
+                config_of(settings),
+                origin_of(settings),
+                [settings.replicates],
+                [list(extent(shape)) for shape in grid.shapes],
             )
         folder = stack.enter_context(output_folder(settings.out, "sweep"))
         stack.enter_context(locked(folder, 0))
@@ -144,14 +166,14 @@ def _begun(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work | N
     return Work(task, grid, after, devices, folder)
 
 
-def _joined(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work:
+def _joined(settings: Any, task: ProblemTask, grid: Grid, group: Group, stack: contextlib.ExitStack) -> Work:
     """The work of a process other than 0, from the plan that process 0 has written."""
     folder = Path(settings.resume or settings.out)
     if not (folder / PLAN).exists():
         raise UsageError(f"--out {folder}: process {group.process} cannot see the files of process 0; give a folder "
                          "that all processes share")  # fmt: skip
     stack.enter_context(locked(folder, group.process))
-    return Work(*_task_and_grid(settings), read_plan(folder), _devices(settings), folder)
+    return Work(task, grid, read_plan(folder), _devices(settings), folder)
 
 
 def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments.common import record
@@ -114,7 +115,7 @@ def test_killed_at_ten_random_moments(whole, sweep, tmp_path):
         kill_and_resume(tmp_path / str(i), whole, sweep, random.randint(0, 4))
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "renamed"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "renamed", "a folder"])
 def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
     (copy / "table.csv").unlink()
     first, second = chunks(copy)[:2]
@@ -125,11 +126,15 @@ def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
         first.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     elif damage == "gone":
         first.unlink()
+    elif damage == "a folder":
+        first.unlink()
+        first.mkdir()
     else:  # an intact chunk, but of other cells
         first.write_bytes(second.read_bytes())
     status, out, err = sweep("--resume", copy)
     assert (status, err) == (0, "")
     assert ("damaged chunk, will be computed again: " in out) == (damage != "gone")
+    assert len(list((copy / "chunks").glob("*.damaged"))) == (damage != "gone")  # nothing is deleted
     assert table(copy) == table(whole)
 
 
@@ -202,6 +207,22 @@ def test_two_processes(whole, tmp_path):
     ]
     said = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
+    # With another seed, both are refused in one line, and nothing is written.
+    flags = tuple("other" if flag == "two" else flag for flag in flags)
+    different = [
+        subprocess.Popen(
+            command(*flags, i, "--seed", i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        for i in range(2)
+    ]
+    for process in different:
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 2, err
+        assert (
+            err
+            == "error: process 1 has other settings, code or versions than process 0; start all processes with the same flags, except --process\n"
+        )
+    assert not (tmp_path / "other").exists()
     assert table(tmp_path / "two") == table(whole)
     assert "6 cells in" in said[0][0]
     assert "cells" not in said[1][0]
@@ -268,6 +289,42 @@ def test_a_folder_of_other_settings(copy, sweep):
     )
     (copy / "plan.json").write_text("{")
     assert "cannot read" in sweep("--resume", copy)[2]
+
+
+def test_a_plan_with_another_bit(copy, sweep):
+    """ "seed": 0 becomes 1. Without a checksum, all chunks would be called damaged, and computed for the other seed."""
+    plan = (copy / "plan.json").read_text()
+    (copy / "plan.json").write_text(plan.replace('"seed": 0', '"seed": 1'))
+    status, out, err = sweep("--resume", copy)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "plan.json has been changed or is damaged" in err
+    assert "damaged chunk" not in out
+    assert len(chunks(copy)) == 4
+
+
+PROBLEM = """
+import numpyro.distributions as dist
+class problem:
+    params = {"loc": 1.0}
+    def distribution(params): return dist.Normal(params["loc"], 1.0)
+    def objective(params, x): return x ** 2
+"""
+
+
+def test_resumed_with_other_code_or_another_generator(sweep):
+    Path("mine.py").write_text(PROBLEM)
+    flags = ("--axes", "loc=1,2", "n=5", "--problem", "mine.py:problem", "--estimators", "reparameterized")
+    assert sweep(*flags, "--replicates", 20, "--out", "a")[0] == 0
+    assert sweep("--resume", "a", "--replicates", 40)[0] == 0
+    before = table(Path("a"))
+    with jax.threefry_partitionable(False):
+        err = sweep("--resume", "a", "--replicates", 60)[2]
+    assert "other code or versions: threefry_partitionable (True, now False); go back to these" in err
+    Path("mine.py").write_text(PROBLEM.replace("x ** 2", "x ** 3"))
+    status, _, err = sweep("--resume", "a", "--replicates", 60)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "it was started with other code or versions: source of mine.py; go back to these" in err
+    assert table(Path("a")) == before
 
 
 def test_axes_as_they_are_written():
