@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -59,8 +60,8 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
             outcome = study(advance)
         files = result_files(experiment, settings, outcome.rows, time.monotonic() - began, outcome.provenance)
         files |= outcome.files
+        write(folder, files)  # first, because printing fails if the reader of the output is gone, e.g. `| head`
         wrong = outcome.report()
-        write(folder, files)
         print(f"written to {folder}/: {', '.join(files)}")
         if readme is not None and not wrong:
             rewrite_readme(readme, outcome.tables, outcome.files)
@@ -81,11 +82,11 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
     Raises:
         UsageError: the folder is not writable.
     """
-    folder = Path(out) if out else Path("results") / experiment / time.strftime("%Y-%m-%dT%H-%M-%S")
+    folder = Path(out) if out else _unused(Path("results") / experiment)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=out is not None)
             probe = folder / f".{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
@@ -98,6 +99,13 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()  # fails, as intended, if the folder has results
+
+
+def _unused(parent: Path) -> Path:
+    """A folder named after the time, which no other run uses: two may start in the same second."""
+    now = time.strftime("%Y-%m-%dT%H-%M-%S")
+    names = (f"{now}-{i}" if i else now for i in itertools.count())
+    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:

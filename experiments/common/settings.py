@@ -95,6 +95,11 @@ class ExperimentSettings(BaseModel):
     readme: bool = False
     """Also rewrite the tables and the picture of the experiment's README.md from this run."""
 
+    @field_validator("out", "resume", check_fields=False)
+    @classmethod
+    def _folder(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).expanduser())
+
     @field_validator("float_width")
     @classmethod
     def _float_width(cls, value: int) -> int:

@@ -51,8 +51,8 @@ def run(settings: VaeSettings) -> None:
         files = result_files("vae", settings, rows, time.monotonic() - began)
         files |= {"margins.csv": vae_task.margins_file(compared), "pictures.npz": npz(pictures)}
         files |= draw_figure(rows, pictures, independent, settings)
-        report(rows, compared, independent, settings)
         write(folder, files)
+        report(rows, compared, independent, settings)
         print(f"written to {folder}/: {', '.join(files)}, checkpoints/")
         if readme is not None:
             rewrite_readme(readme, readme_tables(rows, compared, settings), files)

@@ -20,6 +20,7 @@ from experiments.common.loading import ESTIMATORS
 from experiments.common.measuring import ProblemTask
 from experiments.common.problems import PROBLEMS
 from experiments.common.progress import progress
+from experiments.common.record import output_folder
 from experiments.common.settings import read_toml
 from experiments.variance import VarianceSettings
 from rgrad.backend.compiling import IN_CACHE
@@ -355,3 +356,28 @@ def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_results_survive_a_reader_that_is_gone(tmp_path):
+    """`| head -1`: the files are written before anything is printed."""
+    command = f"{sys.executable} -m experiments.variance --num-samples 10 --replicates 200 --out a | head -c 1"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert {p.name for p in (tmp_path / "a").iterdir()} == FILES
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    folders = []
+    for _ in range(2):
+        with output_folder(None, "variance") as folder:
+            (folder / "result.json").touch()
+            folders.append(folder)
+    assert folders == [Path("results/variance/now"), Path("results/variance/now-1")]
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert VarianceSettings(out="~/results").out == str(tmp_path / "results")
