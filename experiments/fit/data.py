@@ -1,11 +1,11 @@
 """One column of numbers: from the user, synthetic, or bundled."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.common.csv_file import read_csv, to_number
 from experiments.common.errors import UsageError, nearest
 
 BUNDLED = "mean radius"  # column of the breast-cancer data: 569 measurements, right-skewed
@@ -71,10 +71,7 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
         raise UsageError(f"--data {path}: this is a folder; give the path of a .csv or .npy file")
     if not Path(path).is_file():
         raise UsageError(f"--data {path}: no such file; give the path of a .csv or .npy file")
-    try:
-        names, rows = _read_npy(path) if path.endswith(".npy") else _read_csv(path)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise UsageError(f"--data {path}: cannot read it: {error}; give a .csv or .npy file") from None
+    names, rows = _read_npy(path) if path.endswith(".npy") else _with_names(*read_csv(path))
     if column is None and len(names) == 1:
         column = names[0]
     if column is None:
@@ -87,39 +84,33 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
     values, bad = [], []
     for i, row in enumerate(rows):
         try:
-            values.append(float(row[at]))
-        except (ValueError, TypeError, IndexError):
+            values.append(to_number(row[at]) if isinstance(row[at], str) else float(row[at]))
+        except (ValueError, TypeError):
             bad.append(i)
     if bad:
-        example = rows[bad[0]][at] if at < len(rows[bad[0]]) else "nothing"
+        example = rows[bad[0]][at]
         raise UsageError(
             f"--data {path}, column {column!r}: not a number in {_rows(bad)} (e.g. {example!r}); fix or remove them"
         )
     return np.asarray(values, float), f"{Path(path).name}, column {column!r}"
 
 
-def _read_csv(path: str) -> tuple[list[str], list[Any]]:
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        file.seek(0)
-        # A comma, or another separator that spreadsheets write.
-        delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-        rows = [row for row in csv.reader(file, delimiter=delimiter) if any(cell.strip() for cell in row)]
-    if not rows:
-        raise ValueError("it is empty")
-    try:
-        [float(cell) for cell in rows[0]]
-    except ValueError:
-        return [cell.strip() for cell in rows[0]], rows[1:]
-    return [str(i) for i in range(len(rows[0]))], rows  # no header: columns by number
+def _with_names(names: list[str] | None, rows: list[list[str]]) -> tuple[list[str], Any]:
+    """Without a header, the columns are named by their numbers."""
+    return ([str(i) for i in range(len(rows[0]))] if names is None else names), rows
 
 
 def _read_npy(path: str) -> tuple[list[str], Any]:
-    array = np.load(path, allow_pickle=False)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--data {path}: cannot read it: {error}; give a .csv or .npy file") from None
     if array.dtype.names:
         return list(array.dtype.names), array.tolist()
-    if array.ndim not in (1, 2):
-        raise ValueError(f"expected an array with one or two axes, got shape {array.shape}")
+    if array.ndim not in (1, 2) or array.size == 0 or np.iscomplexobj(array):
+        raise UsageError(
+            f"--data {path}: expected real numbers in an array with one or two axes, got {array.dtype} of shape {array.shape}"
+        )
     table = array.reshape(len(array), -1)
     return [str(i) for i in range(table.shape[1])], table.tolist()
 

@@ -1,11 +1,11 @@
 """A table for logistic regression: bundled or from the user, with its split and standardised columns."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.common.csv_file import read_csv, to_number
 from experiments.common.errors import UsageError, nearest
 
 INTERCEPT = "intercept"
@@ -58,7 +58,7 @@ def load_table(path: str | None, column: str | None) -> Table:
         )
     others = [i for i in range(len(names)) if i != at]
     try:
-        x = np.array([[float(row[i]) for i in others] for row in cells]).reshape(len(cells), -1)
+        x = np.array([[to_number(row[i]) for i in others] for row in cells]).reshape(len(cells), -1)
     except ValueError as error:
         raise UsageError(f"--data {path}: {error}; every column except the target must contain numbers") from None
     if not np.all(np.isfinite(x)):
@@ -70,21 +70,12 @@ def load_table(path: str | None, column: str | None) -> Table:
 
 
 def _read(path: str) -> tuple[list[str], list[list[str]]]:
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"--data {path}: {why}; give a .csv file") from None
-    if len(rows) < 3 or len(rows[0]) < 2:
+    names, rows = read_csv(path)
+    if names is None or len(names) < 2 or len(rows) < 2:
         raise UsageError(
             f"--data {path}: expected a line of names, at least two columns and two rows; give another .csv file"
         )
-    if ragged := [i for i, row in enumerate(rows) if len(row) != len(rows[0])]:
-        raise UsageError(
-            f"--data {path}: line {ragged[0] + 1} has {len(rows[ragged[0]])} cells, not {len(rows[0])}; fix it"
-        )
-    return [name.strip() for name in rows[0]], [[cell.strip() for cell in row] for row in rows[1:]]
+    return names, rows
 
 
 def split(table: Table, share: float, seed: int) -> Split:

@@ -176,7 +176,7 @@ def test_bad_input(flags, message, run):
 def test_the_users_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text(CSV)
-    Path("plain.csv").write_text("1,5\n2,6\n\n3,7\n")
+    Path("plain.csv").write_text("1,5\n2,6\n3,7\n\n")
     np.save("vector.npy", np.array([1.0, 2.0]))
     np.save("matrix.npy", np.array([[1.0, 2.0], [3.0, 4.0]]))
     np.save("named.npy", np.array([(1.0, 2), (3.0, 5)], dtype=[("x", float), ("y", int)]))

@@ -204,8 +204,8 @@ BAD = [
     (["--draws", "3"], "--draws: input should be greater than or equal to 4"),
     (["--nut"], "unknown flag --nut; did you mean '--nuts'?"),
     (["--column", "answer"], "--column answer: --data is missing"),
-    (["--data", "no.csv", "--column", "y"], "--data no.csv: No such file or directory"),
-    (["--data", ".", "--column", "y"], "--data .: Is a directory"),
+    (["--data", "no.csv", "--column", "y"], "--data no.csv: no such file or directory"),
+    (["--data", ".", "--column", "y"], "--data .: is a directory"),
     (["--data", "small.csv"], "--column: the target is not named; give one (there are: answer, size)"),
     (["--data", "small.csv", "--column", "anser"], "did you mean 'answer'?"),
     (["--data", "small.csv", "--column", "size"], "--column size: it has 6 different values; give a target with two"),
@@ -213,7 +213,7 @@ BAD = [
     (["--data", "nan.csv", "--column", "y"], "row 2, column 'x' is nan"),
     (["--data", "same.csv", "--column", "y"], "column 'x' has one value in all"),
     (["--data", "ragged.csv", "--column", "y"], "line 3 has 1 cells, not 2"),
-    (["--data", "empty.csv", "--column", "y"], "expected a line of names"),
+    (["--data", "empty.csv", "--column", "y"], "--data empty.csv: it is empty"),
     (["--data", "one.csv", "--column", "y"], "expected a line of names, at least two columns and two rows"),
 ]
 
