@@ -6,6 +6,8 @@ This module does not import jax at the top, so `--help` responds immediately.
 import importlib
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -14,7 +16,7 @@ from pydantic import BaseModel
 from experiments.common.errors import UsageError
 from experiments.common.interrupt import remember_interrupts
 from experiments.common.platform import use_platform
-from experiments.common.settings import parse
+from experiments.common.settings import command_line, parse
 
 S = TypeVar("S", bound=BaseModel)
 Run = Callable[[S], int | None]
@@ -67,10 +69,28 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def report_bug(error: Exception) -> int:
+    """Writes the traceback to a file, prints one line, and returns the exit status 70 (EX_SOFTWARE)."""
+    text = f"{command_line()}\n\n{''.join(traceback.format_exception(error))}"
+    with tempfile.NamedTemporaryFile("w", prefix="rgrad-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    print(
+        f"error: this is a bug: {what}; please report it with the traceback, which is in {file.name}", file=sys.stderr
+    )
+    return 70
+
+
 def command(model: type[S], run: Run[S]) -> NoReturn:
-    """Runs `main` on the command line, then ends the process with its status."""
+    """Runs `main` on the command line, then ends the process with its status.
+
+    The status is 70 for an exception that nobody expected: it is a bug, and its traceback goes to a file.
+    """
     remember_interrupts()
-    status = main(model, run)
+    try:
+        status = main(model, run)
+    except Exception as error:
+        status = report_bug(error)
     if status == 130:
         # Exit immediately. A computation that still runs in another thread may crash the interpreter during shutdown.
         sys.stdout.flush()

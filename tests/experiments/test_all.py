@@ -381,3 +381,25 @@ def test_two_runs_in_one_second_have_two_folders(tmp_path, monkeypatch):
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert VarianceSettings(out="~/results").out == str(tmp_path / "results")
+
+
+def test_a_bug_is_one_line_and_a_file(tmp_path):
+    """An exception that nobody expected: exit status 70, no traceback on the screen, and one in a file."""
+    code = (
+        "import sys\n"
+        "from experiments.common import runner\n"
+        "from experiments.variance import VarianceSettings\n"
+        "def run(settings): raise KeyError('planted')\n"
+        "run.__module__ = 'experiments.variance'\n"
+        "sys.argv = ['variance']\n"
+        "runner.command(VarianceSettings, run)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (70, "", 1)
+    assert done.stderr.startswith("error: this is a bug: KeyError: 'planted'; please report it with the traceback")
+    (report,) = tmp_path.glob("rgrad-bug-*.txt")
+    assert str(report) in done.stderr
+    assert "in run" in report.read_text()
