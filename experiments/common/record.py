@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 import uuid
@@ -27,6 +28,7 @@ from experiments.common.settings import command_line
 
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro", "optax", "numpy", "scipy", "matplotlib")
 Row = Mapping[str, Any]
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # the temporary names of `write` and `written`
 
 
 class Outcome(NamedTuple):
@@ -94,11 +96,21 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
             raise UsageError(f"--out {folder}: this is a file; give a folder") from None
         except OSError as error:
             raise UsageError(f"--out {folder}: {error.strerror}; give a writable folder") from None
+        remove_leftovers(folder)
         yield folder
     finally:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()  # fails, as intended, if the folder has results
+
+
+def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
+    """Removes temporary files of writes that were killed, if they are older than so many seconds."""
+    for path in folder.glob(".*"):
+        if LEFTOVER.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= older_than:
+                    path.unlink()
 
 
 def _unused(parent: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 from pydantic import BaseModel
 
 from experiments.common.errors import UsageError
-from experiments.common.interrupt import remember_interrupts
+from experiments.common.interrupt import interrupted_status, remember_interrupts
 from experiments.common.platform import use_platform
 from experiments.common.settings import command_line, parse
 
@@ -49,7 +49,7 @@ def run_of(package: str, model: type[S], before: Callable[[S], None] | None = No
 
 
 def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
-    """Parses the arguments, runs, and returns the exit status: that of `run`, 2 for bad input, or 130 if interrupted."""
+    """Parses the arguments, runs, and returns the exit status: that of `run`, 2 for bad input; 130 or 143 if interrupted."""
     try:
         settings = parse(model, sys.argv[1:] if argv is None else argv, f"python -m {run.__module__}")
         return run(settings) or 0
@@ -58,7 +58,7 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:  # an experiment may say in it what was kept
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
-        return 130
+        return interrupted_status()
     except BrokenPipeError:  # the reader, e.g. `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -91,7 +91,7 @@ def command(model: type[S], run: Run[S]) -> NoReturn:
         status = main(model, run)
     except Exception as error:
         status = report_bug(error)
-    if status == 130:
+    if status in (130, 143):
         # Exit immediately. A computation that still runs in another thread may crash the interpreter during shutdown.
         sys.stdout.flush()
         sys.stderr.flush()

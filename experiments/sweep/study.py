@@ -15,7 +15,7 @@ import rgrad
 from experiments.common.errors import UsageError
 from experiments.common.loading import load_problem
 from experiments.common.measuring import ProblemTask, prepare, usage
-from experiments.common.record import output_folder
+from experiments.common.record import output_folder, remove_leftovers
 from experiments.sweep.axes import values_of
 from experiments.sweep.folder import (
     PLAN,
@@ -161,6 +161,8 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
         stack.enter_context(locked(folder, 0))
         plan = after._replace(replicates=[])
     (folder / "chunks").mkdir(exist_ok=True)
+    for place in (folder, folder / "chunks"):
+        remove_leftovers(place, older_than=0.0)  # nobody else writes here now: the folder is locked
     if after != plan:
         after.write(folder)
     return Work(task, grid, after, devices, folder)

@@ -20,7 +20,7 @@ from experiments.common.loading import ESTIMATORS
 from experiments.common.measuring import ProblemTask
 from experiments.common.problems import PROBLEMS
 from experiments.common.progress import progress
-from experiments.common.record import output_folder
+from experiments.common.record import output_folder, remove_leftovers
 from experiments.common.settings import read_toml
 from experiments.variance import VarianceSettings
 from rgrad.backend.compiling import IN_CACHE
@@ -267,26 +267,51 @@ def start_command(*flags, cwd):
     return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_interrupt_exits_130_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(("signum", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing(tmp_path, signum, wanted):
     process = start_command("--num-samples", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
     while process.poll() is None and not (tmp_path / "new" / "deep").exists():
         time.sleep(0.1)
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted; nothing was written\n")
+    assert (process.returncode, out, err) == (wanted, "", "interrupted; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
     """JAX calls Python during garbage collection. An exception there is printed and lost."""
-    monkeypatch.setattr(interrupt, "_interrupted", False)
+    monkeypatch.setattr(interrupt, "_received", None)
     with progress(2, "counting") as advance:
         advance(1)
         with contextlib.suppress(KeyboardInterrupt):
             interrupt._remember(signal.SIGINT, None)
         with pytest.raises(KeyboardInterrupt):
             advance(1)
+
+
+def test_the_second_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from experiments.common import interrupt\n"
+        "interrupt.remember_interrupts()\n"
+        "for _ in range(2):\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)\n"
+        "    except KeyboardInterrupt: print('first', flush=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "first\n", "")
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path):
+    names = [f".result.json.{'0' * 32}", ".lock-0", ".result.json", "result.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)  # too young
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(tmp_path, older_than=0.0)
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
 
 
 def test_help_needs_no_jax(tmp_path):
