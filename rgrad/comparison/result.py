@@ -208,15 +208,12 @@ def _rows(
     entry = entries[name]
     moments = entry.moments
     low, high = moments.variance_interval()
-    freedom = moments.variance_freedom
+    freedom, errors, kurtosis = moments.variance_freedom, moments.standard_error, moments.kurtosis
+    variances, best_products = moments.variance, _best_products(entries, able, len(task.labels))
     rows = []
     for i, label in enumerate(task.labels):
-        zero = entry.total == 0 or moments.variance[i] == 0
-        variance = 0.0 if zero else float(moments.variance[i])
-        others = [
-            entries[other].moments.variance[i] * entries[other].cost for other in able if entries[other].total > 0
-        ]
-        best = min((x for x in others if x > 0), default=np.nan)
+        zero = entry.total == 0 or variances[i] == 0
+        variance = 0.0 if zero else float(variances[i])
         warning = (
             "nan or infinite in some calls" if not entry.finite
             else "infinite variance (suspected)" if entry.heavy[i]
@@ -227,24 +224,32 @@ def _rows(
             "estimator": name,
             "parameter": label,
             "mean": float(moments.mean[i]),
-            "standard_error": 0.0 if entry.constant else float(moments.standard_error[i]),
+            "standard_error": 0.0 if entry.constant else float(errors[i]),
             "variance": variance,
             "variance_low": 0.0 if zero else float(low[i]),
             "variance_high": 0.0 if zero else float(high[i]),
             "seconds": entry.seconds,
             "operations": entry.operations,
-            "efficiency": np.inf if zero else float(best / (variance * entry.cost)),
+            "efficiency": np.inf if zero else float(best_products[i] / (variance * entry.cost)),
             "biased": _biased([judged.verdict[i]]),
             "recommended": chosen,
             "snr": np.inf if zero else float(abs(moments.mean[i]) / variance**0.5),
             "smallest_bias": float(judged.smallest_bias[i]),
-            "kurtosis": float(moments.kurtosis[i]),
+            "kurtosis": float(kurtosis[i]),
             "calls": int(moments.count),
             "verdict": judged.verdict[i],
             "why": judged.why[i],
             "warning": warning,
         })  # fmt: skip
     return rows
+
+
+def _best_products(entries: Mapping[str, Entry], able: Sequence[str], size: int) -> np.ndarray[Any, Any]:
+    """The least variance x cost in each coordinate, of the estimators that are able and have a variance there, or nan."""
+    products = [entries[name].moments.variance * entries[name].cost for name in able if entries[name].total > 0]
+    every = np.array([np.full(size, np.inf), *(np.where(product > 0, product, np.inf) for product in products)])
+    least = every.min(0)
+    return np.where(np.isfinite(least), least, np.nan)
 
 
 def _biased(verdicts: Sequence[str]) -> bool | None:
