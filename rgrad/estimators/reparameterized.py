@@ -20,7 +20,8 @@ def reparameterized(f: Objective, q: Distribution, key: Array, n: int) -> Array:
     Works for location-scale families, for MultivariateNormal in every parameterization, and by implicit differentiation
     for Gamma, Beta, Dirichlet, InverseGamma, StudentT and VonMises (the last to first order only, and for a periodic
     f). In 32-bit floats, JAX's derivatives of Beta and Dirichlet samples are wrong at concentrations below about 0.03
-    (at 0.01 they are a fifth too small). Use 64 bits or `generalized` there.
+    (at 0.01 they are a fifth too small). Use 64 bits or `generalized` there. Entries of a `scale_tril` above the diagonal
+    must be 0, and their derivative is 0.
 
     Returns:
         Shape `(n,)`, per sample.
