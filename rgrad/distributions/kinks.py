@@ -32,6 +32,8 @@ def beside_kinks(f: Callable[[Any], Array], x: Any) -> Array:
         closed = jax.make_jaxpr(lambda x: f(x))(x)  # a new function, because JAX caches known ones
     except jax.errors.JAXTypeError:  # f inspects concrete values, so it can be called but not traced
         return f(x)
+    # The value of a tracer may be a Python float, which the derivative of a bare `max` does not accept in jax 0.11 and 0.12.
+    closed = closed.replace(consts=[jnp.asarray(c) if _is_live(c) else c for c in closed.consts])
     leaves = jax.tree.leaves(x)
     live = [_is_live(c) for c in closed.consts]
     if not _find(closed.jaxpr, [*live, *(False for _ in leaves)])[0]:

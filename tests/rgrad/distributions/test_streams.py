@@ -10,6 +10,7 @@ import pytest
 from jax.extend.core import Literal
 
 import rgrad
+from rgrad.tracing.traced import parts_of_scan
 
 SPLIT, FOLD_IN, OTHER = "split", "fold_in", "other"
 LOOPS = ("scan", "while", "cond")
@@ -58,8 +59,8 @@ def words_used(draw, key):
             inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
             if equation.primitive.name in CALLS and equation.params.get("name") != "_poisson":
                 outs = run(inner.jaxpr, inner.consts, ins)
-            elif equation.primitive.name == "scan" and not any(map(is_key, ins[equation.params["num_consts"] :])):
-                ins = [x if i < equation.params["num_consts"] else None for i, x in enumerate(ins)]
+            elif equation.primitive.name == "scan" and not any(map(is_key, ins[parts_of_scan(equation.params)[0] :])):
+                ins = [x if i < parts_of_scan(equation.params)[0] else None for i, x in enumerate(ins)]
                 for _ in range(2):  # a key that does not change draws the same words in every iteration
                     outs = run(inner.jaxpr, inner.consts, ins)
             elif any(x is not None and not isinstance(a, Literal) for x, a in zip(ins, equation.invars, strict=True)):
