@@ -6,6 +6,7 @@ and `rgrad.backend.not_finite` gives the cause when draws are collected.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -196,20 +197,22 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
         return False
 
 
-def normalised(q: Any) -> Any:
+def normalised(q: Any, for_log: bool = False) -> Any:
     """`q` with probabilities that sum to 1: those of any Categorical or Multinomial are divided by their sum.
 
     NumPyro samples from `probs / sum(probs)`, but its `log_prob` is `log(probs)`. Here the value and all derivatives
     follow the samples. If the probs sum to 1, the derivative of `E[f(x)]` with respect to `probs[k]` is
     `f(k) - E[f(x)]`, not `f(k)`. The two agree in every direction that keeps the sum at 1.
     """
-    return rebuilt(q, _with_normalised_probs)
+    return rebuilt(q, partial(_with_normalised_probs, for_log=for_log))
 
 
-def _with_normalised_probs(q: Any) -> Any:
+def _with_normalised_probs(q: Any, for_log: bool) -> Any:
     if isinstance(q, dist.CategoricalProbs | dist.MultinomialProbs):
         probs = jnp.asarray(q.probs)
-        return changed(q, probs=probs / probs.sum(-1, keepdims=True))
+        shares = probs / probs.sum(-1, keepdims=True)
+        # The logarithm of 0 has a derivative of nan in NumPyro 0.21, which the sum would pass on to all other classes.
+        return changed(q, probs=jnp.where(probs > 0, shares, 0.0) if for_log else shares)
     return q
 
 

@@ -56,7 +56,7 @@ def log_prob(q: Any, x: Sample) -> Array:
     """
     if isinstance(q, Wrapper):
         return q.log_prob(x)
-    q = sharpened(normalised(lower(q)))
+    q = sharpened(normalised(lower(q), for_log=True))
     inner = q
     while type(inner) in (dist.Independent, dist.ExpandedDistribution):
         inner = inner.base_dist
