@@ -77,7 +77,7 @@ def measure_noise(ctx: Context) -> None:
     for s in first:
         if ctx.enough(3, s.label):
             try:
-                time_one(s, ctx.limited(s.label, partial(build, s), ctx.size(20, 600)), True)
+                time_one(s, ctx.limited(s.label, partial(build, s), 20), True)
             except Exception as error:
                 ctx.failed(s.label, error)
                 continue
@@ -89,7 +89,7 @@ def measure_noise(ctx: Context) -> None:
             ctx.skip(f"{len(rest)} programs of the table")
             break
         now, rest = rest[:group], rest[group:]
-        built = ctx.in_threads({s.label: partial(build, s) for s in now}, ctx.size(30, 600))
+        built = ctx.in_threads({s.label: partial(build, s) for s in now}, 30)
         for s in now:
             program = built.get(s.label)
             try:
