@@ -84,7 +84,7 @@ def report_bug(error: Exception) -> int:
 def command(model: type[S], run: Run[S]) -> NoReturn:
     """Runs `main` on the command line, then ends the process with its status.
 
-    The status is 70 for an exception that nobody expected: it is a bug, and its traceback goes to a file.
+    An unexpected exception is a bug. Its traceback is written to a file, and the status is 70.
     """
     remember_interrupts()
     try:

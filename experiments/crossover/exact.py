@@ -116,7 +116,7 @@ def exact(function: Function, cells: MapCells) -> Exact:
 
 
 def _moments(function: Function, rule: Rule, cell: MapCells) -> Exact:
-    """The moments in one cell, with a first axis for the two rules. `resolved`: what a rule can check by itself."""
+    """The moments in one cell by each of the two rules, on the first axis; and `resolved`, whether each rule passes its own checks."""
     z, eps, weights = rule(cell.mu, cell.sigma)
     expect = lambda x: jnp.sum(weights * x, 1)
     of = lambda x: function.r(x, cell.knob)

@@ -162,7 +162,7 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
         plan = after._replace(replicates=[])
     (folder / "chunks").mkdir(exist_ok=True)
     for place in (folder, folder / "chunks"):
-        remove_leftovers(place, older_than=0.0)  # nobody else writes here now: the folder is locked
+        remove_leftovers(place, older_than=0.0)  # safe, because the folder is locked
     if after != plan:
         after.write(folder)
     return Work(task, grid, after, devices, folder)

@@ -25,8 +25,8 @@ def same_varying(*arrays: ArrayLike) -> tuple[Array, ...]:
 def sample_of(q: Any, key: Array, shape: tuple[int, ...], method: str = "sample") -> Any:
     """`q.sample(key, shape)`, also inside `jax.shard_map`.
 
-    There, a loop in a sampler needs one type for all it carries. So the key and the arrays of `q` are cast to a type
-    that varies over the devices as any of them does.
+    The carry of a loop must keep its type. So the key and the arrays of `q` are all cast to vary over every mesh axis
+    over which any of them varies.
     """
     leaves, structure = jax.tree.flatten((q, key))
     arrays = [leaf for leaf in leaves if isinstance(leaf, Array)]
@@ -38,7 +38,7 @@ def sample_of(q: Any, key: Array, shape: tuple[int, ...], method: str = "sample"
         return getattr(q, method)(key, shape)
     except TypeError as error:
         error.add_note(
-            f"rgrad: this is the sampler of {type(q).__name__} inside jax.shard_map. If the error is about the types of "
-            "a loop, which differ in the axes over which they vary, pass check_vma=False to shard_map."
+            f"rgrad: this is the sampler of {type(q).__name__} inside jax.shard_map. If its "
+            "loop carries values that vary over different mesh axes, pass check_vma=False to shard_map."
         )
         raise

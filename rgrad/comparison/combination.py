@@ -108,7 +108,7 @@ def combine(estimators: Sequence[Estimator | str]) -> Combined:
     Raises:
         ValueError: fewer than two members, or a member that is known to be biased (gumbel_softmax, straight_through).
             When called: the weights are not fitted, or they are for another number of coordinates.
-        NotImplementedError: when called with a `q` that is not known to stay normalised if one parameter varies alone.
+        NotImplementedError: when called, if `q` may not stay normalised when only one parameter changes.
 
     Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
     ensembles of control variates for variational inference, https://arxiv.org/abs/1810.12482.

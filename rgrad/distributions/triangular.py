@@ -1,4 +1,4 @@
-"""Parameters that NumPyro requires to be lower triangular, e.g. `scale_tril`, as exactly that."""
+"""Parameters that NumPyro requires to be lower triangular, e.g. `scale_tril`, made exactly lower triangular."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ COMPUTED_FROM = ("covariance_matrix", "precision_matrix", "scale_matrix", "rate_
 
 
 def lower(q: Any) -> Any:
-    """`q`, whose lower triangular parameters do not depend on what its caller gave above the diagonal.
+    """`q`, with the entries above the diagonal removed from parameters that must be lower triangular.
 
-    NumPyro draws samples with the whole matrix, but its `log_prob` uses only the lower triangle. So the derivative in an
-    entry above the diagonal would differ between estimators. Here it is 0 in all of them. If such an entry itself is not
-    0, the matrix becomes nan.
+    NumPyro draws samples with the whole matrix, but its `log_prob` uses only the lower triangle. The derivative with
+    respect to an entry above the diagonal would therefore differ between estimators. Here it is 0 in all of them. If
+    such an entry is not 0, the matrix becomes nan.
     """
     return rebuilt(q, _with_lower_triangles)
 

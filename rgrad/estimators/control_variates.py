@@ -101,12 +101,12 @@ def optimal(values: Array) -> Array:
 
     The coordinates are those of the parameters that `q` holds (loc, scale, ...), whatever they are computed from. The
     probabilities of a Categorical or Multinomial cannot vary one at a time, and are replaced by their logarithms. The
-    density must stay normalised if one coordinate varies alone, or the estimate is biased. So only distributions for
+    density must stay normalised when only one coordinate changes, or the estimate is biased. Only distributions for
     which this is known are accepted. Register your own with `rgrad.estimators.control_variates.one_at_a_time.register`.
 
     Raises:
         ValueError: n = 1, or dependent draws.
-        NotImplementedError: `q` is not known to stay normalised if one parameter varies alone.
+        NotImplementedError: `q` may not stay normalised when only one parameter changes.
         TypeError: `q` is not a pytree, so its parameters cannot be found.
 
     Source: Greensmith, Bartlett and Baxter 2004 (theorem 8), https://www.jmlr.org/papers/v5/greensmith04a.html;

@@ -409,7 +409,7 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
 
 
 def test_a_bug_is_one_line_and_a_file(tmp_path):
-    """An exception that nobody expected: exit status 70, no traceback on the screen, and one in a file."""
+    """An unexpected exception: exit status 70, one line on the screen, and the traceback in a file."""
     code = (
         "import sys\n"
         "from experiments.common import runner\n"

@@ -59,6 +59,22 @@ def test_the_derivative_above_the_diagonal_is_0():
         assert np.all(np.abs(gradient[jnp.tril_indices(2)]) > 1e-4), name
 
 
+def test_the_derivatives_below_are_those_of_the_closed_form():
+    """`E[(w' x)^2]` has the derivative 2 w (L' w)' for the normal. The pathwise and the score gradient of 400,000 samples
+    are within 6 standard errors, of at most 0.03. False failures: 1e-8. Smallest bias: 0.2, of 1 to 1.4."""
+    draw = lambda key: {
+        name: jax.grad(lambda m: rgrad.expect(lambda x: (x @ W) ** 2, make(LOC, m), key, 8, estimator))(L)
+        for name, (make, estimator) in CASES.items()
+        if "StudentT" not in name and name != "jax_random"
+    }
+    found = rgrad.measure(draw, KEY, 50_000)
+    want = np.tril(2 * W[:, None] * (L.T @ W))
+    for name, mean in found.mean.items():
+        error = np.asarray(found.standard_error[name])
+        assert error.max() < 0.03, name
+        assert np.all(np.abs(mean - want) <= 6 * error + 1e-5), (name, mean, want)
+
+
 def test_a_matrix_that_turns_out_not_to_be_lower_triangular_gives_nan():
     for name, gradient in gradients(FULL).items():
         assert np.isnan(gradient[jnp.tril_indices(2)]).all(), name
