@@ -111,7 +111,7 @@ def rebuilt(q: Any, rule: Any) -> Any:
     """`q` with each part replaced by `rule(part)`, innermost first. It is `q` itself if nothing changes."""
     new = {}
     for name, inner in _children(q).items():
-        if isinstance(inner, list | tuple):
+        if isinstance(inner, list | tuple) and not hasattr(inner, "_replace"):  # this package's own have it
             each = [rebuilt(part, rule) for part in inner]
             if any(a is not b for a, b in zip(each, inner, strict=True)):
                 new[name] = type(inner)(each)

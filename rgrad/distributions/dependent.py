@@ -12,6 +12,7 @@ Common random numbers need no special draws: two calls with the same key share t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax import Array
 
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper
-from rgrad.distributions.quantiles import quantile
+from rgrad.distributions.quantiles import no_quantile, quantile
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import OfBase, name_of
 from rgrad.errors import NoRule, Unsuitable
@@ -53,11 +54,14 @@ class DependentDraws(OfBase, Wrapper):
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         (n,) = shape
-        u = self.uniforms(key, n, int(np.prod(self.event_shape)))
+        size = int(np.prod(self.event_shape))
+        u = self.uniforms(key, n, size) if size else jnp.zeros((n, 0))
         base = lower(self.base)
         x = jax.vmap(lambda row: quantile(base, row.reshape(self.event_shape)))(u)
         if x.shape != (n, *self.event_shape):
-            raise NoRule(f"{name_of(self.base)} cannot be drawn one coordinate at a time", "use independent draws")
+            raise NoRule(
+                f"{self.prefix}: {name_of(self.base)} cannot be drawn one coordinate at a time", "use independent draws"
+            )
         return x
 
     rsample = sample
@@ -119,8 +123,8 @@ def antithetic(q: Any) -> Antithetic:
 
     Raises:
         TypeError, ValueError: `q` is not a distribution, or it has a batch shape.
+        NotImplementedError: `q` has no inverse distribution function.
         ValueError: when drawing, n is odd.
-        NotImplementedError: when drawing, `q` has no inverse distribution function.
 
     Source: Hammersley and Morton 1956, https://doi.org/10.1017/S0305004100031455.
     """
@@ -169,6 +173,9 @@ def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | No
 
 def _checked(q: Any, caller: str) -> Any:
     check_draw(q, 1, caller)
+    if not hasattr(q, "event_shape"):
+        raise no_quantile(q)
+    jax.eval_shape(partial(quantile, lower(q)), jax.ShapeDtypeStruct(q.event_shape, float))
     return q
 
 

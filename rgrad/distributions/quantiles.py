@@ -26,19 +26,20 @@ def quantile(q: Any, u: Array) -> Array:
     if getattr(q, "has_enumerate_support", False) and q.event_shape == ():
         return _discrete_quantile(q, u)
     if not hasattr(q, "icdf"):
-        raise _none_for(q)
+        raise no_quantile(q)
     try:
         return sharpened(q).icdf(u)
     except (
         NotImplementedError,
         ImportError,
     ):  # raised by NumPyro, where some formulas need an optional library
-        raise _none_for(q) from None
+        raise no_quantile(q) from None
 
 
-def _none_for(q: Any) -> NoRule:
+def no_quantile(q: Any) -> NoRule:
+    """The error for a `q` without an inverse distribution function."""
     return NoRule(
-        f"{name_of(q)} has no inverse distribution function here, but antithetic, stratified and quasi draws need one "
+        f"antithetic, stratified and quasi draws need an inverse distribution function, and {name_of(q)} has none here "
         "(supported: Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
         "TruncatedNormal, Bernoulli, Categorical, and vectors of them)",
         "use independent draws",
@@ -50,7 +51,7 @@ def _discrete_quantile(q: Any, u: Array) -> Array:
     try:
         values = q.enumerate_support(expand=False)  # (K, 1, ...), to be broadcast against the batch
     except NotImplementedError:  # the counts differ within the batch
-        raise _none_for(q) from None
+        raise no_quantile(q) from None
     below = jnp.cumsum(jnp.exp(normalised(q).log_prob(values)), 0)[:-1]
     more = u.ndim - (below.ndim - 1)  # the axes by which q was expanded
     below = below.reshape(len(below), *(1,) * more, *below.shape[1:])
@@ -75,7 +76,7 @@ def _(q: dist.ExpandedDistribution, u: Array) -> Array:
 @quantile.register
 def _(q: dist.TransformedDistribution, u: Array) -> Array:
     if q.base_dist.shape() != q.shape():  # e.g. stick breaking or reshaping, which are not elementwise
-        raise _none_for(q)
+        raise no_quantile(q)
     x = quantile(q.base_dist, u)
     for transform in q.transforms:
         x = transform(x)

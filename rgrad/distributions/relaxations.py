@@ -11,8 +11,10 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
+from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.wrappers import elementary, name_of
 from rgrad.errors import NoRule
+from rgrad.protocols import Sample
 
 
 class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
@@ -96,6 +98,19 @@ class Gumbels(NamedTuple):
         return jnp.where(b == 1, largest, -jnp.logaddexp(-(self.logits + noise), -largest))
 
 
+def log_prob_between(q: Any, x: Sample) -> Array:
+    """`log_prob(q, x)`, which for bits is also defined between 0 and 1: `x logits - softplus(logits)` for each bit.
+
+    Relaxations evaluate f there, and in an ELBO or a bound f contains this density. It is nan outside [0, 1].
+    """
+    inner = elementary(q)
+    if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return log_prob(q, x)
+    logits = jnp.broadcast_to(inner.logits * 1.0, q.event_shape)
+    each = x * logits - jax.nn.softplus(logits)
+    return jnp.sum(jnp.where((x >= 0) & (x <= 1), each, jnp.nan))
+
+
 def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
     """The continuous noise that a threshold turns into a sample of `q`.
 
@@ -113,6 +128,5 @@ def relaxation(q: Any, caller: str) -> Logistic | Gumbels:
             "use OneHotCategorical(logits), whose samples are one-hot vectors, and an f of one-hot vectors",
         )
     raise NoRule(
-        f"{caller} has no relaxation of {type(inner).__name__} (supported: Bernoulli, OneHotCategorical, and vectors "
-        "of them)"
+        f"{caller} has no relaxation of {name_of(inner)} (supported: Bernoulli, OneHotCategorical, and vectors of them)"
     )

@@ -121,13 +121,7 @@ def _(q: dist.ExpandedDistribution) -> Standardised:
 
 @by_moments.register
 def _(q: DependentDraws) -> Standardised:
-    how = by_moments(q.base)
-    if how.source is not q.base:
-        raise NoRule(
-            f"generalized makes its own noise for {name_of(q.base)}, so it cannot use {q.prefix} draws",
-            "give the distribution itself",
-        )
-    return how._replace(source=q)
+    return by_moments(q.base)._replace(source=q)  # it has a quantile, so it is its own source
 
 
 @by_moments.register

@@ -209,8 +209,8 @@ def check_leaves_out_dependent(baseline: Any, n: int, kind: str, pairs: bool) ->
         return
     name = name_of(baseline)
     if not pairs:
-        raise Unsuitable(f"baseline: {name} is made of the values of a call whose samples depend on one another ({kind} "
-                         "draws), and so biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
+        raise Unsuitable(f"baseline: {name} is computed from the values of a call whose samples depend on one another "
+                         f"({kind} draws), which biases the gradient; use a number or a rgrad.moving_average()")  # fmt: skip
     if baseline is not leave_pair_out and own_value_used(baseline, n, lambda i: i ^ 1):
-        raise Unsuitable(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), and so "
+        raise Unsuitable(f"baseline: {name} uses the other half of the pair that a sample depends on ({kind} draws), which "
                          "biases the gradient; use rgrad.leave_pair_out, or leave the whole pair out")  # fmt: skip

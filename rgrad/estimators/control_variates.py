@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from rgrad.autodiff import attach
 from rgrad.distributions.base_noise import base_noise
+from rgrad.distributions.copies import Copies
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.keyed import base_of, rewrapped
 from rgrad.distributions.log_density import log_prob
@@ -63,12 +64,17 @@ def delta(f: Objective, q: Any) -> Pair:
             "delta: f has randomness of its own (keyed=True), so it has no Taylor polynomial",
             "give control_variate=(h, expectation), or use a baseline",
         )
-    base = lower(unwrapped(q))
+    base = lower(unwrapped(q.repeated() or q if isinstance(q, Copies) else q))
     inner = elementary(base)
     full = isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
     if not (full or isinstance(inner, dist.Normal)):
+        several = (
+            "several "
+            if not full and isinstance(inner, dist.MultivariateNormal | dist.LowRankMultivariateNormal)
+            else ""
+        )
         raise NoRule(
-            f"delta needs a normal distribution, got {name_of(q)}",
+            f"delta needs a normal distribution (a Normal, a vector of Normals, or one MultivariateNormal), got {several}{name_of(q)}",
             "give control_variate=(h, expectation), or use a baseline, e.g. rgrad.leave_one_out",
         )
     m = lax.stop_gradient(jnp.asarray(base.mean))
@@ -139,7 +145,7 @@ def given_back(values: Array, q: Any, eps: Sample) -> Array:
     leaves, structure = jax.tree.flatten(base)
     if any(leaf is base for leaf in leaves):
         raise NoDerivative(
-            f"optimal: a {type(base).__name__} is not a pytree, so its parameters cannot be found",
+            f"optimal: {type(base).__name__} is not a pytree, so its parameters cannot be found",
             "register it with jax.tree_util.register_pytree_node_class, or use rgrad.leave_one_out",
         )
     # Only traced leaves can be differentiated.
@@ -216,8 +222,9 @@ def _(q: dist.LowRankMultivariateNormal) -> Any:
 
 @one_at_a_time.register(JaxRandom)
 @one_at_a_time.register(DependentDraws)
+@one_at_a_time.register(Copies)
 def _(q: Any) -> Any:
-    return type(q)(one_at_a_time(q.base))
+    return q._replace(base=one_at_a_time(q.base))
 
 
 def _of_the_others(a: Array) -> Array:

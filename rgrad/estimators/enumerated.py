@@ -75,6 +75,8 @@ def support_of(q: Any, limit: int = 2**16) -> np.ndarray:
         inner = inner.base_dist
     batch = getattr(inner, "batch_shape", ())
     values = _values(inner, math.prod(batch))
+    if not values:  # an empty vector has one value
+        return np.zeros((1, *batch, *inner.event_shape))
     sizes = [len(v) for v in values]
     if math.prod(sizes) > limit:
         raise Unsuitable(
@@ -107,10 +109,15 @@ def _values(q: Any, coordinates: int) -> list[np.ndarray]:
     none = NoRule(f"enumerated needs a finite support that it can list, and {name_of(q)} has none")
     if not hasattr(q, "enumerate_support"):
         raise none
+    # NumPyro cannot list an expanded distribution of vectors. All its coordinates have the same values.
+    listed = q.base_dist if isinstance(q, dist.ExpandedDistribution) and q.event_shape else q
     try:
         with jax.ensure_compile_time_eval():
-            each = np.asarray(q.enumerate_support())
+            each = np.asarray(listed.enumerate_support())
     except NotImplementedError:  # raised by NumPyro
         raise none from None
-    each = each.reshape(len(each), coordinates, *getattr(q, "event_shape", each.shape[1:]))
+    event = getattr(q, "event_shape", each.shape[1:])
+    if listed is not q:
+        return [each.reshape(len(each), -1, *event)[:, 0]] * coordinates
+    each = each.reshape(len(each), coordinates, *event)
     return [each[:, i] for i in range(coordinates)]

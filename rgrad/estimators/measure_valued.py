@@ -47,9 +47,9 @@ def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled
     machine learning (section 6, table 1), https://arxiv.org/abs/1906.10652.
     """
     base = base_of(q)
-    event = base.event_shape
     one = elementary(base)
     rules = weak_derivatives(one)
+    event = base.event_shape
     for_x, for_f, *for_rules = jax.random.split(key, 2 + len(rules))
     x = draw(base, for_x, n, "measure_valued")
     f = of_counts(f, q, "measure_valued")
@@ -67,6 +67,8 @@ def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled
 
 def _one_coordinate_at_a_time(values_at: Callable[[Array], Array], x: Array, plus: Array, minus: Array) -> Array:
     """`f(x with x_d replaced by x+_d) - f(x with x_d replaced by x-_d)` for every coordinate d: shape `(n, *event)`."""
+    if x.size == 0:
+        return jnp.zeros(x.shape)
     if x.ndim == 1:
         return values_at(plus) - values_at(minus)
     flat = lambda a: a.reshape(len(a), -1)

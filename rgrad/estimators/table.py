@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import numpyro.distributions as dist
 
 from rgrad.distributions.dependent import antithetic, dependent_draws, quasi, stratified
@@ -20,6 +21,7 @@ from rgrad.distributions.implicit import has_rsample
 from rgrad.distributions.keyed import base_of
 from rgrad.distributions.relaxations import OneHotCategorical
 from rgrad.distributions.standardised import by_moments
+from rgrad.distributions.support import edges
 from rgrad.distributions.weak_derivatives import weak_derivatives
 from rgrad.distributions.wrappers import elementary, has_rule
 from rgrad.errors import NoDerivative, NoRule, NotApplicable, nearest
@@ -83,6 +85,11 @@ def _is_finite(q: Any) -> bool:
 def _numbers(q: Any) -> int:
     """The number of coordinates of all parameters that have a weak derivative."""
     return len(weak_derivatives(elementary(q))) * math.prod(q.event_shape)
+
+
+def _every_parameter_has_a_weak_derivative(q: Any) -> bool:
+    one = elementary(q)
+    return set(one.arg_constraints) <= set(weak_derivatives(one))
 
 
 _each: Callable[[Any, int], int] = lambda q, n: n
@@ -178,12 +185,20 @@ def row_of(estimator: Any) -> EstimatorRow | None:
 
 
 def those_for(q: Distribution) -> str:
-    """The unbiased estimators that have a rule for `q`, as text: `reparameterized, generalized, or score_function`."""
+    """The unbiased estimators that have a rule for `q`, as text: `reparameterized, generalized, or score_function`.
+
+    If the support of `q` may depend on the parameters, those that need a fixed one are left out.
+    """
     base = base_of(q)
-    plain = [row.name for row in ESTIMATORS.values() if not row.biased and "+" not in row.name and row.applies(base)]
-    names = sorted(plain, key=lambda name: (name == "score_function") - (name == "reparameterized"))
-    if "reparameterized" not in names:
-        names = ["score_function", *names[:-1]]
+    moving = any(isinstance(edge, jax.core.Tracer) for edge in edges(base))
+    rows = [row for row in ESTIMATORS.values() if not row.biased and "+" not in row.name and row.applies(base)]
+    names = [row.name for row in rows if row.kind != "weak" or _every_parameter_has_a_weak_derivative(base)]
+    if moving and "reparameterized" in names:
+        names = ["reparameterized"]
+    elif "reparameterized" in names:
+        names = sorted(names, key="score_function".__eq__)
+    else:
+        names = sorted(names, key="score_function".__ne__)
     return " or ".join(names) if len(names) < 3 else ", ".join(names[:-1]) + ", or " + names[-1]
 
 

@@ -8,9 +8,8 @@ estimators also use the weight of each sample, which a `Bound` provides: `vimco`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import log
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +18,23 @@ from jax import Array, lax
 from jax.nn import logsumexp
 
 from rgrad.autodiff import attach, first_order
-from rgrad.distributions.base_noise import RULES, base_noise, score_density
+from rgrad.distributions.base_noise import base_noise, score_density
+from rgrad.distributions.copies import Copies
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.detach import detach
 from rgrad.distributions.draws import check_draw, draw_pathwise, evaluate
-from rgrad.distributions.implicit import has_rsample, rsample, sample
-from rgrad.distributions.log_density import Wrapper, log_prob
-from rgrad.distributions.noise_families import BaseNoise
 from rgrad.distributions.probabilities import refuse_never_drawn
+from rgrad.distributions.relaxations import log_prob_between
 from rgrad.distributions.support import forbid_moving_support
-from rgrad.distributions.wrappers import JaxRandom
-from rgrad.errors import Unsuitable
+from rgrad.errors import Unsuitable, nearest
 from rgrad.estimators.reparameterized import reparameterized
+from rgrad.estimators.table import ESTIMATORS, row_of
 from rgrad.expectations.expectation import expect
 from rgrad.protocols import Distribution, Estimator, Objective, Sample
 
 
 def iwae(
-    log_p: Objective, q: Distribution, key: Array, k: int, n: int = 1, gradient: Estimator = reparameterized
+    log_p: Objective, q: Distribution, key: Array, k: int, n: int = 1, gradient: Estimator | str = reparameterized
 ) -> Array:
     """The importance-weighted bound from K samples, a lower bound on `log integral exp(log_p(x)) dx`:
 
@@ -67,16 +65,17 @@ def iwae(
         key: one PRNG key.
         k: K, the number of samples in a bound, a Python int.
         n: the number of independent bounds to average, a Python int. The cost is n K evaluations of `log_p`.
-        gradient: one of the estimators above, or any estimator `(f, q, key, n) -> terms`. Its f is a `Bound`, a
-            function of K samples of shape `(K, *event_shape)`. Its q is a `Copies`, the distribution of K independent
-            samples.
+        gradient: one of the estimators above, or any estimator `(f, q, key, n) -> terms`; or its name. Its f is a
+            `Bound`, a function of K samples of shape `(K, *event_shape)`. Its q is a `Copies`, the distribution of K
+            independent samples; for rgrad's estimators that have rules for certain distributions (`disarm`,
+            `measure_valued`, ...), `q.expand((K,)).to_event(1)`.
 
     Returns:
         A scalar, per call: the mean of n bounds.
 
     Raises:
         TypeError: `k` is not an int, `gradient` is not callable, or it needs `q.rsample` and `q` has none.
-        ValueError: `k < 1` (`vimco`: `k < 2`), `log_p` returns a vector, or the draws of `q` depend on one another.
+        ValueError: no `gradient` has this name, `k < 1` (`vimco`: `k < 2`), `log_p` returns a vector, or the draws of `q` depend on one another.
 
     Source: Burda, Grosse and Salakhutdinov 2016, Importance weighted autoencoders, https://arxiv.org/abs/1509.00519;
     the signal-to-noise ratios: Rainforth et al. 2018, Tighter variational bounds are not necessarily better,
@@ -87,16 +86,23 @@ def iwae(
         raise TypeError(f"iwae: k must be a Python int (it is a shape and cannot be traced), got {k!r}")
     if k < 1:
         raise ValueError(f"iwae: k must be at least 1, got {k}")
-    if not callable(gradient):
+    named: dict[Any, Estimator] = {**OF_BOUNDS, **{name: row.estimator for name, row in ESTIMATORS.items()}}
+    if isinstance(gradient, str) and gradient not in named:
+        raise ValueError(f"iwae: unknown gradient {gradient!r}{nearest(gradient, named)}")
+    estimator = named[gradient] if isinstance(gradient, str) else gradient
+    if not callable(estimator):
         raise TypeError(
-            f"iwae: gradient must be callable, got {gradient!r}; use rgrad.reparameterized, "
+            f"iwae: gradient must be callable, or a name, got {gradient!r}; use rgrad.reparameterized, "
             "rgrad.doubly_reparameterized, rgrad.sticking_the_landing, rgrad.score_function, rgrad.vimco, or your "
             "own estimator"
         )
     if (together := dependent_draws(q)) is not None:
         raise ValueError(f"iwae: the K samples of a bound must be independent; pass q itself, not {together.prefix}(q)")
     copies: Any = Copies(q, k)  # `has_rsample` is read-only
-    return expect(Bound(log_p, q), copies, key, n, gradient)
+    row, repeated = row_of(estimator), copies.repeated()
+    if row is not None and repeated is not None and not row.applies(copies) and row.applies(repeated):
+        copies = repeated  # its rules are for types of NumPyro
+    return expect(Bound(log_p, q), copies, key, n, estimator)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Bound:
 
     def log_weight(self, x: Sample) -> Array:
         """The log weight of one sample."""
-        return jnp.asarray(self.log_p(x)) - log_prob(self.q, x)
+        return jnp.asarray(self.log_p(x)) - log_prob_between(self.q, x)
 
     def log_weights(self, x: Sample) -> Array:
         """The log weights of K samples, shape `(K,)`."""
@@ -121,43 +127,6 @@ class Bound:
 def bound_of(log_weights: Array) -> Array:
     """The bound `log 1/K sum_k w_k`, from log weights along the last axis."""
     return logsumexp(log_weights, -1) - log(log_weights.shape[-1])
-
-
-class _BaseAndNumber(NamedTuple):
-    base: Any
-    k: int
-
-
-class Copies(_BaseAndNumber, Wrapper):
-    """The distribution of k independent samples of `base`, stacked along a leading axis into one sample."""
-
-    @property
-    def has_rsample(self) -> bool:
-        return has_rsample(self.base)
-
-    def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        return sample(self.base, key, (*shape, self.k))
-
-    def rsample(self, key: Array, shape: tuple[int, ...]) -> Sample:
-        return rsample(self.base, key, (*shape, self.k))
-
-    def log_probs(self, value: Sample) -> Array:
-        """The log density of each of the k samples, shape `(k,)`."""
-        return jax.vmap(partial(log_prob, self.base))(value)
-
-    def log_prob(self, value: Sample) -> Array:
-        return self.log_probs(value).sum()
-
-
-def _noise_of_copies(q: Copies) -> BaseNoise:
-    inner = base_noise(q.base)
-    source = JaxRandom(inner.source) if inner.own else inner.source
-    return BaseNoise(
-        Copies(source, q.k), inner.push, lambda eps, moved: jax.vmap(lambda e: inner.log_prob(e, None))(eps).sum()
-    )
-
-
-RULES[Copies] = _noise_of_copies
 
 
 def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
@@ -191,7 +160,7 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     eps = how.sample(key, (n,))
     x = jax.tree.map(lax.stop_gradient, how.push(eps))
     log_w = jax.vmap(bound.log_weights)(x)
-    log_q = score_density(one, jax.tree.map(lambda e: e.reshape(-1, *e.shape[2:]), eps)).reshape(log_w.shape)
+    log_q = score_density(one, jax.tree.map(lambda e: e.reshape(n * q.k, *e.shape[2:]), eps)).reshape(log_w.shape)
     value = bound_of(log_w)
     baseline = bound_of(_replaced_by_others(lax.stop_gradient(log_w)))
     terms = attach(value, log_q.sum(-1)) - (attach(baseline, log_q) - baseline).sum(-1)
@@ -285,7 +254,9 @@ def _through_samples(f: Objective, q: Any, key: Array, n: int, caller: str, powe
 def _bound(f: Objective, caller: str) -> Bound:
     if not isinstance(f, Bound):
         raise TypeError(
-            f"{caller}: f must be the bound of rgrad.iwae, got {f!r}; call rgrad.iwae(log_p, q, key, k, "
-            f"gradient={caller})"
+            f"{caller}: f must be the bound of rgrad.iwae; call rgrad.iwae(log_p, q, key, k, gradient={caller})"
         )
     return f
+
+
+OF_BOUNDS = {e.__name__: e for e in (vimco, sticking_the_landing, doubly_reparameterized)}

@@ -15,7 +15,7 @@ from rgrad.distributions.detach import detach
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.entropy import entropy as exact_entropy
 from rgrad.distributions.location_scale import check_cholesky
-from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.relaxations import log_prob_between
 from rgrad.distributions.wrappers import unwrapped
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import estimator_of
@@ -87,11 +87,12 @@ def elbo(
     check_draw(q, n, "elbo")
     _check_factor(q)
     if entropy == "exact":
-        return expect(log_g, q, key, n, estimator) + exact_entropy(q)
+        known = exact_entropy(q)  # first, because no other estimator would help
+        return expect(log_g, q, key, n, estimator) + known
     if entropy == "sampled":
-        return expect(lambda z: jnp.asarray(log_g(z)) - log_prob(q, z), q, key, n, estimator)
+        return expect(lambda z: jnp.asarray(log_g(z)) - log_prob_between(q, z), q, key, n, estimator)
     constant = detach(q)
-    value = expect(lambda z: jnp.asarray(log_g(z)) - log_prob(constant, z), q, key, n, estimator)
+    value = expect(lambda z: jnp.asarray(log_g(z)) - log_prob_between(constant, z), q, key, n, estimator)
     # The dropped term has mean 0, but its derivative does not: a second derivative would be biased.
     leaves = [x for x in jax.tree.leaves(q) if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.floating)]
     return first_order(value, leaves, [jnp.zeros_like(x) for x in leaves], 'elbo(entropy="detached")')

@@ -12,9 +12,9 @@ from scipy.special import betaln, digamma, expit, polygamma
 
 import rgrad
 from rgrad.distributions.base_noise import base_noise, score_density
+from rgrad.distributions.copies import Copies
 from rgrad.distributions.implicit import sample
 from rgrad.distributions.keyed import WithKey
-from rgrad.expectations.bounds import Copies
 from tests.calibration import assert_unbiased
 
 KEY = jax.random.key(0)
