@@ -41,8 +41,8 @@ def run(settings: BenchmarkSettings) -> int:
     def study(advance: Advance) -> Outcome:
         rows = [row for section in settings.sections for row in sections[section][0](advance)]
         provenance = {"machine": machine(), "left_out": left_out}
-        figure, tables = draw_figure(rows, machine()), readme_tables(rows)
-        return Outcome(rows, figure, lambda: report(rows, left_out, settings), provenance, tables)
+        figure = lambda: draw_figure(rows, machine())
+        return Outcome(rows, figure, lambda: report(rows, left_out, settings), provenance, readme_tables(rows))
 
     work = sum(sections[name][1] for name in settings.sections)
     return recorded(settings, "benchmark", work, "measuring in turn", study)

@@ -20,7 +20,7 @@ def run(settings: BoundsSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         rows = measured_rows(settings, jax.random.key(settings.seed), advance)
-        figure = draw_figure(rows, RESOLVED)
+        figure = lambda: draw_figure(rows, RESOLVED)
         return Outcome(rows, figure, lambda: report(rows, settings), tables=readme_tables(rows, settings))
 
     return recorded(settings, "bounds", sum(settings.k), "measuring", study)

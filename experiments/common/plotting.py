@@ -166,6 +166,18 @@ def plain_log(axis: Any, which: str = "y") -> None:
 
 def figure_files(figure: Figure) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`. Equal figures give equal bytes."""
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        for text in [
+            axes.title,
+            axes.xaxis.label,
+            axes.yaxis.label,
+            *axes.texts,
+            *(legend.get_texts() if legend else []),
+        ]:
+            text.set_parse_math(False)  # the name of a problem or an estimator may have dollar signs
+    for text in figure.texts:
+        text.set_parse_math(False)
     files = {}
     with mpl.rc_context({"svg.hashsalt": "rgrad", "svg.fonttype": "path"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):

@@ -26,6 +26,11 @@ from experiments.common.progress import Advance, progress
 from experiments.common.readme import readme_files, readme_of
 from experiments.common.settings import command_line
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro", "optax", "numpy", "scipy", "matplotlib")
 Row = Mapping[str, Any]
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # the temporary names of `write` and `written`
@@ -35,14 +40,16 @@ class Outcome(NamedTuple):
     """The findings of a study."""
 
     rows: Sequence[Row]
-    files: Mapping[str, bytes]
-    """Figures, and tables other than that of the rows."""
+    figure: Callable[[], Mapping[str, bytes]]
+    """Draws the figures: files by name."""
     report: Callable[[], Any]
     """Prints the findings. Returns a true value if they are wrong."""
     provenance: Mapping[str, Any] = {}
     """Additional provenance for `result.json`."""
     tables: Mapping[str, str] = {}
     """Markdown for the blocks of these names in the experiment's README."""
+    files: Mapping[str, bytes] = {}
+    """Tables other than that of the rows."""
 
 
 def recorded(settings: Any, experiment: str, work: float, what: str, study: Callable[[Advance], Outcome]) -> int:
@@ -62,12 +69,33 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
             outcome = study(advance)
         files = result_files(experiment, settings, outcome.rows, time.monotonic() - began, outcome.provenance)
         files |= outcome.files
-        write(folder, files)  # first, because printing fails if the reader of the output is gone, e.g. `| head`
-        wrong = outcome.report()
-        print(f"written to {folder}/: {', '.join(files)}")
+        write(folder, files)  # first: the measurement is kept if drawing or printing fails
+        with drawn(folder, outcome.figure) as figures:
+            wrong = outcome.report()
+            print(f"written to {folder}/: {', '.join([*files, *figures])}")
         if readme is not None and not wrong:
-            rewrite_readme(readme, outcome.tables, outcome.files)
+            rewrite_readme(readme, outcome.tables, figures)
     return 1 if wrong else 0
+
+
+@contextlib.contextmanager
+def drawn(folder: Path, figure: Callable[[], Mapping[str, bytes]]) -> Iterator[Mapping[str, bytes]]:
+    """Draws the figures and writes them to the folder. If that fails, it raises only after the context.
+
+    Raises:
+        UsageError: the figures could not be drawn, e.g. because LaTeX is asked for and not installed.
+    """
+    failed: UsageError | None = None
+    figures: Mapping[str, bytes] = {}
+    try:
+        figures = figure()
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        failed = UsageError(f"the figure could not be drawn: {what}; the other results are in {folder}/")
+    write(folder, figures)
+    yield figures
+    if failed is not None:
+        raise failed
 
 
 def rewrite_readme(path: Path, tables: Mapping[str, str], files: Mapping[str, bytes]) -> None:
@@ -81,8 +109,10 @@ def rewrite_readme(path: Path, tables: Mapping[str, str], files: Mapping[str, by
 def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
     """The folder for the results. It is created and tested before any work, and removed again if it stays empty.
 
+    It is locked until the end of the context, so that no two runs write into it.
+
     Raises:
-        UsageError: the folder is not writable.
+        UsageError: the folder is not writable, or another run uses it.
     """
     folder = Path(out) if out else _unused(Path("results") / experiment)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -96,21 +126,43 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
             raise UsageError(f"--out {folder}: this is a file; give a folder") from None
         except OSError as error:
             raise UsageError(f"--out {folder}: {error.strerror}; give a writable folder") from None
-        remove_leftovers(folder)
-        yield folder
+        with locked(folder, f"--out {folder}: another run is writing into this folder"):
+            remove_leftovers(folder)
+            yield folder
     finally:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()  # fails, as intended, if the folder has results
 
 
-def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
-    """Removes temporary files of writes that were killed, if they are older than so many seconds."""
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Locks a file or a folder within the context. The lock also ends with the process, for whatever reason.
+
+    Raises:
+        UsageError: another process holds the lock. The message is `busy`, with advice.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(f"{busy}; wait for it, or stop it first") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of writes that were killed. The folder must be locked."""
     for path in folder.glob(".*"):
         if LEFTOVER.fullmatch(path.name):
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= older_than:
-                    path.unlink()
+                path.unlink()
 
 
 def _unused(parent: Path) -> Path:

@@ -17,6 +17,7 @@ from experiments.common.errors import UsageError
 from experiments.common.interrupt import interrupted_status, remember_interrupts
 from experiments.common.platform import use_platform
 from experiments.common.settings import command_line, parse
+from experiments.common.streams import lost_output, make_streams_lenient
 
 S = TypeVar("S", bound=BaseModel)
 Run = Callable[[S], int | None]
@@ -59,9 +60,6 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:  # an experiment may say in it what was kept
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
         return interrupted_status()
-    except BrokenPipeError:  # the reader, e.g. `| head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -84,13 +82,18 @@ def report_bug(error: Exception) -> int:
 def command(model: type[S], run: Run[S]) -> NoReturn:
     """Runs `main` on the command line, then ends the process with its status.
 
-    An unexpected exception is a bug. Its traceback is written to a file, and the status is 70.
+    An unexpected exception is a bug. Its traceback is written to a file, and the status is 70. It is 74 if the results
+    are written but the report could not be printed (EX_IOERR).
     """
     remember_interrupts()
+    make_streams_lenient()
     try:
         status = main(model, run)
     except Exception as error:
         status = report_bug(error)
+    if status == 0 and (why := lost_output()):
+        print(f"error: the report could not be printed: {why}; the results are written", file=sys.stderr)
+        status = 74
     if status in (130, 143):
         # Exit immediately. A computation that still runs in another thread may crash the interpreter during shutdown.
         sys.stdout.flush()

@@ -16,10 +16,9 @@ def run(settings: CompareSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         comparison = compared(task, settings, jax.random.key(settings.seed), advance)
-        files = draw_figure(comparison, settings.problem)
         return Outcome(
             comparison.rows,
-            files,
+            lambda: draw_figure(comparison, settings.problem),
             lambda: print(f"{settings.problem}\n\n{comparison}\n"),
             tables=readme_tables(comparison),
         )

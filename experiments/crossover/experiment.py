@@ -20,8 +20,13 @@ def run(settings: CrossoverSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         found = measured_and_exact(settings, family, jax.random.key(settings.seed), advance)
-        files = {"checks.csv": table_csv(found.checks)} | draw_figure(found.rows, found.checks, settings)
-        return Outcome(found.rows, files, lambda: report(found, settings), tables=readme_tables(found.reasons))
+        return Outcome(
+            found.rows,
+            lambda: draw_figure(found.rows, found.checks, settings),
+            lambda: report(found, settings),
+            tables=readme_tables(found.reasons),
+            files={"checks.csv": table_csv(found.checks)},
+        )
 
     return recorded(settings, "crossover", len(settings.functions), "integrating and measuring", study)
 

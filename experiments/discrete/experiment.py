@@ -18,7 +18,7 @@ def run(settings: DiscreteSettings) -> int:
 
     def study(advance: Advance) -> Outcome:
         rows, curves = rows_of(task, settings, jax.random.key(settings.seed), advance)
-        figure = draw_figure(rows, curves, settings)
+        figure = lambda: draw_figure(rows, curves, settings)
         return Outcome(rows, figure, lambda: report(rows, settings), tables=readme_tables(rows, settings))
 
     return recorded(settings, "discrete", len(task.ways), "measuring and training", study)

@@ -36,7 +36,7 @@ def run(settings: DistributionsSettings) -> int:
             print(f"{row.name:{width}}", *(f"{verdicts.get(e, ''):>9}" for e in ESTIMATORS), flush=True)
             advance(1)
         return Outcome(
-            [cell._asdict() for cell in found], {}, lambda: report(found, len(chosen)), tables=readme_tables(found)
+            [cell._asdict() for cell in found], dict, lambda: report(found, len(chosen)), tables=readme_tables(found)
         )
 
     return recorded(settings, "distributions", len(chosen), "measuring", study)

@@ -39,7 +39,7 @@ def run(settings: ElboSettings) -> int:
             rows += measured_rows(case, ways, settings, jax.random.fold_in(key, i), advance)
         for i, (case, (kept, _)) in enumerate(zip(families, apply, strict=True)):
             rows += measured_rows(case, kept, settings, jax.random.fold_in(key, 1000 + i), advance)
-        figure = draw_figure(rows, settings)
+        figure = lambda: draw_figure(rows, settings)
         return Outcome(rows, figure, lambda: report(rows, settings, left_out), tables=readme_tables(rows, settings))
 
     work = len(ends) + len(located) + len(families)

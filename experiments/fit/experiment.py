@@ -37,8 +37,8 @@ def run(settings: FitSettings) -> int:
             report(task, settings, rows, measured)
             problems.append(warnings(task, settings, fitted))
 
-        files = {"trace.csv": trace_csv(fitted)} | draw_figure(task, fitted)
-        return Outcome(rows, files, print_report, tables=readme_tables(rows, settings))
+        figure, files = lambda: draw_figure(task, fitted), {"trace.csv": trace_csv(fitted)}
+        return Outcome(rows, figure, print_report, tables=readme_tables(rows, settings), files=files)
 
     work = float(sum(len(part.estimators) for part in task.parts)) * settings.steps
     status = recorded(settings, "fit", work, "fitting", study)

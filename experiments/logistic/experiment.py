@@ -23,8 +23,8 @@ def run(settings: LogisticSettings) -> int:
         found = fitted(task, jax.random.key(settings.seed), advance)
         results.append(found)
         rows = make_rows(found)
-        files = result_tables(found) | draw_figure(found)
-        return Outcome(rows, files, lambda: report(found, rows), tables=readme_tables(rows, settings))
+        figure, tables = lambda: draw_figure(found), readme_tables(rows, settings)
+        return Outcome(rows, figure, lambda: report(found, rows), tables=tables, files=result_tables(found))
 
     status = recorded(settings, "logistic", task.work, "fitting", study)
     raise_divergence(results[0])

@@ -21,7 +21,7 @@ def run(settings: PublishedSettings) -> int:
             # The key of each source does not depend on which others are selected.
             key = jax.random.fold_in(jax.random.key(settings.seed), list(RUN).index(source))
             rows += RUN[source](settings, key, advance)
-        return Outcome(rows, draw_figure(rows, LIMIT), lambda: report(rows), tables=readme_tables(rows))
+        return Outcome(rows, lambda: draw_figure(rows, LIMIT), lambda: report(rows), tables=readme_tables(rows))
 
     return recorded(settings, "published", len(settings.sources), "measuring", study)
 

@@ -5,7 +5,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from experiments.common.platform import use_platform
 from experiments.common.readme import readme_of
-from experiments.sweep.processes import join, leave
+from experiments.sweep.processes import join
 from experiments.sweep.settings import SweepSettings
 from experiments.sweep.study import sweep_to_folder
 
@@ -14,9 +14,6 @@ def run(settings: SweepSettings) -> None:
     if settings.readme:
         readme_of("sweep")  # before any work is done
     group = join(settings)
-    try:
-        use_platform(jax, settings.platform)
-        with validation_enabled(False):  # parameters are checked once. Checking them at every trace takes seconds
-            sweep_to_folder(settings, group)
-    finally:
-        leave(group)
+    use_platform(jax, settings.platform)
+    with validation_enabled(False):  # parameters are checked once. Checking them at every trace takes seconds
+        sweep_to_folder(settings, group)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common.errors import UsageError
-from experiments.common.record import write
+from experiments.common.record import locked, write
 from experiments.sweep.origin import differences, origin_of
 
 PLAN = "plan.json"
@@ -130,23 +130,25 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, process: int) -> Iterator[None]:
-    """Locks the folder within the context. The lock also ends with the process, for whatever reason.
+def share_locked(folder: Path, process: int) -> Iterator[None]:
+    """Locks the share of a process within the context. Others see by the lock whether it still runs.
 
     Raises:
         UsageError: another process holds the lock.
     """
-    import fcntl  # imported here, because the other experiments also run on systems without it
-
     path = folder / f".lock-{process}"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"{folder}: another process is working on this sweep; wait for it, or stop it first"
-            ) from None
-        yield  # the file stays: without it, a waiting process and a later one could both get the lock
+    path.touch()  # it stays: without it, a waiting process and a later one could both get the lock
+    with locked(path, f"{folder}: another process is working on this sweep"):
+        yield
+
+
+def is_working(folder: Path, process: int) -> bool:
+    """Whether a process holds the lock of its share."""
+    try:
+        with locked(folder / f".lock-{process}", ""):
+            return False
+    except UsageError:
+        return True
 
 
 def write_chunk(folder: Path, plan: SweepPlan, chunk: Chunk, numbers: np.ndarray[Any, Any]) -> None:

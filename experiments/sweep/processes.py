@@ -1,7 +1,13 @@
-"""Several processes on one sweep. The runtime of jax connects them, and each works on its share of the chunks."""
+"""Several processes on one sweep. Each works on its share of the chunks.
 
+The runtime of jax connects them until all have agreed on the sweep. After that they need only the folder. If one of them is
+lost, the others therefore finish their shares; while they are connected, jax would abort all of them.
+"""
+
+import errno
 import hashlib
 import os
+import socket
 import sys
 import threading
 from typing import Any, NamedTuple
@@ -44,9 +50,14 @@ class Group(NamedTuple):
                     "same flags, except --process"
                 )
             if refused is not None:
-                jax.distributed.shutdown()  # in all processes, so that none of them waits for another
+                self.disconnect()  # in all processes, so that none of them waits for another
         if refused is not None:
             raise refused
+
+    def disconnect(self) -> None:
+        """Ends the connection, in all processes together."""
+        if self.processes > 1:
+            jax.distributed.shutdown()
 
 
 def join(settings: Any) -> Group:
@@ -57,6 +68,7 @@ def join(settings: Any) -> Group:
     """
     if not (settings.cluster or settings.processes):
         return Group()
+    _check_port(settings)
     late = threading.Timer(settings.wait, _give_up, [settings])
     late.daemon = True
     late.start()
@@ -80,10 +92,18 @@ def join(settings: Any) -> Group:
         late.cancel()
 
 
-def leave(group: Group) -> None:
-    """Disconnects from the others, so that they do not believe that this process has died."""
-    if group.processes > 1 and sys.exc_info()[0] is None:
-        jax.distributed.shutdown()
+def _check_port(settings: Any) -> None:
+    """Raises UsageError if process 0 cannot listen at its port. jax would crash."""
+    if settings.coordinator and settings.process == 0:
+        host, _, port = settings.coordinator.rpartition(":")
+        try:
+            socket.create_server((host, int(port))).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:  # a name may not be an address of this machine; jax listens at all
+                raise UsageError(
+                    f"--coordinator {settings.coordinator}: another program uses this port; give another port, the same in "
+                    "all processes"
+                ) from None
 
 
 def _give_up(settings: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 import rgrad
 from experiments.common.errors import UsageError
+from experiments.common.interrupt import stop_if_interrupted
 from experiments.common.loading import load_problem
 from experiments.common.measuring import ProblemTask, prepare, usage
 from experiments.common.record import output_folder, remove_leftovers
@@ -23,9 +24,10 @@ from experiments.sweep.folder import (
     SweepPlan,
     config_of,
     extended,
-    locked,
+    is_working,
     read_chunk,
     read_plan,
+    share_locked,
     write_chunk,
 )
 from experiments.sweep.origin import origin_of
@@ -86,6 +88,7 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         work = _begun_together(settings, group, stack)
+        group.disconnect()
         meter = Meter(work.grid.cells * len(work.grid.shapes))
         try:
             _compute(work, settings, group, meter)
@@ -141,7 +144,7 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
     if settings.resume:
         folder = Path(settings.resume)
         plan = read_plan(folder)
-        stack.enter_context(locked(folder, 0))
+        stack.enter_context(share_locked(folder, 0))
         after = extended(plan, settings)
     else:
         if settings.out and (Path(settings.out) / PLAN).exists():
@@ -158,11 +161,11 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
                 [list(extent(shape)) for shape in grid.shapes],
             )
         folder = stack.enter_context(output_folder(settings.out, "sweep"))
-        stack.enter_context(locked(folder, 0))
+        stack.enter_context(share_locked(folder, 0))
         plan = after._replace(replicates=[])
     (folder / "chunks").mkdir(exist_ok=True)
     for place in (folder, folder / "chunks"):
-        remove_leftovers(place, older_than=0.0)  # safe, because the folder is locked
+        remove_leftovers(place)
     if after != plan:
         after.write(folder)
     return Work(task, grid, after, devices, folder)
@@ -174,7 +177,7 @@ def _joined(settings: Any, task: ProblemTask, grid: Grid, group: Group, stack: c
     if not (folder / PLAN).exists():
         raise UsageError(f"--out {folder}: process {group.process} cannot see the files of process 0; give a folder "
                          "that all processes share")  # fmt: skip
-    stack.enter_context(locked(folder, group.process))
+    stack.enter_context(share_locked(folder, group.process))
     return Work(task, grid, read_plan(folder), _devices(settings), folder)
 
 
@@ -229,11 +232,20 @@ def _compute(work: Work, settings: Any, group: Group, meter: Meter) -> None:
 
 
 def _wait_for_others(work: Work, group: Group) -> None:
+    """Waits until all chunks are there.
+
+    Raises:
+        UsageError: a process ended before its share was done.
+    """
     if group.processes == 1:
         return
-    for chunk in itertools.chain.from_iterable(group[3] for group in work.groups()):
-        while not (work.folder / "chunks" / chunk.name).exists():
-            time.sleep(POLL)  # if one of them dies, jax ends this process too
+    for number, chunk in enumerate(itertools.chain.from_iterable(group[3] for group in work.groups()), 1):
+        path, owner = work.folder / "chunks" / chunk.name, number % group.processes
+        while not path.exists():
+            stop_if_interrupted()
+            if owner and not is_working(work.folder, owner) and not path.exists():
+                raise UsageError(f"process {owner} ended before its share was done")
+            time.sleep(POLL)
 
 
 def _packed(moments: rgrad.Moments) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.common.long_table import MEASURED, select
 from experiments.common.long_table_figure import draw
 from experiments.common.readme import readme_of
-from experiments.common.record import plain, provenance, rewrite_readme, write, written
+from experiments.common.record import drawn, plain, provenance, rewrite_readme, write, written
 from experiments.common.tables import number, print_table
 from experiments.sweep.readme import readme_tables
 from rgrad.sweeps import Row
@@ -59,17 +59,21 @@ def write_results(
         "rows": summary.table(),
     }
     files = {"result.json": (json.dumps(plain(result), indent=2, allow_nan=False) + "\n").encode()}
-    files |= _figure(folder, settings)
     write(folder, files)
-    summary.report(settings)
-    if meter.made:
-        print(f"{meter.made:,.0f} cells in {meter.seconds:,.1f} s, {meter.draws:.2e} draws: {speed['draws_per_second']:.2e} "
-              f"draws/s in this process, including compilation, on {devices} device(s)")  # fmt: skip
-    if "table.parquet" not in names:
-        print("no table.parquet: pyarrow is not installed (pip install '.[sweep]')")
-    print(f"written to {folder}/: {', '.join([*names, *files])}")
+    with drawn(folder, lambda: _figure(folder, settings)) as figures:
+        summary.report(settings)
+        _print_speed(speed)
+        if "table.parquet" not in names:
+            print("no table.parquet: pyarrow is not installed (pip install '.[sweep]')")
+        print(f"written to {folder}/: {', '.join([*names, *files, *figures])}")
     if settings.readme:
-        rewrite_readme(readme_of("sweep"), readme_tables(summary.table()), files)
+        rewrite_readme(readme_of("sweep"), readme_tables(summary.table()), figures)
+
+
+def _print_speed(speed: dict[str, Any]) -> None:
+    if speed["cells"]:
+        print(f"{speed['cells']:,.0f} cells in {speed['seconds']:,.1f} s, {speed['draws']:.2e} draws: {speed['draws_per_second']:.2e} "
+              f"draws/s in this process, including compilation, on {speed['devices']} device(s)")  # fmt: skip
 
 
 def _parquet(folder: Path, rows: Iterator[Row]) -> None:

@@ -10,7 +10,7 @@ from numpyro.distributions.distribution import validation_enabled
 from experiments.common.errors import UsageError
 from experiments.common.progress import progress
 from experiments.common.readme import readme_of
-from experiments.common.record import output_folder, result_files, rewrite_readme, write
+from experiments.common.record import drawn, output_folder, result_files, rewrite_readme, write
 from experiments.common.tables import number, print_table
 from experiments.vae import study as vae_task
 from experiments.vae.checkpoint import latest, npz, write_checkpoint
@@ -50,12 +50,12 @@ def run(settings: VaeSettings) -> None:
         compared = vae_task.margins(rows, settings.estimators)
         files = result_files("vae", settings, rows, time.monotonic() - began)
         files |= {"margins.csv": vae_task.margins_file(compared), "pictures.npz": npz(pictures)}
-        files |= draw_figure(rows, pictures, independent, settings)
-        write(folder, files)
-        report(rows, compared, independent, settings)
-        print(f"written to {folder}/: {', '.join(files)}, checkpoints/")
+        write(folder, files)  # first: the training is kept if drawing or printing fails
+        with drawn(folder, lambda: draw_figure(rows, pictures, independent, settings)) as figures:
+            report(rows, compared, independent, settings)
+            print(f"written to {folder}/: {', '.join([*files, *figures])}, checkpoints/")
         if readme is not None:
-            rewrite_readme(readme, readme_tables(rows, compared, settings), files)
+            rewrite_readme(readme, readme_tables(rows, compared, settings), figures)
     raise_divergence(rows, settings)
 
 

@@ -26,7 +26,7 @@ def run(settings: VarianceSettings) -> int:
         rows = to_rows(task, measured)
         return Outcome(
             rows,
-            draw_figure(rows, settings.problem),
+            lambda: draw_figure(rows, settings.problem),
             lambda: report(rows, measured, task.left_out, settings),
             tables=readme_tables(rows, settings),
         )
