@@ -11,9 +11,9 @@ from rgrad.comparison.witnesses import judge_all
 
 Advance = Callable[[float], None]
 FIRST = 3  # batches of each estimator before anything is decided
-# The calls between two judgments of the bias. A judgment takes about as long as a few calls. With fewer than 2^16
-# coordinates and a cheap f, every batch has as many calls.
-BETWEEN = 64
+BETWEEN = 64  # the fewest calls between two judgments of the bias, which take about as long as a few calls
+NUMBERS = 2**16  # with up to so many coordinates, an answer is for one batch; with more, for up to `LONGEST` calls
+LONGEST = 16
 
 
 def measure_all(
@@ -54,18 +54,31 @@ def measure_all(
 
 
 class Questions:
-    """The open questions: whether the best so far is better than its rival and, in turn, whether it is biased."""
+    """The open questions: whether the best so far is better than its rival and, in turn, whether it is biased.
+
+    Looking at all measurements takes as long as a few calls of a cheap f. It is done after every batch if a batch has
+    many calls. If there are so many coordinates that it has only a few, it is done after several batches.
+    """
 
     def __init__(self, runs: Mapping[str, Run], task: Contenders, cost: str):
         self._runs, self._task, self._cost = runs, task, cost
-        self._turn, self._judged_at = 0, -BETWEEN
+        self._turn, self._asked_at, self._judged_at = 0, -LONGEST, -BETWEEN
+        self._answer: Run | None = None
         self._biased: set[str] = set()
 
     def next(self) -> Run | None:
-        """The run to measure next: the less precise of the best and its rival or, in turn, its reference."""
+        """The run to measure next. None if no estimator can be recommended so far."""
+        calls = sum(run.calls for run in self._runs.values())
+        if calls >= self._asked_at + min(LONGEST, len(self._task.labels) * LONGEST // NUMBERS):
+            self._asked_at = calls
+            self._answer = self._ask()
+        return self._answer
+
+    def _ask(self) -> Run | None:
+        """The less precise of the best and its rival or, in turn, its reference."""
         self._turn += 1
         runs, judges = self._runs, self._task.judges
-        found = entries_of(runs, self._cost)
+        found = entries_of(runs, self._cost, fresh=False)
         biased = self._biased_among(found)
         able = [name for name in self._task.asked if name not in biased and found[name].total > 0]
         able = sorted((name for name in able if found[name].eligible), key=lambda name: -found[name].log_efficiency)
@@ -85,6 +98,6 @@ class Questions:
         return self._biased
 
 
-def entries_of(runs: Mapping[str, Run], cost: str) -> dict[str, Entry]:
-    """The current measurements of every estimator."""
-    return {name: run.entry(cost) for name, run in runs.items()}
+def entries_of(runs: Mapping[str, Run], cost: str, *, fresh: bool = True) -> dict[str, Entry]:
+    """The current measurements of every estimator. `fresh` is that of `Run.entry`."""
+    return {name: run.entry(cost, fresh=fresh) for name, run in runs.items()}

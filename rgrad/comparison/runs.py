@@ -15,19 +15,22 @@ from rgrad.comparison.tails import Tails
 from rgrad.comparison.verdicts import Mean
 from rgrad.measurement.moments import Moments
 
+GATHERED = (
+    16  # the fewest calls that are added to the moments together, because adding one takes as long as adding many
+)
+
 
 class Run:
     """An estimator's compiled program, and its measurements so far."""
 
     def __init__(self, name: str, program: Program, key: Array):
         self.name, self.program, self.key = name, program, jax.random.fold_in(key, zlib.crc32(name.encode()))
-        self.calls, self.used = 0, 0.0
+        self.calls, self.used, self.finite = 0, 0.0, True
         self.seconds: list[float] = []
         """The time of one call in each batch."""
-        self.moments: Moments
-        """Of every coordinate. (Set by the first batch, like what follows.)"""
-        self.finite: bool
-        self._distance: Moments  # the squared distance of a call from the mean of the first batch, for `total_error`
+        self._waiting: list[np.ndarray[Any, Any]] = []
+        self._moments: Moments | None = None
+        self._distance: Moments  # the squared distance of a call from the mean of the first ones, for `total_error`
         self._entry: Entry | None = None
 
     def batch(self, cost: str) -> float:
@@ -38,39 +41,47 @@ class Run:
         ready = time.perf_counter()
         x = np.asarray(self.program.run(self.program.parameters, keys))
         self.seconds.append((time.perf_counter() - ready) / self.program.lanes)
-        self._add(x)
+        self.finite = self.finite and bool(np.isfinite(x).all())
+        self._waiting.append(x)
+        self._entry = None
+        if sum(map(len, self._waiting)) >= GATHERED:
+            self._add_waiting()
         self.calls += self.program.lanes
         used = time.perf_counter() - began if cost == "time" else self.program.lanes * self.program.operations
         self.used += used
         return used
 
-    def _add(self, x: np.ndarray[Any, Any]) -> None:
+    def _add_waiting(self) -> None:
+        """Adds the calls that are not in the moments yet."""
+        if not self._waiting:
+            return
+        x = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        self._waiting, old = [], self._moments
         calls, size = x.shape
-        if first := self.calls == 0:
+        if old is None:
             self._first, self._tails = np.zeros(size), Tails(size)
         squares, parts = np.zeros(calls), []
-        for at in blocks(size, calls):
+        for at in blocks(size, max(calls, GATHERED)):
             part = np.asarray(x[:, at], np.float64)
-            if first:
+            if old is None:
                 self._first[at] = part.mean(0)
             squares += ((part - self._first[at]) ** 2).sum(1)
-            moments = _moments_of(part)
-            parts.append(moments if first else columns_of(self.moments, at).merge(moments))
+            parts.append(_moments_of(part) if old is None else columns_of(old, at).merge(_moments_of(part)))
         distance = _moments_of(squares[:, None])
-        self.moments = Moments(parts[0].count, *map(np.concatenate, zip(*(part[1:6] for part in parts), strict=True)))
-        self._distance = distance if first else self._distance.merge(distance)
+        self._moments = Moments(parts[0].count, *map(np.concatenate, zip(*(part[1:6] for part in parts), strict=True)))
+        self._distance = distance if old is None else self._distance.merge(distance)
         self._tails.add(x, squares)
-        self.finite = bool(np.all(np.isfinite(self.moments.mean)))
-        self._entry = None
 
-    def entry(self, cost: str) -> Entry:
-        """The measurements so far."""
-        if self._entry is None:
-            self._entry = self._entry_of(cost)
+    def entry(self, cost: str, *, fresh: bool = True) -> Entry:
+        """The measurements so far. `fresh` is that of `Tails.heavy`."""
+        if self._entry is None or fresh:
+            self._add_waiting()
+            assert self._moments is not None
+            self._entry = self._entry_of(self._moments, cost, fresh)
         return self._entry
 
-    def _entry_of(self, cost: str) -> Entry:
-        moments, program = self.moments, self.program
+    def _entry_of(self, moments: Moments, cost: str, fresh: bool) -> Entry:
+        program = self.program
         total = float(moments.variance.sum())
         seconds = np.sort(self.seconds)
         middle = float(np.median(seconds))
@@ -80,7 +91,7 @@ class Run:
         heavy = np.zeros(moments.mean.size, bool)
         if not program.constant:
             # The tail of rounding errors says nothing.
-            heavy = self._tails.heavy(self.calls) & (moments.variance > rounding(moments, total))
+            heavy = self._tails.heavy(self.calls, fresh=fresh) & (moments.variance > rounding(moments, total))
         return Entry(
             moments,
             Mean.of(moments, program.constant),

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from rgrad.comparison.verdicts import TOP, infinite_variance
+from rgrad.comparison.verdicts import FEWEST, TOP, infinite_variance
 
-FOLLOWED = 2**12  # the most coordinates that are followed one by one: 64 MB for each estimator
+FOLLOWED = 2**11  # the most coordinates that are followed one by one: up to 64 MB for each estimator
 
 
 class Tails:
@@ -19,9 +19,10 @@ class Tails:
     """
 
     def __init__(self, size: int):
-        self.size, self.by_coordinate = size, size <= FOLLOWED
-        self._kept: list[np.ndarray[Any, Any]] = []
+        self._size, self._by_coordinate = size, size <= FOLLOWED
+        self._kept: list[np.ndarray[Any, Any]] = []  # the calls are the last axis
         self._middle: np.ndarray[Any, Any] | None = None
+        self._suspected, self._tested_at = np.zeros(size, bool), 0
 
     def add(self, x: np.ndarray[Any, Any], squares: np.ndarray[Any, Any]) -> None:
         """Adds calls.
@@ -30,21 +31,30 @@ class Tails:
             x: the gradients, shape `(calls, coordinates)`.
             squares: their squared distances from a fixed gradient, shape `(calls,)`.
         """
-        x = np.asarray(x, np.float64) if self.by_coordinate else squares[:, None]
+        x = np.asarray(x, np.float64) if self._by_coordinate else squares[:, None]
         if self._middle is None:
             self._middle = np.median(x, 0)
         away = np.abs(x - self._middle)
-        self._kept.append(away if self.by_coordinate else away**0.5)
-        if sum(map(len, self._kept)) > 2 * (TOP + 1):
-            self._kept = [_largest(np.concatenate(self._kept))]
+        self._kept.append(np.ascontiguousarray((away if self._by_coordinate else away**0.5).T))
+        if sum(part.shape[1] for part in self._kept) > 2 * (TOP + 1):
+            self._shorten()
 
-    def heavy(self, count: int) -> np.ndarray[Any, Any]:
-        """The coordinates whose variance is suspected to be infinite after `count` calls: shape `(coordinates,)`."""
-        self._kept = [_largest(np.concatenate(self._kept))]
-        suspected = infinite_variance(np.sort(self._kept[0], 0)[::-1], count)
-        return suspected if self.by_coordinate else np.repeat(suspected, self.size)
+    def heavy(self, count: int, *, fresh: bool = True) -> np.ndarray[Any, Any]:
+        """The coordinates whose variance is suspected to be infinite after `count` calls: shape `(coordinates,)`.
 
+        Args:
+            fresh: whether all calls must count. Otherwise the answer may lack the last few, because for many
+                coordinates it takes as long as many calls.
+        """
+        if count >= FEWEST and (fresh or count >= self._tested_at + min(TOP, 2 * self._size)):
+            self._shorten()
+            suspected = infinite_variance(np.sort(self._kept[0], 1)[:, ::-1].T, count)
+            self._suspected = suspected if self._by_coordinate else np.repeat(suspected, self._size)
+            self._tested_at = count
+        return self._suspected
 
-def _largest(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The largest `TOP + 1` values of each column, in any order."""
-    return x if len(x) <= TOP + 1 else np.partition(x, len(x) - TOP - 1, 0)[-TOP - 1 :]
+    def _shorten(self) -> None:
+        """Keeps the largest `TOP + 1` values of each coordinate, in any order."""
+        x = np.concatenate(self._kept, 1)
+        count = x.shape[1]
+        self._kept = [x if count <= TOP + 1 else np.partition(x, count - TOP - 1)[:, -TOP - 1 :].copy()]

@@ -92,10 +92,10 @@ def _judge(found: Mean, reference: Mean, tests: int, eps: float, jump: Numbers, 
     difference, error = found.mean - reference.mean, np.hypot(found.error, reference.error)
     rounding = 100 * eps * (np.abs(found.mean) + np.abs(reference.mean) + found.sd + reference.sd)
     safe = np.where(error > 0, error, 1.0)
-    skew = (found.third - reference.third) / safe**3
+    skew = (found.third - reference.third) / (safe * safe * safe)
     t = np.sign(difference) * np.maximum(np.abs(difference) - rounding, 0) / safe
     exact = np.where(t == 0, 0.0, np.copysign(np.inf, t))
-    z = np.where(error > 0, t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6, exact)
+    z = np.where(error > 0, t + skew * t * t / 3 + (skew * t) ** 2 * t / 27 + skew / 6, exact)
     z = np.where(np.abs(difference) <= rounding, 0.0, z)
     critical = -ndtri(RATE / (2 * tests))
     smallest = (critical + ndtri(POWER)) * error + rounding
