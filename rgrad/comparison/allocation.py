@@ -12,8 +12,8 @@ from rgrad.comparison.witnesses import judge_all
 Advance = Callable[[float], None]
 FIRST = 3  # batches of each estimator before anything is decided
 BETWEEN = 64  # the fewest calls between two judgments of the bias, which take about as long as a few calls
-NUMBERS = 2**16  # with up to so many coordinates, an answer is for one batch; with more, for up to `LONGEST` calls
-LONGEST = 16
+LONGEST = 16  # the most calls after which it is decided again what to measure
+COORDINATES = 2**12  # for each of those calls; see `Questions`
 
 
 def measure_all(
@@ -69,7 +69,7 @@ class Questions:
     def next(self) -> Run | None:
         """The run to measure next. None if no estimator can be recommended so far."""
         calls = sum(run.calls for run in self._runs.values())
-        if calls >= self._asked_at + min(LONGEST, len(self._task.labels) * LONGEST // NUMBERS):
+        if calls >= self._asked_at + min(LONGEST, len(self._task.labels) // COORDINATES):
             self._asked_at = calls
             self._answer = self._ask()
         return self._answer
