@@ -15,6 +15,7 @@ import rgrad
 from rgrad.comparison import blocks as blocks_module
 from rgrad.comparison.contenders import Contenders
 from rgrad.comparison.entry import Entry
+from rgrad.comparison.judged import no_verdict
 from rgrad.comparison.jumps import LENGTHS, SEGMENTS, segments_for
 from rgrad.comparison.labels import Labels
 from rgrad.comparison.result import conclude
@@ -273,3 +274,11 @@ def test_ten_thousand_coordinates_from_end_to_end():
     assert c.rows[9_999]["parameter"] == "loc[9999]"
     assert abs(c.rows[9_999]["mean"] - 2) < 6 * c.rows[9_999]["standard_error"]
     assert "The 10,000 coordinates are not shown" in str(c)
+
+
+def test_verdicts_keep_their_reasons_when_they_are_put_together():
+    two = no_verdict(4, "first").updated(np.array([0, 1, 1, 0], bool), no_verdict(4, "second"))
+    three = two.untold(np.array([0, 0, 1, 0], bool), "third")
+    assert [three.why(i) for i in range(4)] == ["first", "second", "third", "first"]
+    assert three.first(np.array([0, 1, 1, 0], bool)) == "second"
+    assert two.first(np.zeros(4, bool)) == ""
