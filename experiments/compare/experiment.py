@@ -17,10 +17,16 @@ def run(settings: CompareSettings) -> int:
     def study(advance: Advance) -> Outcome:
         comparison = compared(task, settings, jax.random.key(settings.seed), advance)
         return Outcome(
-            comparison.rows,
+            list(comparison.rows),
             lambda: draw_figure(comparison, settings.problem),
             lambda: print(f"{settings.problem}\n\n{comparison}\n"),
             tables=readme_tables(comparison),
         )
 
-    return recorded(settings, "compare", 1.0, "compiling and measuring", study)
+    return recorded(settings, "compare", 1.0, plan(settings), study)
+
+
+def plan(settings: CompareSettings) -> str:
+    """What takes time, in words: compiling, which the budget does not include, and measuring."""
+    unit = "s" if settings.cost == "time" else "x 1e9 operations"
+    return f"compiling (1 to 10 s for each estimator), then measuring ({settings.budget:g} {unit})"

@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from rgrad.comparison.combination import Combined
-from rgrad.comparison.jumps import SEGMENTS, Jump, find_jump, lines_between, lines_from
+from rgrad.comparison.jumps import Jump, find_jump, lines_between, lines_from, segments_for
+from rgrad.comparison.labels import Labels
 from rgrad.comparison.witnesses import THROUGH_F
 from rgrad.distributions.draws import check_draw
 from rgrad.estimators.table import ESTIMATORS, Estimators, estimators_of, row_of
@@ -23,7 +24,6 @@ from rgrad.problems import (
     check_objective,
     expect_objective,
     gradient,
-    labels_of,
     names_to_differentiate,
     point_of,
     those_that_apply,
@@ -45,7 +45,7 @@ class Contenders(NamedTuple):
     """`(parameters, key) -> estimate` of shape `(coordinates,)`. Includes references that the user did not ask for."""
     chosen: Any
     """The parameters that are differentiated."""
-    labels: tuple[str, ...]
+    labels: Sequence[str]
     asked: tuple[str, ...]
     judges: Mapping[str, str]
     """For each estimator, the sampled reference that judges it."""
@@ -54,8 +54,8 @@ class Contenders(NamedTuple):
     left_out: Mapping[str, str]
     jump: Jump | None = None
     notes: tuple[str, ...] = ()
-    jumping: frozenset[str] = frozenset()
-    """The labels of the parameters in which the objective itself jumps."""
+    jumping: np.ndarray[Any, Any] | None = None
+    """The coordinates in which the objective itself jumps: booleans, shape `(coordinates,)`. None if there are none."""
     kinds: Mapping[str, str | None] = MappingProxyType({})
     """The kind of each estimator (`EstimatorRow.kind`). Empty for losses."""
     references: tuple[str, ...] = ()
@@ -132,8 +132,8 @@ def of_problem(
         notes.append(
             f"the objective jumps by {in_x.size:.3g} near x = {_place(in_x.where)}: a gradient through it misses the jump"
         )
-    labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
-    jumping = frozenset(label for name in in_params for label in labels_of(name, chosen[name]))
+    labels = Labels(chosen)
+    jumping = labels.of(in_params) if in_params else None
     return Contenders(
         {**needed, **gradients}, chosen, labels, tuple(gradients), judges, exact, left_out, in_x, tuple(notes), jumping,
         kinds, tuple(mine for mine in same.values() if mine in use or mine in gradients), _rarest(q) if exact is not None else 0.0, n,
@@ -142,7 +142,9 @@ def of_problem(
 
 def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | None, dict[str, Jump]]:
     """A jump of the objective in x, or None; and its jumps in the parameters to differentiate, by name."""
-    x = q.sample(jax.random.key(0), (SEGMENTS,))
+    sizes = jax.tree.map(lambda a: a.size, (jax.eval_shape(lambda: q.sample(jax.random.key(0), ())), chosen))
+    count = segments_for(sum(jax.tree.leaves(sizes)))
+    x = q.sample(jax.random.key(0), (count,))
     whole = jax.tree.map(lambda a: not jnp.issubdtype(a.dtype, jnp.floating), x)
     of_x = lambda x: jax.tree.map(lambda a, is_whole: jnp.rint(a).astype(int) if is_whole else a, x, whole)
     in_x, in_params = None, {}
@@ -151,7 +153,7 @@ def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | No
                 for name, value in point.items()}  # fmt: skip
 
     def along(names: Sequence[str]) -> Jump | None:
-        start, end = lines_from({name: chosen[name] for name in names})
+        start, end = lines_from({name: chosen[name] for name in names}, count)
         return find_jump(lambda both: problem.objective({**wide, **both[0]}, of_x(both[1])), (start, x), (end, x))
 
     try:
@@ -190,8 +192,7 @@ def of_losses(
     )
     known = [name for name in references or () if name in gradients]
     judges = {name: other for name in gradients for other in [r for r in known if r != name][:1]}
-    labels = tuple(label for name in sorted(chosen) for label in labels_of(name, chosen[name]))
-    return Contenders(gradients, chosen, labels, tuple(gradients), judges, None, left_out)
+    return Contenders(gradients, chosen, Labels(chosen), tuple(gradients), judges, None, left_out)
 
 
 def _at(loss: Callable[[Any, Array], ArrayLike], point: Mapping[str, Array], chosen: Any, key: Array) -> Array:

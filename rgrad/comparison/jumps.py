@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 
 from rgrad.backend.compiling import right
 
-SEGMENTS = 4096  # lines between two points; f is evaluated at their ends
+SEGMENTS = 4096  # the most lines between two points; f is evaluated at their ends
+NUMBERS = 2**24  # the most numbers in all of their starts
 LENGTHS = 8  # each half as long as the one before: if f is also steep, a jump shows only on a short line
 KEPT = 64  # the number of lines that are bisected
 HALVINGS = 48  # down to a few units in the last place, in 64 bits
@@ -32,7 +33,8 @@ def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | N
 
     Each line is halved repeatedly, and the half with the larger change of f is kept. For a continuous f the change
     shrinks with the length (for `|x|^p` as its p-th power). At a jump it stays the same. A jump is missed if no line
-    crosses it, or if it is smaller than a thousandth of the largest change of f.
+    crosses it, or if it is smaller than a thousandth of the largest change of f. The lines are fewer for points of more
+    than 4,096 numbers (`segments_for`).
 
     Args:
         f: maps one point, a pytree of 64-bit floats, to a scalar.
@@ -83,9 +85,14 @@ def find_jump(f: Callable[[Any], ArrayLike], starts: Any, ends: Any) -> Jump | N
         return Jump(float(late[i]), jax.tree.map(np.asarray, at(one_of(first), one_of(last), place[i])))
 
 
+def segments_for(size: int) -> int:
+    """The number of lines between points of `size` numbers: fewer if these are many, but two of each length."""
+    return max(2, min(SEGMENTS, NUMBERS // max(1, size)) // LENGTHS) * LENGTHS
+
+
 def lines_between(x: Any) -> tuple[Any, Any]:
-    """Lines of several lengths from each sample in x (a pytree of arrays, `SEGMENTS` in front) towards the next."""
-    shorter = 0.5 ** (np.arange(SEGMENTS) % LENGTHS)
+    """Lines of several lengths from each sample in x (a pytree of arrays, the lines in front) towards the next."""
+    shorter = 0.5 ** (np.arange(len(jax.tree.leaves(x)[0])) % LENGTHS)
 
     def end(a: Any) -> Any:
         a = np.asarray(a, np.float64)
@@ -94,14 +101,14 @@ def lines_between(x: Any) -> tuple[Any, Any]:
     return x, jax.tree.map(end, x)
 
 
-def lines_from(point: Any) -> tuple[Any, Any]:
+def lines_from(point: Any, count: int = SEGMENTS) -> tuple[Any, Any]:
     """Lines from one point, a pytree of arrays, to random points around it, up to about a tenth of its size away."""
-    rng, shorter = np.random.default_rng(0), 0.5 ** (np.arange(SEGMENTS) % LENGTHS)
+    rng, shorter = np.random.default_rng(0), 0.5 ** (np.arange(count) % LENGTHS)
 
     def end(a: Any) -> Any:
         a = np.asarray(a, np.float64)
-        step = 0.1 * shorter.reshape(-1, *(1,) * a.ndim) * rng.standard_normal((SEGMENTS, *a.shape))
+        step = 0.1 * shorter.reshape(-1, *(1,) * a.ndim) * rng.standard_normal((count, *a.shape))
         return a + step * (np.abs(a) + 0.1)
 
-    start = jax.tree.map(lambda a: np.broadcast_to(np.asarray(a, np.float64), (SEGMENTS, *np.shape(a))), point)
+    start = jax.tree.map(lambda a: np.broadcast_to(np.asarray(a, np.float64), (count, *np.shape(a))), point)
     return start, jax.tree.map(end, point)

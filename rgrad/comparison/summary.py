@@ -11,8 +11,8 @@ SHOWN = 8  # the most coordinates in the table; if there are more, only the tota
 
 def as_text(c: Any) -> str:
     """The table, the basis of its verdicts, and the recommendation."""
-    labels = list(dict.fromkeys(row["parameter"] for row in c.rows))
-    shown = labels if len(labels) <= SHOWN else []
+    size = len(c.rows) // len(c.totals)
+    shown = size if size <= SHOWN else 0
     header = [
         "estimator",
         "d/d",
@@ -26,9 +26,8 @@ def as_text(c: Any) -> str:
         "biased?",
     ]
     lines = []
-    for total in c.totals:
-        mine = [row for row in c.rows if row["estimator"] == total["estimator"] and row["parameter"] in shown]
-        for row in mine:
+    for i, total in enumerate(c.totals):
+        for row in c.rows[i * size : i * size + shown]:
             mean = f"{row['mean']:.4g} +- {row['standard_error']:.1g}"
             exact = row["variance"] == 0
             interval = "" if exact else f"[{row['variance_low']:.3g}, {row['variance_high']:.3g}]"
@@ -37,13 +36,13 @@ def as_text(c: Any) -> str:
             )  # fmt: skip
             if row["warning"] and row["warning"] not in verdict:
                 verdict += f"; {row['warning']}"
-            alone = len(labels) == 1
+            alone = size == 1
             lines.append([
                 total["estimator"], row["parameter"], mean, "exact" if exact else f"{row['variance']:.4g}", interval,
                 "" if exact else f"{row['snr']:.2g}", _time(row["seconds"]) if alone else "",
                 f"{row['operations']:,.0f}" if alone else "", _efficiency(row), verdict,
             ])  # fmt: skip
-        if len(labels) > 1:
+        if size > 1:
             exact = total["variance"] == 0
             no = f"no (bias < {total['smallest_bias']:.1g} in each)"
             verdict = {True: "YES", False: no, None: f"cannot tell: {total['remark']}"}[total["biased"]]
@@ -57,7 +56,8 @@ def as_text(c: Any) -> str:
     ).rstrip()  # fmt: skip
     unit = f"{c.spent:.1f} s" if c.cost == "time" else f"{c.spent:.2g} operations"
     under = [
-        f"One call is one gradient estimate from {c.n} samples. Measured for {unit}, compiled in {c.compile_seconds:.1f} s. "
+        *([f"The {size:,} coordinates are not shown one by one: see `rows`."] if not shown else []),
+        f"One call is one gradient estimate{f' from {c.n} samples' if c.n is not None else ''}. Measured for {unit}, compiled in {c.compile_seconds:.1f} s. "
         f"efficiency = 1 / (variance x {c.cost}), relative to the best estimator that is not biased.",
         f"Reference for the bias: {c.reference}. An unbiased estimator is called biased in at most {RATE:.0%} of comparisons. A "
         f"bias of the size in brackets is detected {POWER:.0%} of the time. There is no verdict if fewer than {EFFECTIVE} draws "

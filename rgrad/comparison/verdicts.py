@@ -1,18 +1,21 @@
 """Tests of whether an estimator is biased, and of whether its variance is finite. They say what they could detect."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
+
+from rgrad.comparison.blocks import blocks
+from rgrad.comparison.judged import BIASED, FEW, HEAVY, NAN, UNBIASED, UNKNOWN, VISIBLE, Judged
 
 RATE = 0.01  # the share of comparisons in which any unbiased estimator is called biased
 POWER = 0.9  # the probability with which the smallest bias is detected
 EFFECTIVE = 100  # the fewest draws that must determine a variance before a mean is judged by it
 FREE = 200  # below so many degrees of freedom the interval of a variance covers less than its level
 TOP = 2000  # the number of largest deviations that are kept to judge the tail
+ROWS = 16  # the arrays that are judged together in the cache; see `blocks`
 FEWEST = 20_000  # a tail is not judged with fewer draws
 
-Verdict = Literal["unbiased so far", "BIASED", "cannot tell"]
 Numbers = np.ndarray[Any, Any]
 
 
@@ -47,18 +50,6 @@ class Mean(NamedTuple):
         return Mean(moments.mean, moments.standard_error, moments.m3 / n**2, n / kurtosis, moments.variance**0.5)
 
 
-class Judged(NamedTuple):
-    """The verdict for each coordinate; see `judge`."""
-
-    verdict: list[Verdict]
-    smallest_bias: Numbers
-    why: list[str]
-    by: tuple[str, ...] = ()
-    """The references that the means were compared with."""
-    disputed: bool = False
-    """Whether another estimator has a significantly different mean somewhere, and it is not known which is correct."""
-
-
 def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Numbers, heavy: Numbers) -> Judged:
     """Whether an estimator has the same mean as a reference that was drawn independently.
 
@@ -84,15 +75,29 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
 
     Source: Hall 1992, On the removal of skewness by transformation; two samples: Zhou and Dinh 2005.
     """
+    size = len(found.mean)
+    jumps = np.broadcast_to(jump, size)
+    parts = [
+        _judge(
+            Mean(*(x[at] for x in found)), Mean(*(x[at] for x in reference)), max(1, tests), eps, jumps[at], heavy[at]
+        )
+        for at in blocks(size, ROWS)
+    ]
+    codes, smallest, reasons, numbers = map(np.concatenate, zip(*parts, strict=True))
+    return Judged(codes, smallest, reasons, numbers)
+
+
+def _judge(found: Mean, reference: Mean, tests: int, eps: float, jump: Numbers, heavy: Numbers) -> tuple[Numbers, ...]:
+    """The fields of `Judged` for one block of coordinates."""
     difference, error = found.mean - reference.mean, np.hypot(found.error, reference.error)
     rounding = 100 * eps * (np.abs(found.mean) + np.abs(reference.mean) + found.sd + reference.sd)
     safe = np.where(error > 0, error, 1.0)
-    skew = (found.third - reference.third) / safe**3
+    skew = (found.third - reference.third) / (safe * safe * safe)
     t = np.sign(difference) * np.maximum(np.abs(difference) - rounding, 0) / safe
     exact = np.where(t == 0, 0.0, np.copysign(np.inf, t))
-    z = np.where(error > 0, t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6, exact)
+    z = np.where(error > 0, t + skew * t * t / 3 + (skew * t) ** 2 * t / 27 + skew / 6, exact)
     z = np.where(np.abs(difference) <= rounding, 0.0, z)
-    critical = -ndtri(RATE / (2 * max(1, tests)))
+    critical = -ndtri(RATE / (2 * tests))
     smallest = (critical + ndtri(POWER)) * error + rounding
     enough = (found.effective >= EFFECTIVE) & (reference.effective >= EFFECTIVE)
     # If all draws of the estimate are equal, few effective draws are no reason to doubt its mean, unless it differs.
@@ -103,18 +108,10 @@ def judge(found: Mean, reference: Mean, tests: int, eps: float, jump: bool | Num
     unknown = ~np.isfinite(difference)
     few = ~(enough | np.where(differs, excused, still))
     excuse = unknown | heavy | few | (~differs & ~telling)
-    verdicts: list[Verdict] = np.select([excuse, differs], ["cannot tell", "BIASED"], "unbiased so far").tolist()
-    why = [""] * len(verdicts)
-    for i in np.flatnonzero(excuse):
-        if unknown[i]:
-            why[i] = "nan or infinite gradients"
-        elif heavy[i]:
-            why[i] = "infinite variance (suspected)"
-        elif few[i]:
-            why[i] = f"only {min(found.effective[i], reference.effective[i]):.0f} draws determine the mean"
-        else:
-            why[i] = f"a bias below {smallest[i]:.2g} would not be detected"
-    return Judged(verdicts, smallest, why)
+    codes = np.where(excuse, UNKNOWN, np.where(differs, BIASED, UNBIASED)).astype(np.int8)
+    reasons = np.select([~excuse, unknown, heavy, few], [0, NAN, HEAVY, FEW], VISIBLE).astype(np.int16)
+    numbers = np.where(reasons == FEW, np.minimum(found.effective, reference.effective), smallest)
+    return codes, smallest, reasons, numbers
 
 
 def infinite_variance(top: Numbers, count: int) -> Numbers:

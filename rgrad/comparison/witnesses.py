@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rgrad.comparison.verdicts import EFFECTIVE, Judged, Mean, judge
+from rgrad.comparison.judged import BIASED, JUMPS, UNBIASED, UNKNOWN, VISIBLE, Judged, no_verdict
+from rgrad.comparison.verdicts import EFFECTIVE, Mean, judge
 
 THROUGH_F = frozenset(
     {"path", "generalized", "rejection"}
@@ -45,15 +46,11 @@ def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
     """
     size = len(task.labels)
     verdicts = _by_given(found, task, size) if not task.kinds else _Panel(found, task, size).verdicts()
-    for of in verdicts.values():
-        for i, label in enumerate(task.labels):
-            if label in task.jumping:
-                of.verdict[i], of.why[i] = "cannot tell", f"the objective jumps in {label}"
+    if task.jumping is not None:
+        for name, of in verdicts.items():
+            codes, reasons = (np.where(task.jumping, *pair) for pair in ((UNKNOWN, of.codes), (JUMPS, of.reasons)))
+            verdicts[name] = of._replace(codes=codes, reasons=reasons, labels=task.labels)
     return verdicts
-
-
-def no_verdict(size: int, why: str) -> Judged:
-    return Judged(["cannot tell"] * size, np.full(size, np.nan), [why] * size)
 
 
 def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judged]:
@@ -68,10 +65,10 @@ def _by_given(found: Mapping[str, Any], task: Any, size: int) -> dict[str, Judge
         of = judge(found[name].mean, found[other].mean, tests, eps, task.jump is not None, heavy)
         verdicts[name] = of._replace(by=(f"{other}, from independent samples",))
     given = set(task.judges.values()) & set(verdicts)
-    for i in range(size):
-        if len(given) > 1 and any(verdicts[name].verdict[i] == "BIASED" for name in given):
-            for of in verdicts.values():
-                of.verdict[i], of.why[i] = "cannot tell", f"the references {' and '.join(sorted(given))} differ"
+    if len(given) > 1:
+        differ = _any([verdicts[name].codes == BIASED for name in given], size)
+        why = f"the references {' and '.join(sorted(given))} differ"
+        verdicts = {name: of.untold(differ, why) for name, of in verdicts.items()}
     return verdicts
 
 
@@ -116,23 +113,23 @@ class _Panel:
             silent &= self.task.rarest * self.task.n * float(np.max(entry.moments.count)) >= EFFECTIVE
             of = self._judged(name, entry, reference, silent)
             by_others = {other: self._judged(name, entry, self.witnesses[other], silent) for other in others}
-            twice = _any([agrees & _is(by_others[o], "BIASED") for o, agrees in others.items()], size)
+            twice = _any([agrees & (by_others[o].codes == BIASED) for o, agrees in others.items()], size)
             least = np.full(size, np.inf)
             for other, agrees in others.items():
                 least = np.where(agrees, np.minimum(least, by_others[other].smallest_bias), least)
             smallest = np.where(np.isfinite(least), np.maximum(of.smallest_bias, least), of.smallest_bias)
             enough = smallest <= np.maximum(np.maximum(np.abs(reference.mean.mean), entry.mean.sd), of.smallest_bias)
             enough |= reference.kind == "exact"
-            for i in np.flatnonzero(confirmed):
-                verdict, excuse = of.verdict[i], of.why[i]
-                if verdict == "BIASED" and not twice[i]:
-                    verdict, excuse = (
-                        "cannot tell",
-                        f"differs from {reference.name}, but not significantly from a second reference",
-                    )
-                elif verdict == "unbiased so far" and not enough[i]:
-                    verdict, excuse = "cannot tell", f"a bias below {smallest[i]:.2g} would not be detected"
-                out.verdict[i], out.why[i], out.smallest_bias[i] = verdict, excuse, smallest[i]
+            once = (of.codes == BIASED) & ~twice
+            of = of.untold(once, f"differs from {reference.name}, but not significantly from a second reference")
+            weak = (of.codes == UNBIASED) & ~enough
+            of = of._replace(
+                codes=np.where(weak, UNKNOWN, of.codes),
+                smallest_bias=smallest,
+                reasons=np.where(weak, VISIBLE, of.reasons),
+                numbers=np.where(weak, smallest, of.numbers),
+            )
+            out = out.updated(confirmed, of)
             still &= ~confirmed
         return self._with_disputes(name, out._replace(by=tuple(by)))
 
@@ -142,11 +139,9 @@ class _Panel:
         for other in self.witnesses.values():
             if other.name == name or kind == other.kind:
                 continue
-            differs = _is(self._judged(name, self.found[name], other, np.zeros_like(disputed)), "BIASED") & _is(
-                of, "cannot tell"
-            )
-            for i in np.flatnonzero(differs & ~disputed):
-                of.why[i] = f"differs from {other.name}, and it is not known which is right"
+            by_other = self._judged(name, self.found[name], other, np.zeros_like(disputed))
+            differs = (by_other.codes == BIASED) & (of.codes == UNKNOWN) & ~disputed
+            of = of.untold(differs, f"differs from {other.name}, and it is not known which is right")
             disputed |= differs
         return of._replace(disputed=bool(disputed.any()))
 
@@ -160,12 +155,12 @@ class _Panel:
             if reference.kind == "exact":
                 if other.constant:  # e.g. 0 through f, which quadrature also gives for a narrow step between its nodes
                     continue
-                contradicted |= _is(of, "BIASED") & (other.kind == "score")
-            seconds[other.name] = _is(of, "unbiased so far")
+                contradicted |= (of.codes == BIASED) & (other.kind == "score")
+            seconds[other.name] = of.codes == UNBIASED
         return {name: agrees & ~contradicted for name, agrees in seconds.items()}
 
     def _judged(self, name: str, one: Any, other: Witness, silent: Marks) -> Judged:
-        key = (name, other.name, silent.tobytes())
+        key = (name, other.name, silent.tobytes() if silent.any() else b"")
         if key not in self._kept:
             # An estimator that does not differentiate f may have too few draws even if f jumps.
             jump = self.jump and (self.task.kinds.get(name) or "path") in THROUGH_F
@@ -176,10 +171,6 @@ class _Panel:
 
 def _eps() -> float:
     return float(jnp.finfo(jnp.result_type(float)).eps)
-
-
-def _is(of: Judged, verdict: str) -> Marks:
-    return np.array([v == verdict for v in of.verdict], bool)
 
 
 def _any(marks: Any, size: int) -> Marks:

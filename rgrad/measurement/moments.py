@@ -147,11 +147,12 @@ class Moments(NamedTuple):
             a2, b2, a3, b3, a4, b4 = m
             P, R = _beside(p, a2), _beside(r, a2)
             d = mean_b - mean_a
-            m2 = P * a2 + R * b2 + P * R * d**2
-            m3 = P * a3 + R * b3 + P * R * (P - R) * d**3 + 3 * P * R * d * (b2 - a2)
+            square = d * d  # NumPy's d**3 and d**4 are twenty times as slow as products
+            m2 = P * a2 + R * b2 + P * R * square
+            m3 = P * a3 + R * b3 + P * R * (P - R) * square * d + 3 * P * R * d * (b2 - a2)
             m4 = (
-                P * a4 + R * b4 + P * R * (1 - 3 * P * R) * d**4
-                + 6 * P * R * d**2 * (R * a2 + P * b2) + 4 * P * R * d * (b3 - a3)
+                P * a4 + R * b4 + P * R * (1 - 3 * P * R) * square * square
+                + 6 * P * R * square * (R * a2 + P * b2) + 4 * P * R * d * (b3 - a3)
             )  # fmt: skip
             return mean_a + R * d, m2, m3, m4
 

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.common.loading import expanded
 from experiments.compare import CompareSettings, run
+from experiments.compare.experiment import plan
 from rgrad.comparison.contenders import COMPARED as ESTIMATORS
 
 MINE = """
@@ -72,3 +73,9 @@ def test_bad_input(flags, message, run_main, tmp_path):
 def test_the_estimators_are_those_of_the_library():
     """The list exists twice, because `--help` does not import jax."""
     assert expanded(CompareSettings().estimators) == tuple(ESTIMATORS)
+
+
+def test_the_plan_names_both_times():
+    """The progress bar says before anything is compiled that the budget does not include compiling."""
+    assert plan(CompareSettings()) == "compiling (1 to 10 s for each estimator), then measuring (10 s)"
+    assert plan(CompareSettings(cost="operations", budget=0.5)).endswith("then measuring (0.5 x 1e9 operations)")

@@ -11,12 +11,16 @@ import pytest
 from scipy.stats import binom
 
 import rgrad
-from rgrad.comparison.compare import Run, compare, compiled, entries_of, measure_all
+from rgrad.comparison.allocation import entries_of, measure_all
+from rgrad.comparison.compare import compare, compiled
 from rgrad.comparison.contenders import Contenders, of_problem
 from rgrad.comparison.costs import compile_many
+from rgrad.comparison.entry import Entry
+from rgrad.comparison.judged import BIASED, UNBIASED, Judged
 from rgrad.comparison.jumps import SEGMENTS, find_jump, lines_between, lines_from
-from rgrad.comparison.result import Entry, conclude, recommend
-from rgrad.comparison.verdicts import RATE, TOP, Judged, Mean, infinite_variance, judge
+from rgrad.comparison.result import conclude, recommend
+from rgrad.comparison.runs import Run
+from rgrad.comparison.verdicts import RATE, TOP, Mean, infinite_variance, judge
 from rgrad.comparison.witnesses import judge_all
 
 KEY = jax.random.key(0)
@@ -218,8 +222,7 @@ def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts)
     exact = None if exact is None else np.array([float(exact)])
     task = Contenders({}, {}, ("x",), tuple(means), {}, exact, {}, jump or None, kinds=KINDS, references=references)
     judged = judge_all(found, task)
-    said = {"BIASED": True, "unbiased so far": False, "cannot tell": None}
-    assert {name: said[judged[name].verdict[0]] for name in verdicts} == verdicts
+    assert {name: judged[name].biased for name in verdicts} == verdicts
 
 
 def test_what_is_disputed_is_not_recommended():
@@ -248,7 +251,7 @@ def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
         found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
         task = Contenders({}, {}, ("x",), ("loo", "mine"), {}, np.array([2.0]), {}, kinds=KINDS, references=("loo",))
         of = judge_all(found, task)["mine"]
-        assert of.verdict == [verdict]
+        assert of.verdict(0) == verdict
         assert of.smallest_bias[0] > 4 * error
 
 
@@ -258,13 +261,13 @@ def test_silence_is_excused_where_something_is_rare():
     for rarest, verdict in ((1.0, "BIASED"), (1e-9, "cannot tell"), (0.0, "cannot tell")):
         task = Contenders({}, {}, ("x",), ("silent", "loo"), {}, np.array([2.0]), {}, kinds={"loo": "score"}, references=("loo",),
                     rarest=rarest)  # fmt: skip
-        assert judge_all(found, task)["silent"].verdict == [verdict]
+        assert judge_all(found, task)["silent"].verdict(0) == verdict
 
 
 def test_references_that_differ_judge_nothing():
     found = {"a": witness(2.0), "b": witness(1.0), "c": witness(2.0)}
     task = Contenders({}, {}, ("x",), ("a", "b", "c"), {"a": "b", "b": "a", "c": "a"}, None, {})
-    assert {of.verdict[0] for of in judge_all(found, task).values()} == {"cannot tell"}
+    assert {of.verdict(0) for of in judge_all(found, task).values()} == {"cannot tell"}
 
 
 def test_many_coordinates_keep_their_smallest_visible_bias():
@@ -293,7 +296,7 @@ def entry(variance, noise, cost=1.0):
 
 def test_it_says_when_it_cannot_tell():
     """Two are 4 % apart, each known to 10 %: a lead of log(1.1 x 1.04) / 0.141 = 0.95 standard errors, not 1.645."""
-    judged = dict.fromkeys("ab", Judged(["unbiased so far"], np.zeros(1), [""]))
+    judged = dict.fromkeys("ab", Judged(np.array([UNBIASED]), np.zeros(1), np.zeros(1, int), np.zeros(1)))
     task = Contenders({}, {}, ("x",), ("a", "b"), {}, None, {})
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
     best, confidence, sentence = say(entry(1.0, 0.1), entry(1.04, 0.1))
@@ -421,7 +424,7 @@ def test_unbiased_means_of_rare_draws_are_not_called_biased(chance):
     kurtosis = (1 - 3 * p * (1 - p)) / (p * (1 - p))
     a, b = (Mean(p[i], (p[i] * (1 - p[i]) / draws) ** 0.5, third[i], draws / kurtosis[i], p[i] ** 0.5) for i in (0, 1))
     for reference in (b, Mean.exact(np.full(many, chance))):
-        flagged = sum(v == "BIASED" for v in judge(a, reference, 20, 1e-7, False, np.zeros(many, bool)).verdict)
+        flagged = np.sum(judge(a, reference, 20, 1e-7, False, np.zeros(many, bool)).codes == BIASED)
         assert flagged <= many * RATE / 20 + 5 * (many * RATE / 20) ** 0.5
 
 
@@ -430,13 +433,13 @@ def test_a_bias_of_the_smallest_size_is_seen_nine_times_in_ten():
     truth = Mean.exact(np.ones(4000))
     smallest = judge(mean_of(1 + rng.standard_normal((400, 4000))), truth, 1, 1e-7, False, none).smallest_bias.mean()
     biased = judge(mean_of(1 + smallest + rng.standard_normal((400, 4000))), truth, 1, 1e-7, False, none)
-    assert 0.87 < np.mean([v == "BIASED" for v in biased.verdict]) < 0.93
+    assert 0.87 < np.mean(biased.codes == BIASED) < 0.93
 
 
 def test_no_verdict_on_few_draws_unless_f_jumps():
     few = Mean(np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1))
     truth = Mean.exact(np.array([0.4]))
-    verdict = lambda mean, jump, heavy=False: judge(mean, truth, 1, 1e-7, jump, np.array([heavy])).verdict[0]
+    verdict = lambda mean, jump, heavy=False: judge(mean, truth, 1, 1e-7, jump, np.array([heavy])).verdict(0)
     assert verdict(few, False) == "cannot tell"
     assert verdict(few, True) == "BIASED"
     assert verdict(Mean.exact(np.zeros(1)), False) == "BIASED"
@@ -458,8 +461,8 @@ def repeated(repetitions, budget):
             key = jax.random.key(1000 * sampled + i)
             fresh = {name: Run(name, run.program, key) for name, run in runs.items()}
             measure_all(fresh, task, budget, "operations", None)
-            judged = judge_all(entries_of(fresh, task, "operations"), task)
-            yield any("BIASED" in verdict.verdict for verdict in judged.values())
+            judged = judge_all(entries_of(fresh, "operations"), task)
+            yield any(of.biased for of in judged.values())
 
 
 @pytest.mark.long
@@ -484,7 +487,7 @@ def test_a_step_is_called_biased_every_time():
     for i in range(300):
         fresh = {name: Run(name, run.program, jax.random.key(i)) for name, run in runs.items()}
         measure_all(fresh, task, 1e7, "operations", None)
-        assert judge_all(entries_of(fresh, task, "operations"), task)["reparameterized"].verdict == ["BIASED"], i
+        assert judge_all(entries_of(fresh, "operations"), task)["reparameterized"].biased, i
     for at in np.linspace(-1.5, 1.5, 30):
         assert by_operations(step(at), gradients, budget=0.02).rows[0]["biased"] is True, at
 
