@@ -79,6 +79,10 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
     point = {}
     for name, default in own.items():
         value = np.asarray((params or {}).get(name, default))
+        if np.iscomplexobj(value):
+            raise ValueError(f"{where}parameter {name} is complex; give its two parts as two real parameters")
+        if value.size == 0:
+            raise ValueError(f"{where}parameter {name} is an empty array; give at least one number")
         if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
             raise ValueError(f"{where}parameter {name} = {value.tolist()} is not finite; give finite numbers")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
@@ -87,6 +91,13 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
                 f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}"
             )
         point[name] = jnp.asarray(value, int if whole else float)
+        with np.errstate(all="ignore"):
+            kept = value.astype(point[name].dtype)
+        if not np.all(np.isfinite(kept)) or (whole and np.any(kept != value)):
+            raise ValueError(
+                f"{where}parameter {name} = {value.tolist()} is too large for {point[name].dtype}; give smaller numbers, or "
+                "use 64 bits"
+            )
     return point
 
 

@@ -228,6 +228,8 @@ def usage(where: str, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except SystemExit as error:
+        raise UsageError(f"{where}: {where_and_what(error)} ended the run; remove the call of sys.exit") from None
     except kinds as error:
         ours = isinstance(error, ValueError | TypeError | NotImplementedError) and "rgrad" in _raised_in(error)
         text = " ".join(str(error).split()) if ours else where_and_what(error)

@@ -16,6 +16,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 9.0  # inches. A README shows 900 pixels, so a font of 8.5 points appears as 8.5 points
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a name with two $ is not a formula
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9,

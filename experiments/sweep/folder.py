@@ -86,12 +86,15 @@ def read_plan(folder: Path) -> SweepPlan:
         found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         seal = found.pop("seal")
         plan = SweepPlan(**found)
+        if not (isinstance(plan.config, dict) and isinstance(plan.origin, dict) and plan.replicates and plan.extents):
+            raise ValueError("it lacks the settings, the replicates or the extents")
     except FileNotFoundError:
         raise UsageError(
             f"--resume {folder}: this folder has no sweep; give the folder with the results of a sweep"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"--resume {folder}: cannot read {PLAN} ({error}); start again in another folder") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UsageError(f"--resume {folder}: cannot read {PLAN} ({what}); start again in another folder") from None
     if seal != _sha(plan):
         raise UsageError(
             f"--resume {folder}: {PLAN} has been changed or is damaged (its checksum differs); restore it, or start again in "
@@ -139,7 +142,11 @@ def locked(folder: Path, process: int) -> Iterator[None]:
     import fcntl  # imported here, because the other experiments also run on systems without it
 
     path = folder / f".lock-{process}"
-    with path.open("w") as file:
+    try:
+        opened = path.open("w")
+    except OSError as error:  # e.g. a folder of this name
+        raise UsageError(f"{folder}: cannot open {path.name}: {error.strerror}; remove it") from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -163,7 +170,7 @@ def read_chunk(folder: Path, plan: SweepPlan, chunk: Chunk) -> np.ndarray[Any, A
     try:
         seal, _, payload = path.read_bytes().partition(b"\n")
         if seal == _seal(plan, chunk, payload):
-            return np.load(io.BytesIO(payload))
+            return np.load(io.BytesIO(payload), allow_pickle=False)
     except FileNotFoundError:
         return None
     except OSError:  # e.g. a folder of this name

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from experiments.common.errors import UsageError
-from experiments.common.settings import ONCE, ProblemSettings
+from experiments.common.settings import ONCE, PathText, ProblemSettings, user_path
 from experiments.sweep.axes import AXES, Axis, checked
 from experiments.sweep.folder import stored
 
@@ -39,22 +39,22 @@ class SweepSettings(ProblemSettings):
     """Independent estimates in each cell, an integer."""
     common_noise: bool = False
     """Share one stream of noise between all cells with the same n. Faster, and differences between cells are less noisy."""
-    devices: Annotated[int, Field(ge=1)] | None = None
+    devices: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of devices of this machine to use. A CPU is split into this many. Default: all devices, or one CPU."""
-    chunk: Annotated[int, Field(ge=1)] | None = None
+    chunk: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Cells that are measured and written at once. Default: chosen automatically."""
-    resume: str | None = None
-    """Folder of a sweep to continue. --replicates may be larger. Other settings of the measurement must not change."""
+    resume: PathText | None = None
+    """Folder of a sweep to continue. --replicates may be larger. Other settings must not change. Repeat --problem if it is your own."""
     coordinator: str | None = None
     """HOST:PORT of process 0, if several processes share the work."""
-    processes: Annotated[int, Field(ge=1)] | None = None
+    processes: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Number of processes, including this one."""
-    process: Annotated[int, Field(ge=0)] | None = None
+    process: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Number of this process, from 0."""
     cluster: bool = False
     """Let jax find the other processes (Slurm, Kubernetes, ...)."""
-    wait: Annotated[int, Field(ge=1)] = 300
-    """Seconds to wait for the other processes, an integer."""
+    wait: Annotated[int, Field(ge=1, le=604_800)] = 300
+    """Seconds to wait for the other processes, an integer, up to a week."""
 
     @field_validator("axes")
     @classmethod
@@ -64,7 +64,7 @@ class SweepSettings(ProblemSettings):
     @classmethod
     def resumed(cls, path: str) -> dict[str, Any]:
         """The settings that `--resume PATH` uses instead of the defaults."""
-        return stored(Path(path))
+        return stored(Path(user_path(path)))
 
 
 def before_jax(settings: SweepSettings) -> None:
