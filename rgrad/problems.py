@@ -90,14 +90,12 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
             raise ValueError(
                 f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}"
             )
-        point[name] = jnp.asarray(value, int if whole else float)
-        with np.errstate(all="ignore"):
-            kept = value.astype(point[name].dtype)
-        if not np.all(np.isfinite(kept)) or (whole and np.any(kept != value)):
+        dtype = jax.dtypes.canonicalize_dtype(int if whole else float)
+        if np.any(np.abs(value) > (jnp.iinfo(dtype) if whole else jnp.finfo(dtype)).max):
             raise ValueError(
-                f"{where}parameter {name} = {value.tolist()} is too large for {point[name].dtype}; give smaller numbers, or "
-                "use 64 bits"
+                f"{where}parameter {name} = {value.tolist()} is too large for {dtype}; give smaller numbers, or use 64 bits"
             )
+        point[name] = jnp.asarray(value, int if whole else float)
     return point
 
 

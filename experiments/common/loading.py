@@ -52,7 +52,7 @@ def load_problem(name: str) -> rgrad.Problem:
                 "params, a dict of names to numbers or arrays"
                 + (" (if __init__ sets it, give an instance and not the class)" if isinstance(found, type) else "")
             )
-    if not isinstance(found.params, Mapping) or not found.params:
+    if not isinstance(found.params, Mapping) or not found.params or not all(isinstance(n, str) for n in found.params):
         raise UsageError(f"--problem {name}: params must be a non-empty dict of names to numbers or arrays")
     return found
 
@@ -112,11 +112,11 @@ def _import(flag: str, name: str, place: str) -> Any:
 
 def _from_file(flag: str, name: str, place: str) -> Any:
     """Imports a .py file. Its module has a name of its own: a user's random.py must not replace that of Python."""
-    path = Path(user_path(place))
     try:
+        path = Path(user_path(place))
         there = path.is_file()
-    except OSError as error:  # e.g. the name is too long
-        raise UsageError(f"{flag} {name}: {error.strerror}; give the path of a .py file") from None
+    except (OSError, ValueError) as error:  # e.g. the name is too long
+        raise UsageError(f"{flag} {name}: {getattr(error, 'strerror', error)}; give the path of a .py file") from None
     if not there:
         raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
     spec = importlib.util.spec_from_file_location(f"rgrad_user_{path.stem}", path)

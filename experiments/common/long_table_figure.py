@@ -30,9 +30,9 @@ def draw(
     rows: Rows, x: str, y: str, hue: str | None, title: str, scales: tuple[str, str] = ("auto", "auto")
 ) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`: y over x, with a line for each value of `hue`."""
-    one_each(rows, (x, *((hue,) if hue else ())), y)
     check_axis(rows, "--x", x, scales[0], words=True)
     check_axis(rows, "--y", y, scales[1])
+    one_each(rows, (x, *((hue,) if hue else ())), y)
     figure, (axis,) = grid(1)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
     ends = []
@@ -79,10 +79,10 @@ def draw_heat(
     rows: Rows, x: str, y: str, heat: str, hue: str | None, title: str, scales: tuple[str, str]
 ) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`: a heatmap over x and y for each value of `hue`, all with one colour scale."""
-    one_each(rows, (x, y, *((hue,) if hue else ())), heat)
     check_axis(rows, "--x", x, scales[0], gaps=False)
     check_axis(rows, "--y", y, scales[1], gaps=False)
     check_axis(rows, "--heat", heat, "auto")
+    one_each(rows, (x, y, *((hue,) if hue else ())), heat)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
     figure, axes = grid(len(series))
     numbers = [r[heat] for r in rows if r[heat] is not None]

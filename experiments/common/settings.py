@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import json
 import re
 import reprlib
@@ -28,6 +29,11 @@ Number = Annotated[float, Field(allow_inf_nan=True)] | list[Any]
 DEPTH = 32  # the largest number of axes of an array. NumPy and JAX have a limit too, but their messages are obscure
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_shown = _SHORT.repr  # for error messages, which are one line whatever was given
+
+
 def split_pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Splits `["loc=1"]` into `("loc=1", "loc", "1")`. Raises ValueError if a name is given twice."""
     seen = set()
@@ -44,7 +50,9 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
     pairs = {}
     for argument, name, text in split_pairs(arguments):
         if not (name and text):
-            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. loc=3, or loc=1,2,3 for an array")
+            raise ValueError(
+                f"{_shown(argument)} is not of the form name=value; write e.g. loc=3, or loc=1,2,3 for an array"
+            )
         try:
             if text.startswith("["):
                 pairs[name] = json.loads(text)
@@ -54,7 +62,7 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
         except RecursionError:
             raise ValueError(f"{name!r} is nested too deeply; give an array of at most {DEPTH} axes") from None
         except ValueError:
-            raise ValueError(f"{argument!r}: {text!r} is not a number or a comma-separated list of numbers") from None
+            raise ValueError(f"{name!r}: {_shown(text)} is not a number or a comma-separated list of numbers") from None
     return pairs
 
 
@@ -77,7 +85,7 @@ def parse_words(arguments: Sequence[str]) -> dict[str, str]:
     words = {}
     for argument, name, text in split_pairs(arguments):
         if not (name and text):
-            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. n=100")
+            raise ValueError(f"{_shown(argument)} is not of the form name=value; write e.g. n=100")
         words[name] = text
     return words
 
@@ -96,7 +104,7 @@ ONCE = AfterValidator(_once)  # for values that identify rows: duplicates would 
 
 def _integer(value: Any) -> Any:
     if type(value) is not int:
-        raise ValueError(f"{_shown(value)} is not an integer; give one")
+        raise ValueError(f"expected an integer, not {_shown(value)}")
     return value
 
 
@@ -179,11 +187,13 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
     resumed = getattr(model, "resumed", None)
+    where = f"--config {path}"
     if resumed and (folder := _value_of("--resume", argv)) is not None:
-        saved = resumed(folder)
+        where = where if path else f"--resume {folder}"
+        saved = resumed(_path("--resume", folder))
         _refuse_code_of_others(folder, saved, from_file, argv)
         from_file = saved | from_file
-    default = validated(model, from_file, f"--config {path}")
+    default = validated(model, from_file, where)
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
     if "params" in flags and not other_problem:
@@ -196,12 +206,12 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
 
 def read_toml(path: str, model: type[BaseModel]) -> dict[str, Any]:
     try:
-        found = tomllib.loads(Path(user_path(path)).read_text(encoding="utf-8-sig"))
+        found = tomllib.loads(Path(_path("--config", path)).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}; give the path of a TOML file") from None
     except RecursionError:
         raise UsageError(f"--config {path}: not TOML: it is nested too deeply; give fewer brackets") from None
-    except ValueError as error:  # not TOML, not UTF-8, an integer of thousands of digits, or an empty path
+    except ValueError as error:  # not TOML, not UTF-8, an integer of thousands of digits, or a null byte in the path
         raise UsageError(f"--config {path}: not TOML: {error}; fix it") from None
     known = set(model.model_fields) - {"config"}
     for key in found:
@@ -227,12 +237,9 @@ def validated(model: type[S], values: dict[str, Any], where: str) -> S:
             message, given = "nothing is given", "; give at least one"
         if first["type"] == "missing":
             message, given = "a value is missing", f"; {_shown(first['input'])} has too few"
+        if first["type"] == "extra_forbidden":
+            message, given = "unknown key", ""
         raise UsageError(f"{called(str(first['loc'][0]))}: {message[:1].lower()}{message[1:]}{given}") from None
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
-_shown = _SHORT.repr  # for error messages, which are one line whatever was given
 
 
 def _control_character(value: Any) -> str | None:
@@ -305,11 +312,13 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in {*flags, "--help"}:
             return f"unknown flag {flag}{nearest(flag, flags)}"
-    unread = re.search(r"no type matching|valid parse|invalid literal|could not convert", box)
+    unread = re.search(r"no type matching|valid parse|invalid literal|could not convert|Could not parse", box)
     if unread and (named := re.search(r"--[a-z][\w-]*", box)) and named[0] in flags:
-        at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=len(argv))
-        given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
-        return f"{named[0]}: {given!r} cannot be parsed; expected: {model.model_fields[flags[named[0]]].description}"
+        at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=0)
+        first = [argv[at].partition("=")[2]] if "=" in argv[at] else []
+        given = " ".join([*first, *itertools.takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])])
+        expected = model.model_fields[flags[named[0]]].description
+        return f"{named[0]}: {_shown(given)} cannot be parsed; expected: {expected}"
     # The message is between the first rule and the next. The first rule is the top of the frame, with the title. If
     # only ASCII is available, it is a rule below the title.
     lines = box.strip().splitlines()
@@ -323,6 +332,13 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
     if stray := re.match(r"Unrecognized options: (.*)", message):
         return f"unknown argument {stray[1]!r}; flags start with --, e.g. --seed 1"
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
+
+
+def _path(flag: str, value: str) -> str:
+    try:
+        return user_path(value)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _given(flag: str, argv: Sequence[str]) -> bool:
