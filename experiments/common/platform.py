@@ -29,8 +29,9 @@ def use_platform(jax: Any, platform: str) -> None:
         jax.config.update("jax_platforms", "cpu")  # so that jax does not look for other devices
     try:
         found = jax.default_backend()
-    except RuntimeError as error:
-        raise UsageError(f"{_environment('JAX_PLATFORM')}: {error}; fix or unset it") from None
+    except (RuntimeError, AssertionError) as error:  # jax 0.10 asserts that there is a plug-in for cuda
+        what = str(error) or "jax has no such platform here"
+        raise UsageError(f"{_environment('JAX_PLATFORM')}: {what}; fix or unset it") from None
     if platform not in ("auto", found):
         raise UsageError(f"--platform {platform}: jax found only {found}; {_install(platform)}")
 

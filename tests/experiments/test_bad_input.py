@@ -12,18 +12,22 @@ import io
 import json
 import os
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
+import jax
 import numpy as np
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from experiments.common import runner
+from experiments.common.settings import parse
+from experiments.fit.data import load_data
 from tests.experiments.conftest import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -727,9 +731,7 @@ def run(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def call(row: Row) -> Ran:
-        for place, content in row.files.items():
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            Path(place).write_bytes(content if isinstance(content, bytes) else content.encode())
+        write_files(row.files)
         named = any(flag.partition("=")[0] in ("--out", "--resume") for flag in row.flags)
         out = () if named or row.name == "plot" else ("--out", "new/deep")
         monkeypatch.setattr(sys, "argv", [row.name, *row.flags, *out])
@@ -745,6 +747,12 @@ def run(tmp_path, monkeypatch, capfd):
         return Ran(stop.value.code, shown.out, "".join(f"{w.message}\n" for w in warned) + shown.err, left)
 
     return call
+
+
+def write_files(files: Mapping[str, str | bytes]) -> None:
+    for place, content in files.items():
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -778,3 +786,137 @@ def test_the_table_is_long_and_covers_every_number_of_every_experiment():
     assert by_hand >= 300
     assert len(GENERATED) >= 300
     assert {row.name for table in TABLES.values() for row in table} == set(EVERY)
+
+
+# The value that is read.
+READ = [
+    ("variance", "--seed 1_000", {}, "seed", 1000),
+    ("variance", "--params loc=1e-3", {}, "params", {"loc": 0.001}),
+    ("variance", "--params loc=-.5", {}, "params", {"loc": -0.5}),
+    ("variance", "--params loc=1", {}, "params", {"loc": 1.0}),
+    ("variance", "--params 'loc=1, 2'", {}, "params", {"loc": [1.0, 2.0]}),
+    ("variance", "--params 'loc=[[1, 2], [3, 4]]' scale=2", {}, "params", {"loc": [[1, 2], [3, 4]], "scale": 2.0}),
+    ("variance", "--num-samples 20 10", {}, "num_samples", (20, 10)),
+    ("variance", "--num_samples 20", {}, "num_samples", (20,)),
+    ("variance", "--out=a=b", {}, "out", "a=b"),
+    ("variance", "--out ~/a", {}, "out", "HOME/a"),
+    ("variance", "--out 'a b'", {}, "out", "a b"),
+    ("variance", "--out ünï", {}, "out", "ünï"),
+    ("variance", "--config a.toml", {"a.toml": "\ufeffseed = 7"}, "seed", 7),
+    ("variance", "--config ~/a.toml", {"a.toml": "seed = 7\r\n"}, "seed", 7),
+    ("variance", "--config a.toml --seed 8", {"a.toml": "seed = 7"}, "seed", 8),
+    ("variance", "--config a.toml", {"a.toml": "params = { loc = 3 }"}, "params", {"loc": 3.0}),
+    ("variance", "--config a.toml", {"a.toml": "num_samples = [1, 0x10]"}, "num_samples", (1, 16)),
+    ("variance", "--config a.toml", {"a.toml": "seed = 9223372036854775807"}, "seed", 2**63 - 1),
+    ("variance", "--config a.toml", {"a.toml": "readme = true"}, "readme", True),
+    ("compare", "--config a.toml", {"a.toml": "budget = 3"}, "budget", 3.0),
+    ("compare", "--budget 1e3", {}, "budget", 1000.0),
+    ("fit", "--synthetic 3 2.5 100", {}, "synthetic", (3.0, 2.5, 100)),
+    ("fit", "--begin -1 2", {}, "begin", (-1.0, 2.0)),
+    ("fit", "--data ~/a.csv", {}, "data", "HOME/a.csv"),
+    ("fit", "--no-decay", {}, "decay", False),
+    ("sweep", "--axes loc=1", {}, "axes", {"loc": [1.0]}),
+    ("sweep", "--axes loc=-1:1:3 n=1,2", {}, "axes", {"loc": {"from": -1.0, "to": 1.0, "points": 3}, "n": [1.0, 2.0]}),
+    ("sweep", "--resume a --replicates 20", {"a/plan.json": plan(config={"seed": 3})}, "seed", 3),
+    ("sweep", "--resume a --problem b.py:p", {"a/plan.json": plan(config={"problem": "b.py:p", "wrt": ["x"]})}, "wrt", ("x",)),
+    ("published", "--config a.toml", {"a.toml": "augmentation = [0, 3]"}, "augmentation", (0, 3)),
+    ("plot", "~/r --x loc", {}, "folder", "HOME/r"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "flags", "files", "field", "value"), READ)
+def test_the_setting_that_is_read(name, flags, files, field, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_files(files)
+    found = getattr(parse(settings_of(name)[0], shlex.split(flags), name), field)
+    wanted = value.replace("HOME", str(tmp_path)) if isinstance(value, str) else value
+    assert found == wanted
+    assert type(found) is type(wanted)
+
+
+COLUMNS = [
+    ("a.csv", "x\n1\n2\n", None, [1, 2]),
+    ("a.csv", "1\n2\n", None, [1, 2]),
+    ("a.csv", "\ufeffx,y\r\n1,2\r\n3,4\r\n", "x", [1, 3]),
+    ("a.csv", "x;y\n1;2\n3;4\n", "y", [2, 4]),
+    ("a.csv", "x\ty\n1\t2\n3\t4", "y", [2, 4]),
+    ("a.csv", '"a, b",y\n" 1 ","2"\n3,4\n', "a, b", [1, 3]),
+    ("a.csv", "x,y,\n1,2,\n3,4,\n", "y", [2, 4]),
+    ("a.csv", "1,2\n3,4\n", "1", [2, 4]),
+    ("a.csv", "x,y\n1,\n2,words\n", "x", [1, 2]),
+    ("a.txt", "x\n-1e-3\n+.5\n", None, [-0.001, 0.5]),
+    ("a.csv", "x\n1\r2\r", None, [1, 2]),
+    ("a.npy", npy(np.arange(3, dtype=np.int8)), None, [0, 1, 2]),
+    ("a.npy", npy(np.arange(6, dtype=">f4").reshape(3, 2).T), "2", [4, 5]),
+    ("a.npy", npy(np.array([(1.0, 2), (3.0, 5)], [("x", float), ("y", int)])), "y", [2, 5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "column", "values"), COLUMNS)
+def test_the_column_that_is_read(name, content, column, values, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files({name: content})
+    assert load_data(name, column, None, False, 0).x.tolist() == values
+
+
+DRAWN = [
+    *plots(
+        ("--x loc --hue estimator --where scale=1", "variance-over-loc"),
+        ("--x estimator --where scale=1 loc=1", "variance-over-estimator"),  # words along an axis
+        ("--x n --where scale=1 loc=1 estimator=a --x-scale log --y-scale log", "variance-over-n"),  # one point
+        ("--x loc --y scale --heat variance --hue estimator", "variance-over-loc-scale"),
+        ("--x n --y scale --heat n --where estimator=a loc=1", "n-over-n-scale"),  # all colours equal
+    ),
+    *plots(("--x loc --y-scale log", "variance-over-loc"), table="loc,variance\n1,5\n2,5\n3,5\n"),
+    *plots(("--x loc --y scale --heat variance", "variance-over-loc-scale"), table="loc,scale,variance\n1,1,0\n2,2,0\n"),
+    *plots(("--x loc", "variance-over-loc"), table="loc,variance\n1,5\n2,nan\n3,inf\n4,\n"),
+    *plots(("--x $a^ --y $_{b", "$_{b-over-$a^"), table="$a^,$_{b\n1,5\n2,6\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", DRAWN)
+def test_the_plot_that_is_drawn(row, run):
+    ran = run(row)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.left == {f"r/{row.says}.png", f"r/{row.says}.svg"}
+
+
+def test_a_bug_is_one_line_and_a_report(run, monkeypatch):
+    """An error that is not bad input, e.g. a KeyError of ours, is exit status 70 and names the file with the traceback."""
+    monkeypatch.setattr("experiments.variance.experiment.prepare", lambda *args: {}["planted"])
+    ran = run(Row("variance", (), ""))
+    assert (ran.status, ran.out, ran.err.count("\n")) == (70, "", 1)
+    (report,) = ran.left
+    assert report.startswith("rgrad-bug-")
+    assert report in ran.err
+    assert "KeyError: 'planted'" in Path(report).read_text()
+
+
+# In a process of its own: environment variables that jax and Matplotlib read when they are imported, and sys.exit.
+ENVIRONMENT = [
+    ({"JAX_PLATFORMS": "cuda"}, "variance", "error: JAX_PLATFORMS=cuda: "),
+    ({"JAX_PLATFORMS": "nonsense"}, "sweep", "error: JAX_PLATFORMS=nonsense: "),
+    ({"JAX_ENABLE_X64": "maybe"}, "variance", "error: JAX_ENABLE_X64=maybe: "),
+    ({"MPLBACKEND": "nonsense"}, "variance", "error: MPLBACKEND=nonsense: "),
+    ({}, "variance --problem mine.py:problem", "the import raised SystemExit: 0 (mine.py, line 1)"),
+]
+
+
+@pytest.mark.parametrize(("variables", "command", "says"), ENVIRONMENT)
+def test_the_environment(variables, command, says, tmp_path):
+    if variables.get("JAX_PLATFORMS") == "cuda" and jax.default_backend() != "cpu":
+        pytest.skip("there is a GPU")
+    (tmp_path / "mine.py").write_text("raise SystemExit(0)")
+    name, *flags = command.split()
+    others = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    ran = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *flags, "--out", "new"],
+        env=others | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | variables,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1), ran.stderr
+    assert says in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
