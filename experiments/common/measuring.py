@@ -1,5 +1,6 @@
 """A problem, its estimators, and the measurement of their gradients, for all experiments."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -76,7 +77,9 @@ class ProblemTask(NamedTuple):
         moments = None
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
-            part = rgrad.measure(draw, key, count, start=start)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of draws that are nan, because `_check_finite` says more
+                part = rgrad.measure(draw, key, count, start=start)
             moments = part if moments is None else moments.merge(part)
             self._check_finite(moments, n)
             advance(count * n)

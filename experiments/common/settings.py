@@ -190,7 +190,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     where = f"--config {path}"
     if resumed and (folder := _value_of("--resume", argv)) is not None:
         where = where if path else f"--resume {folder}"
-        saved = resumed(_path("--resume", folder))
+        saved = _with_tuples(resumed(_path("--resume", folder)))
         _refuse_code_of_others(folder, saved, from_file, argv)
         from_file = saved | from_file
     default = validated(model, from_file, where)
@@ -217,7 +217,12 @@ def read_toml(path: str, model: type[BaseModel]) -> dict[str, Any]:
     for key in found:
         if key not in known:
             raise UsageError(f"--config {path}: unknown key {key!r}{nearest(key, known)}")
-    return found
+    return _with_tuples(found)
+
+
+def _with_tuples(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with tuples for the lists of TOML and JSON, which have no tuples. Arrays within a table stay lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def validated(model: type[S], values: dict[str, Any], where: str) -> S:
@@ -227,8 +232,7 @@ def validated(model: type[S], values: dict[str, Any], where: str) -> S:
         if (control := _control_character(value)) is not None:
             raise UsageError(f"{called(name)}: it contains the control character {control!r}; remove it")
     try:
-        # TOML and JSON have lists only. Lists within a table stay lists: they are arrays.
-        return model.model_validate({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")

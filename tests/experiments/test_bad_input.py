@@ -26,8 +26,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from experiments.common import runner
+from experiments.common.errors import UsageError
 from experiments.common.settings import parse
 from experiments.fit.data import load_data
+from experiments.sweep.folder import locked
+from experiments.vae import VaeSettings
+from experiments.vae.checkpoint import latest
 from tests.experiments.conftest import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -466,6 +470,7 @@ PROBLEMS = [
         (problem(objective="return 1.0 if x > 0 else 0.0"), "TracerBoolConversionError"),
         (problem(objective="return float(x)"), "ConcretizationTypeError"),
         (problem(objective="sys.exit(7)"), "SystemExit: 7 (mine.py, line 7)"),
+        (problem(objective="return jnp.sqrt(jnp.maximum(x, 0.0))"), "its gradient for loc was nan or infinite in "),
         (problem(objective="raise KeyError('a')"), "KeyError: 'a' (mine.py, line 7)"),
     ),
     *in_problem(
@@ -880,6 +885,19 @@ def test_the_plot_that_is_drawn(row, run):
     ran = run(row)
     assert (ran.status, ran.err) == (0, "")
     assert ran.left == {f"r/{row.says}.png", f"r/{row.says}.svg"}
+
+
+def test_what_stands_in_the_place_of_a_file_of_ours(tmp_path, capsys):
+    """A folder for the lock, and a checkpoint with the right checksum that holds something else."""
+    (tmp_path / ".lock-0").mkdir()
+    with pytest.raises(UsageError, match=r"cannot open \.lock-0: Is a directory; remove it"), locked(tmp_path, 0):
+        pass
+    (tmp_path / "checkpoints").mkdir()
+    for content in (b"PK\x03\x04", npz(), npy(np.array([Unpickled()]), allow_pickle=True)):
+        place = tmp_path / "checkpoints" / "7.checkpoint"
+        place.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        assert latest(tmp_path, VaeSettings()) is None
+        assert "the checkpoint of step 7 is damaged" in capsys.readouterr().out
 
 
 def test_a_bug_is_one_line_and_a_report(run, monkeypatch):
