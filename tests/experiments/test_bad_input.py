@@ -301,6 +301,11 @@ FLAGS = [
         ("--budget 1e12", "--budget: input should be less than or equal to 1000000"),
         ("--problem squar", "did you mean 'square'?"),
         ("--cost money", "--cost"),
+        (
+            "--estimators mine.py:e reparameterized --budget 0.1",
+            "the code of a problem or an estimator called sys.exit(0); remove that",
+            {"mine.py": "import sys\ndef e(f, q, key, n): sys.exit(0)"},
+        ),
         name="compare",
     ),
     *rows(("--only no-such-distribution", "--only"), name="distributions"),
