@@ -303,7 +303,7 @@ FLAGS = [
         ("--cost money", "--cost"),
         (
             "--estimators mine.py:e reparameterized --budget 0.1",
-            "the code of a problem or an estimator called sys.exit(0); remove that",
+            "SystemExit: 0 (mine.py, line 2) ended the run; remove the call of sys.exit",
             {"mine.py": "import sys\ndef e(f, q, key, n): sys.exit(0)"},
         ),
         name="compare",
@@ -903,6 +903,13 @@ def test_what_stands_in_the_place_of_a_file_of_ours(tmp_path, capsys):
         place.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
         assert latest(tmp_path, VaeSettings()) is None
         assert "the checkpoint of step 7 is damaged" in capsys.readouterr().out
+
+
+def test_a_call_of_sys_exit_in_the_middle_of_a_run(run, monkeypatch):
+    monkeypatch.setattr("experiments.variance.experiment.to_rows", lambda *args: sys.exit(0))
+    ran = run(Row("variance", QUICK, ""))
+    assert (ran.status, ran.out, ran.left) == (2, "", set())
+    assert ran.err == "error: the code of a problem or an estimator called sys.exit(0); remove that\n"
 
 
 def test_a_bug_is_one_line_and_a_report(run, monkeypatch):
