@@ -1,5 +1,7 @@
 """The list of experiments: python -m experiments."""
 
+import sys
+
 from experiments.common.readme import ExperimentEntry, entries
 
 
@@ -11,4 +13,7 @@ def listed(found: list[ExperimentEntry]) -> str:
 
 
 if __name__ == "__main__":
+    if given := [word for word in sys.argv[1:] if word not in ("-h", "--help")]:
+        print(f"error: {given[0]!r}: this takes no arguments; write python -m experiments.NAME", file=sys.stderr)
+        sys.exit(2)
     print(listed(entries()))

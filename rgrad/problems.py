@@ -79,12 +79,21 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
     point = {}
     for name, default in own.items():
         value = np.asarray((params or {}).get(name, default))
+        if np.iscomplexobj(value):
+            raise ValueError(f"{where}parameter {name} is complex; give its two parts as two real parameters")
+        if value.size == 0:
+            raise ValueError(f"{where}parameter {name} is an empty array; give at least one number")
         if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
             raise ValueError(f"{where}parameter {name} = {value.tolist()} is not finite; give finite numbers")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
             raise ValueError(
                 f"{where}parameter {name} = {value.tolist()} must be an integer, like its default {default}"
+            )
+        dtype = jax.dtypes.canonicalize_dtype(int if whole else float)
+        if np.any(np.abs(value) > (jnp.iinfo(dtype) if whole else jnp.finfo(dtype)).max):
+            raise ValueError(
+                f"{where}parameter {name} = {value.tolist()} is too large for {dtype}; give smaller numbers, or use 64 bits"
             )
         point[name] = jnp.asarray(value, int if whole else float)
     return point

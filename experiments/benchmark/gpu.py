@@ -35,7 +35,7 @@ def record_of(path: str) -> Record:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}; give the gpu.json that .ci/gpu has written") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON: {error}; give the gpu.json that .ci/gpu has written") from None
     if isinstance(found, dict) and all(isinstance(found.get(name), str | dict) for name in CONDENSED):
         return found
@@ -43,12 +43,18 @@ def record_of(path: str) -> Record:
         raise UsageError(f"{where}: this is not a result of .ci/gpu; give the gpu.json that it has written")
     if found.get("rehearsal"):
         raise UsageError(f"{where}: this is a rehearsal on the CPU; run .ci/gpu on a GPU, without --rehearse")
-    missing = [name for name, section in NEEDED.items() if not found["parts"].get(name, {}).get(section)]
-    if missing:
-        raise UsageError(f"{where}: it has no results of {' and '.join(missing)}; run .ci/gpu --parts a,d")
-    if found["parts"]["d1"].get("device") != "gpu":
-        raise UsageError(f"{where}: it was not measured on a GPU; run .ci/gpu on one")
-    return condensed(found)
+    try:
+        missing = [name for name, section in NEEDED.items() if not found["parts"].get(name, {}).get(section)]
+        if missing:
+            raise UsageError(f"{where}: it has no results of {' and '.join(missing)}; run .ci/gpu --parts a,d")
+        if found["parts"]["d1"].get("device") != "gpu":
+            raise UsageError(f"{where}: it was not measured on a GPU; run .ci/gpu on one")
+        return condensed(found)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{where}: this is not a result of .ci/gpu ({what}); give the gpu.json that it has written"
+        ) from None
 
 
 def condensed(raw: Record) -> Record:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from experiments.common.settings import ONCE, ExperimentSettings
+from experiments.common.settings import ONCE, ExperimentSettings, PathText
 
 Section = Literal["draws", "growth", "dimension", "fit", "sweep", "cold", "precision"]
 Rival = Literal[
@@ -61,7 +61,7 @@ class BenchmarkSettings(ExperimentSettings):
     """Turns of each contender, an integer."""
     seconds: Annotated[float, Field(gt=0, le=3600)] = 0.15
     """Approximate length of a turn in the sections draws and dimension, minimum length in fit."""
-    read: str | None = None
+    read: PathText | None = None
     """Measure nothing. Write gpu.json and the README's table of GPUs from this file, the gpu.json of a run of .ci/gpu."""
 
 

@@ -11,7 +11,7 @@ from experiments.common.settings import ONCE, ExperimentSettings
 
 Rule = Literal["reparameterized", "doubly_reparameterized", "sticking_the_landing", "score_function", "vimco"]
 Samples = Annotated[int, Field(ge=1, lt=2**20)]
-Distance = Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0, le=1e3)]
 RESOLVED = 2.0  # a ratio below this many noise floors is mostly noise
 
 

@@ -1,6 +1,7 @@
 """Reads a user's .csv file strictly: nothing is skipped, padded or read as something else."""
 
 import csv
+import io
 from pathlib import Path
 
 from experiments.common.errors import UsageError
@@ -22,11 +23,14 @@ def read_csv(path: str) -> tuple[list[str] | None, list[list[str]]]:
         raise UsageError(f"{where}: {_lower(error.strerror or str(error))}; give the path of a .csv file") from None
     except ValueError as error:  # not UTF-8, or a null byte in the path
         raise UsageError(f"{where}: cannot read it: {error}; give a .csv file in UTF-8") from None
-    lines = text.rstrip().splitlines()
-    if not lines:
+    if "\0" in text:
+        raise UsageError(f"{where}: it has a null byte, so it is not text; give a .csv file in UTF-8")
+    text = text.rstrip(" \t\n")
+    if not text:
         raise UsageError(f"{where}: it is empty; give a .csv file with data")
-    separator = next((mark for mark in ";\t," if mark in lines[0]), ",")
-    reader, rows = csv.reader(lines, delimiter=separator, strict=True), list[list[str]]()
+    separator = next((mark for mark in ";\t," if mark in text.partition("\n")[0]), ",")
+    # Not splitlines: it also splits at a form feed, and without line breaks the reader joins the lines of a quoted cell.
+    reader, rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True), list[list[str]]()
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]

@@ -12,6 +12,7 @@ from typing import Any
 import rgrad
 from experiments.common.errors import UsageError, nearest
 from experiments.common.problems import PROBLEMS
+from experiments.common.settings import user_path
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()}
 ALL = "all"  # selects every estimator that applies
@@ -41,13 +42,17 @@ def load_problem(name: str) -> rgrad.Problem:
     """The problem with this name, or the user's own `module:attribute`."""
     found = load("--problem", name, PROBLEMS)
     for part in ("distribution", "objective", "params"):
-        if not hasattr(found, part):
+        try:
+            there = hasattr(found, part)
+        except Exception as error:  # a property
+            raise UsageError(f"--problem {name}: {part!r} raised {where_and_what(error)}; fix that first") from None
+        if not there:
             raise UsageError(
                 f"--problem {name}: it has no {part!r}; a problem has distribution(params), objective(params, x) and "
                 "params, a dict of names to numbers or arrays"
                 + (" (if __init__ sets it, give an instance and not the class)" if isinstance(found, type) else "")
             )
-    if not isinstance(found.params, Mapping) or not found.params:
+    if not isinstance(found.params, Mapping) or not found.params or not all(isinstance(n, str) for n in found.params):
         raise UsageError(f"--problem {name}: params must be a non-empty dict of names to numbers or arrays")
     return found
 
@@ -61,6 +66,8 @@ def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
             raise UsageError(f"{flag} {name}: this is a file; write {name}:NAME with a name defined in it")
         raise UsageError(f"{flag} {name}: unknown name{nearest(name, shipped)}, or your own as module:attribute")
     place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise UsageError(f"{flag} {name}: write module:attribute, or file.py:attribute")
     module = _import(flag, name, place)
     if not hasattr(module, attribute):
         names = [n for n in vars(module) if not n.startswith("_")]
@@ -83,18 +90,14 @@ def _in_path(folder: str) -> Iterator[None]:
 
 def _import(flag: str, name: str, place: str) -> Any:
     """Imports `place`: a dotted name (the current folder is searched too), or the path of a .py file."""
+    if place.startswith(".") and not place.endswith(".py"):
+        raise UsageError(
+            f"{flag} {name}: a module cannot start with a dot; write package.module:attribute, or file.py:attribute"
+        )
     try:
         with _in_path(str(Path.cwd())):
-            if not place.endswith(".py"):
-                return importlib.import_module(place)
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            if spec is None or spec.loader is None or not Path(place).is_file():
-                raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-            return module
-    except UsageError:
+            return _from_file(flag, name, place) if place.endswith(".py") else importlib.import_module(place)
+    except (UsageError, KeyboardInterrupt):
         raise
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(error.name + ".")):
@@ -103,8 +106,26 @@ def _import(flag: str, name: str, place: str) -> Any:
                 "this from the folder that contains the module"
             ) from None
         raise UsageError(f"{flag} {name}: the import of {error.name!r} failed; install it") from None
-    except Exception as error:
+    except BaseException as error:  # also SystemExit, which would end this process with the status of the user's file
         raise UsageError(f"{flag} {name}: the import raised {where_and_what(error)}; fix that first") from None
+
+
+def _from_file(flag: str, name: str, place: str) -> Any:
+    """Imports a .py file. Its module has a name of its own: a user's random.py must not replace that of Python."""
+    try:
+        path = Path(user_path(place))
+        there = path.is_file()
+    except (OSError, ValueError) as error:  # e.g. the name is too long
+        raise UsageError(f"{flag} {name}: {getattr(error, 'strerror', error)}; give the path of a .py file") from None
+    if not there:
+        raise UsageError(f"{flag} {name}: no file {place}; give its path relative to the current folder")
+    spec = importlib.util.spec_from_file_location(f"rgrad_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 def where_and_what(error: BaseException) -> str:
@@ -114,4 +135,4 @@ def where_and_what(error: BaseException) -> str:
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or '?').name}, line {error.lineno})"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"

@@ -30,12 +30,17 @@ def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
     seen: dict[str, dict[Any, None]] = {}
     try:
         with table.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             columns = list(reader.fieldnames or [])
+            if len(set(columns)) < len(columns) or not columns:
+                fault = "two columns have the same name" if columns else "it is empty"
+                raise UsageError(f"{table}: {fault}; give the folder with the results of a run")
             for name in where:
                 if name not in columns:
                     raise UsageError(f"--where {name}: {table} has no such column{nearest(name, columns)}")
             for texts in reader:
+                if None in texts or None in texts.values():
+                    raise UsageError(f"{table}: line {reader.line_num} does not have {len(columns)} cells; fix it")
                 row = {name: value_of(text) for name, text in texts.items()}
                 if all(same(row[name], value) for name, value in where.items()):
                     if keep:
@@ -45,17 +50,19 @@ def select(table: Path, where: Mapping[str, Any], keep: bool = True) -> Chosen:
     except FileNotFoundError:
         raise UsageError(f"{table.parent}: it has no {table.name}; give the folder with the results of a run") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table}: cannot read it ({error}); give the folder with the results of a run") from None
+        what = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{table}: cannot read it ({what}); give the folder with the results of a run") from None
     ascending = lambda found: sorted(found, key=lambda v: (isinstance(v, str), v if v is not None else -math.inf))
     return Chosen(rows, columns, {name: ascending(found) for name, found in seen.items()})
 
 
 def value_of(text: str) -> Any:
-    """The text as a number if it is one. None for an empty field, which stands for nan."""
+    """The text as a number if it is one. None for nan or infinity, which our tables write as an empty field."""
     try:
-        return float(text) if text else None
+        value = float(text or "nan")
     except ValueError:
         return text
+    return value if math.isfinite(value) else None
 
 
 def same(a: Any, b: Any) -> bool:

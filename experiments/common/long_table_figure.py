@@ -30,6 +30,8 @@ def draw(
     rows: Rows, x: str, y: str, hue: str | None, title: str, scales: tuple[str, str] = ("auto", "auto")
 ) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`: y over x, with a line for each value of `hue`."""
+    check_axis(rows, "--x", x, scales[0], words=True)
+    check_axis(rows, "--y", y, scales[1])
     one_each(rows, (x, *((hue,) if hue else ())), y)
     figure, (axis,) = grid(1)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
@@ -77,6 +79,9 @@ def draw_heat(
     rows: Rows, x: str, y: str, heat: str, hue: str | None, title: str, scales: tuple[str, str]
 ) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`: a heatmap over x and y for each value of `hue`, all with one colour scale."""
+    check_axis(rows, "--x", x, scales[0], gaps=False)
+    check_axis(rows, "--y", y, scales[1], gaps=False)
+    check_axis(rows, "--heat", heat, "auto")
     one_each(rows, (x, y, *((hue,) if hue else ())), heat)
     series = list(dict.fromkeys(row[hue] for row in rows)) if hue else [None]
     figure, axes = grid(len(series))
@@ -95,6 +100,29 @@ def draw_heat(
     figure.colorbar(mesh, ax=axes, label=heat)
     figure.suptitle(f"{heat}{', ' if title else ''}{title}")
     return figure_files(figure)
+
+
+def check_axis(rows: Rows, flag: str, name: str, scale: str, *, words: bool = False, gaps: bool | None = None) -> None:
+    """Raises UsageError if a column cannot be drawn along an axis with this scale, or as colours.
+
+    Args:
+        words: the axis may also show text, if all values are text.
+        gaps: whether some values may be missing. Default: not along the axis of words.
+    """
+    values = [row[name] for row in rows]
+    numbers = [value for value in values if isinstance(value, float)]
+    texts = [value for value in values if isinstance(value, str)]
+    if words and scale != "log" and len(texts) == len(values):
+        return
+    if texts:
+        raise UsageError(f"{flag} {name}: the column holds text, e.g. {texts[0]!r}; give a column of numbers")
+    if not numbers:
+        raise UsageError(f"{flag} {name}: the column holds no number in these rows; give another column")
+    if len(numbers) < len(values) and not (not words if gaps is None else gaps):
+        raise UsageError(f"{flag} {name}: the column has empty cells in these rows; give another, or use --where")
+    if scale == "log" and min(numbers) <= 0:
+        raise UsageError(f"{flag} {name}: the values start at {min(numbers):g}, and a logarithmic scale is above 0; "
+                         f"leave out {flag}-scale log")  # fmt: skip
 
 
 def one_each(rows: Rows, names: tuple[str, ...], what: str) -> None:

@@ -1,5 +1,6 @@
 """A problem, its estimators, and the measurement of their gradients, for all experiments."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -76,7 +77,9 @@ class ProblemTask(NamedTuple):
         moments = None
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
-            part = rgrad.measure(draw, key, count, start=start)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of draws that are nan, because `_check_finite` says more
+                part = rgrad.measure(draw, key, count, start=start)
             moments = part if moments is None else moments.merge(part)
             self._check_finite(moments, n)
             advance(count * n)
@@ -228,6 +231,8 @@ def usage(where: str, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except UsageError:
         raise
+    except SystemExit as error:
+        raise UsageError(f"{where}: {where_and_what(error)} ended the run; remove the call of sys.exit") from None
     except kinds as error:
         ours = isinstance(error, ValueError | TypeError | NotImplementedError) and "rgrad" in _raised_in(error)
         text = " ".join(str(error).split()) if ours else where_and_what(error)

@@ -10,6 +10,7 @@ from zlib import crc32
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
@@ -166,18 +167,7 @@ def plain_log(axis: Any, which: str = "y") -> None:
 
 def figure_files(figure: Figure) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`. Equal figures give equal bytes."""
-    for axes in figure.axes:
-        legend = axes.get_legend()
-        for text in [
-            axes.title,
-            axes.xaxis.label,
-            axes.yaxis.label,
-            *axes.texts,
-            *(legend.get_texts() if legend else []),
-        ]:
-            text.set_parse_math(False)  # the name of a problem or an estimator may have dollar signs
-    for text in figure.texts:
-        text.set_parse_math(False)
+    _show_dollar_signs(figure)
     files = {}
     with mpl.rc_context({"svg.hashsalt": "rgrad", "svg.fonttype": "path"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -185,3 +175,13 @@ def figure_files(figure: Figure) -> dict[str, bytes]:
             figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
             files[f"figure.{kind}"] = buffer.getvalue()
     return files
+
+
+def _show_dollar_signs(figure: Figure) -> None:
+    """A name with two dollar signs, e.g. of a problem, is not a formula. The labels of ticks are formulas."""
+    sides = [side for axes in figure.axes for side in (axes.xaxis, axes.yaxis)]
+    ticks = [tick for side in sides for tick in (*side.get_major_ticks(), *side.get_minor_ticks())]
+    formulas = {id(text) for tick in ticks for text in (tick.label1, tick.label2)} | {id(s.offsetText) for s in sides}
+    for text in figure.findobj(Text):
+        if id(text) not in formulas:
+            text.set_parse_math(False)

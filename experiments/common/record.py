@@ -114,10 +114,10 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
     Raises:
         UsageError: the folder is not writable, or another run uses it.
     """
-    folder = Path(out) if out else _unused(Path("results") / experiment)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder, made = Path(out) if out else _unused(Path("results") / experiment), []
     try:
         try:
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=out is not None)
             probe = folder / f".{uuid.uuid4().hex}"
             probe.touch()

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from experiments.common.errors import UsageError
 from experiments.common.interrupt import interrupted_status, remember_interrupts
-from experiments.common.platform import use_platform
+from experiments.common.platform import imported, use_platform
 from experiments.common.settings import command_line, parse
 from experiments.common.streams import lost_output, make_streams_lenient
 
@@ -36,9 +36,9 @@ def run_of(package: str, model: type[S], before: Callable[[S], None] | None = No
     def run(settings: S) -> int | None:
         if before is not None:
             before(settings)
+        jax = imported("jax", "JAX_")  # slow, and not needed for `--help`
+        imported("matplotlib", "MPLBACKEND")
         if (width := getattr(settings, "float_width", None)) is not None:
-            import jax  # slow, and not needed for `--help`
-
             jax.config.update("jax_enable_x64", width == 64)
             if not joins:
                 use_platform(jax, getattr(settings, "platform", "auto"))
@@ -53,9 +53,9 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
     """Parses the arguments, runs, and returns the exit status: that of `run`, 2 for bad input; 130 or 143 if interrupted."""
     try:
         settings = parse(model, sys.argv[1:] if argv is None else argv, f"python -m {run.__module__}")
-        return run(settings) or 0
+        return _without_exit(run, settings) or 0
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:  # an experiment may say in it what was kept
         print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
@@ -67,12 +67,25 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _without_exit(run: Run[S], settings: S) -> int | None:
+    """`run(settings)`. The code of a user's problem must not end this process, with a status that looks like ours."""
+    try:
+        return run(settings)
+    except SystemExit as stop:
+        raise UsageError(f"the code of a problem or an estimator called sys.exit({stop.code!r}); remove that") from None
+
+
+def one_line(error: Exception) -> str:
+    """The message in one line of printable text. It may quote a name with a line break or an escape sequence."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+
+
 def report_bug(error: Exception) -> int:
     """Writes the traceback to a file, prints one line, and returns the exit status 70 (EX_SOFTWARE)."""
     text = f"{command_line()}\n\n{''.join(traceback.format_exception(error))}"
     with tempfile.NamedTemporaryFile("w", prefix="rgrad-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(text)
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    what = f"{type(error).__name__}: {one_line(error)}"[:300]
     print(
         f"error: this is a bug: {what}; please report it with the traceback, which is in {file.name}", file=sys.stderr
     )

@@ -7,39 +7,62 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import json
-import math
 import re
+import reprlib
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from experiments.common.errors import UsageError, nearest
 
-Number = float | list[Any]  # a number, or nested lists of them
+# A number, or nested lists of them. `_params` refuses what is not finite, with the name of the parameter.
+Number = Annotated[float, Field(allow_inf_nan=True)] | list[Any]
+DEPTH = 32  # the largest number of axes of an array. NumPy and JAX have a limit too, but their messages are obscure
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_shown = _SHORT.repr  # for error messages, which are one line whatever was given
+
+
+def split_pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Splits `["loc=1"]` into `("loc=1", "loc", "1")`. Raises ValueError if a name is given twice."""
+    seen = set()
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        if name in seen:
+            raise ValueError(f"{name!r} is given twice; give it once")
+        seen.add(name)
+        yield argument, name, text
 
 
 def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
     """Parses `["loc=1,2", "scale=3"]` into `{"loc": [1.0, 2.0], "scale": 3.0}`. Nested arrays are written `[[1,0],[0,1]]`."""
     pairs = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not (name and equals and text):
-            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. loc=3, or loc=1,2,3 for an array")
+    for argument, name, text in split_pairs(arguments):
+        if not (name and text):
+            raise ValueError(
+                f"{_shown(argument)} is not of the form name=value; write e.g. loc=3, or loc=1,2,3 for an array"
+            )
         try:
             if text.startswith("["):
                 pairs[name] = json.loads(text)
             else:
                 numbers = [float(part) for part in text.split(",")]
                 pairs[name] = numbers if "," in text else numbers[0]
+        except RecursionError:
+            raise ValueError(f"{name!r} is nested too deeply; give an array of at most {DEPTH} axes") from None
         except ValueError:
-            raise ValueError(f"{argument!r}: {text!r} is not a number or a comma-separated list of numbers") from None
+            raise ValueError(f"{name!r}: {_shown(text)} is not a number or a comma-separated list of numbers") from None
     return pairs
 
 
@@ -59,10 +82,12 @@ NAME_VALUE = pairs(parse_pairs, "NAME=VALUE ...")
 
 def parse_words(arguments: Sequence[str]) -> dict[str, str]:
     """Parses `["n=100"]` into `{"n": "100"}`."""
-    for argument in arguments:
-        if not all(argument.partition("=")):
-            raise ValueError(f"{argument!r} is not of the form name=value; write e.g. n=100")
-    return {name: text for name, _, text in (argument.partition("=") for argument in arguments)}
+    words = {}
+    for argument, name, text in split_pairs(arguments):
+        if not (name and text):
+            raise ValueError(f"{_shown(argument)} is not of the form name=value; write e.g. n=100")
+        words[name] = text
+    return words
 
 
 WHERE = Annotated[dict[str, str], pairs(parse_words, "NAME=VALUE ...")]
@@ -77,10 +102,35 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 ONCE = AfterValidator(_once)  # for values that identify rows: duplicates would give equal rows
 
 
+def _integer(value: Any) -> Any:
+    if type(value) is not int:
+        raise ValueError(f"expected an integer, not {_shown(value)}")
+    return value
+
+
+INTEGER = BeforeValidator(_integer)  # for a Literal of integers, which would accept True and 1.0
+
+
+def user_path(path: str) -> str:
+    """The path, with `~` replaced by the home folder. Raises ValueError if the path is empty, or there is no such home."""
+    if not path:
+        raise ValueError("the path is empty; give one, or leave the flag out")
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder; write the path without ~") from None
+
+
+PathText = Annotated[str, AfterValidator(user_path)]  # text, because a Path would be recorded in another form
+
+# Strict: `seed = "3"`, `seed = true` and `seed = 3.0` are mistakes, not ways to write 3.
+STRICT = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True, allow_inf_nan=False)
+
+
 class ExperimentSettings(BaseModel):
     """Settings that all experiments share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = STRICT
 
     config: str | None = None
     """A TOML file with any of these settings. Flags take precedence over it."""
@@ -90,15 +140,10 @@ class ExperimentSettings(BaseModel):
     """Bits of a float: 32 or 64."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Platform to compute on. Default: that of jax, which prefers a GPU."""
-    out: str | None = None
+    out: PathText | None = None
     """Folder for the results. Existing files with the same names are replaced. Default: results/EXPERIMENT/TIME."""
     readme: bool = False
     """Also rewrite the tables and the picture of the experiment's README.md from this run."""
-
-    @field_validator("out", "resume", check_fields=False)
-    @classmethod
-    def _folder(cls, value: str | None) -> str | None:
-        return None if value is None else str(Path(value).expanduser())
 
     @field_validator("float_width")
     @classmethod
@@ -120,8 +165,7 @@ class ProblemSettings(ExperimentSettings):
     @classmethod
     def _params(cls, params: dict[str, Number]) -> dict[str, Number]:
         for name, value in params.items():
-            if not all(isinstance(x, int | float) and math.isfinite(x) for x in _flat(value)):
-                raise ValueError(f"{name} = {value} is not finite; give finite numbers")
+            check_numbers(name, value)
         return params
 
 
@@ -139,48 +183,111 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
         UsageError: unknown flag or key (the message names the nearest known one), or a value that is not allowed.
         SystemExit: status 0, for `--help`.
     """
+    _refuse_repeated(argv)
     path = _value_of("--config", argv)
     from_file = read_toml(path, model) if path is not None else {}
     resumed = getattr(model, "resumed", None)
+    where = f"--config {path}"
     if resumed and (folder := _value_of("--resume", argv)) is not None:
-        from_file = resumed(folder) | from_file
-    default = validated(model, from_file, f"--config {path}")
+        where = where if path else f"--resume {folder}"
+        saved = _with_tuples(resumed(_path("--resume", folder)))
+        _refuse_code_of_others(folder, saved, from_file, argv)
+        from_file = saved | from_file
+    default = validated(model, from_file, where)
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
     if "params" in flags and not other_problem:
         flags["params"] = {**from_file.get("params", {}), **flags["params"]}
     if other_problem:
-        given = {flag for flag in ("params", "wrt") if any(a.split("=")[0] == f"--{flag}" for a in argv)}
+        given = {flag for flag in ("params", "wrt") if _given(f"--{flag}", argv)}
         flags |= {name: model.model_fields[name].default for name in {"params", "wrt"} - given}
     return validated(model, flags, "flags")
 
 
 def read_toml(path: str, model: type[BaseModel]) -> dict[str, Any]:
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = tomllib.loads(Path(_path("--config", path)).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror or error}; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"--config {path}: not TOML: it is nested too deeply; give fewer brackets") from None
+    except ValueError as error:  # not TOML, not UTF-8, an integer of thousands of digits, or a null byte in the path
+        raise UsageError(f"--config {path}: not TOML: {error}; fix it") from None
     known = set(model.model_fields) - {"config"}
     for key in found:
         if key not in known:
             raise UsageError(f"--config {path}: unknown key {key!r}{nearest(key, known)}")
-    return found
+    return _with_tuples(found)
+
+
+def _with_tuples(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with tuples for the lists of TOML and JSON, which have no tuples. Arrays within a table stay lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def validated(model: type[S], values: dict[str, Any], where: str) -> S:
+    """The settings with these values. `where` is `flags`, or the file that they come from, for error messages."""
+    called = lambda name: f"--{name.replace('_', '-')}" if where == "flags" else f"{where}: {name}"
+    for name, value in values.items():
+        if (control := _control_character(value)) is not None:
+            raise UsageError(f"{called(name)}: it contains the control character {control!r}; remove it")
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][:1])
         message = first["msg"].removeprefix("Value error, ")
-        given = "" if "Value error" in first["msg"] else f", not {first['input']!r}"
+        given = "" if "Value error" in first["msg"] else f", not {_shown(first['input'])}"
         if first["type"] == "too_short":
             message, given = "nothing is given", "; give at least one"
-        name = f"--{place.replace('_', '-')}" if where == "flags" else f"{where}: {place}"
-        raise UsageError(f"{name}: {message[:1].lower()}{message[1:]}{given}") from None
+        if first["type"] == "missing":
+            message, given = "a value is missing", f"; {_shown(first['input'])} has too few"
+        if first["type"] == "extra_forbidden":
+            message, given = "unknown key", ""
+        raise UsageError(f"{called(str(first['loc'][0]))}: {message[:1].lower()}{message[1:]}{given}") from None
+
+
+def _control_character(value: Any) -> str | None:
+    """A character in any text within the value that no path or name has, e.g. a null byte or a line break."""
+    rest = [value]
+    while rest:  # not recursive, because the value may be nested deeply
+        value = rest.pop()
+        if isinstance(value, str):
+            if found := next((c for c in value if unicodedata.category(c) in ("Cc", "Cs")), None):
+                return found
+        elif isinstance(value, Mapping):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+    return None
+
+
+def _refuse_repeated(argv: Sequence[str]) -> None:
+    """Raises UsageError if a flag is given twice: only the last would count, also of a flag with several values."""
+    seen = set()
+    for argument in argv:
+        flag = argument.partition("=")[0].replace("_", "-")
+        name = flag.removeprefix("--").removeprefix("no-")
+        if flag.startswith("--") and name in seen:
+            raise UsageError(f"{flag}: it is given twice; give it once, with all its values")
+        if flag.startswith("--"):
+            seen.add(name)
+
+
+def _refuse_code_of_others(
+    folder: str, saved: Mapping[str, Any], from_file: Mapping[str, Any], argv: Sequence[str]
+) -> None:
+    """Raises UsageError if the folder of `--resume` names code that the user has not named.
+
+    A folder may come from someone else. To read it must not run code, and the checksums of a plan do not tell who wrote it.
+    """
+    for name in ("problem", "estimators"):
+        given = saved.get(name, ())
+        names = [given] if isinstance(given, str) else given
+        if any(":" in str(each) for each in names) and name not in from_file and not _given(f"--{name}", argv):
+            words = " ".join(str(each) for each in names)
+            raise UsageError(
+                f"--resume {folder}: its plan names code to import: {words}; if you trust it, repeat --{name} {words}"
+            )
 
 
 def _parse_flags(model: type[S], argv: Sequence[str], default: S, prog: str) -> dict[str, Any]:
@@ -209,11 +316,13 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
         flag = argument.split("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in {*flags, "--help"}:
             return f"unknown flag {flag}{nearest(flag, flags)}"
-    unread = re.search(r"no type matching|valid parse|invalid literal|could not convert", box)
+    unread = re.search(r"no type matching|valid parse|invalid literal|could not convert|Could not parse", box)
     if unread and (named := re.search(r"--[a-z][\w-]*", box)) and named[0] in flags:
-        at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=len(argv))
-        given = re.split(r" --", " ".join(argv[at:]).removeprefix(named[0]).lstrip(" ="))[0]
-        return f"{named[0]}: {given!r} cannot be parsed; expected: {model.model_fields[flags[named[0]]].description}"
+        at = max((i for i, argument in enumerate(argv) if argument.split("=")[0] == named[0]), default=0)
+        first = [argv[at].partition("=")[2]] if "=" in argv[at] else []
+        given = " ".join([*first, *itertools.takewhile(lambda word: not word.startswith("--"), argv[at + 1 :])])
+        expected = model.model_fields[flags[named[0]]].description
+        return f"{named[0]}: {_shown(given)} cannot be parsed; expected: {expected}"
     # The message is between the first rule and the next. The first rule is the top of the frame, with the title. If
     # only ASCII is available, it is a rule below the title.
     lines = box.strip().splitlines()
@@ -229,6 +338,17 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
 
 
+def _path(flag: str, value: str) -> str:
+    try:
+        return user_path(value)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def _given(flag: str, argv: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] == flag for argument in argv)
+
+
 def _value_of(flag: str, argv: Sequence[str]) -> str | None:
     for i, argument in enumerate(argv):
         if argument.startswith(f"{flag}="):
@@ -240,8 +360,23 @@ def _value_of(flag: str, argv: Sequence[str]) -> str | None:
     return None
 
 
-def _flat(value: Any) -> list[Any]:
-    return [x for part in value for x in _flat(part)] if isinstance(value, list | tuple) else [value]
+def check_numbers(name: str, value: Any) -> None:
+    """Raises ValueError if the value is not a finite number, or an array of them as nested lists of equal lengths."""
+    level, axes = [value], 0
+    while any(isinstance(part, list | tuple) for part in level):
+        lengths = {len(part) if isinstance(part, list | tuple) else None for part in level}
+        if len(lengths) > 1:
+            raise ValueError(f"{name} = {_shown(value)} is not an array: its parts have different shapes; fix it")
+        if lengths == {0}:
+            raise ValueError(f"{name} = {_shown(value)} is empty; give at least one number")
+        level, axes = [x for part in level for x in part], axes + 1
+        if axes > DEPTH:
+            raise ValueError(f"{name} is nested too deeply; give an array of at most {DEPTH} axes")
+    for x in level:
+        if isinstance(x, bool) or not isinstance(x, int | float):
+            raise ValueError(f"{name} = {_shown(value)} is not a number; give finite numbers")
+        if not abs(x) <= sys.float_info.max:
+            raise ValueError(f"{name} = {_shown(value)} is not finite; give finite numbers")
 
 
 def command_line() -> str:

@@ -22,7 +22,7 @@ class CompareSettings(ProblemSettings):
     """By name, or your own as module:function. `compared` selects all unbiased ones. Those that do not apply are left out."""
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Samples in one gradient estimate, an integer."""
-    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    budget: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     """Seconds of measurement, without compilation, which takes 1 to 10 more for each estimator. With --cost operations, one second counts as 1e9 operations."""
     cost: Literal["time", "operations"] = "time"
     """Cost of a gradient: its measured time, or its operations (the same on every machine)."""

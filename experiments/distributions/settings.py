@@ -24,7 +24,7 @@ class DistributionsSettings(ProblemSettings):
     """Run only the rows whose name contains this text."""
     num_samples: Annotated[int, Field(ge=2, lt=2**31)] = 20
     """Samples in one gradient estimate, an integer."""
-    replicates: Annotated[int, Field(ge=100)] = 4_000
+    replicates: Annotated[int, Field(ge=100, le=2**40)] = 4_000
     """Gradient estimates per row, an integer."""
 
 

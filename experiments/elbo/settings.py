@@ -10,7 +10,7 @@ from pydantic import Field
 from experiments.common.settings import ONCE, ExperimentSettings
 
 Dimension = Annotated[int, Field(ge=1, le=64)]
-Distance = Annotated[float, Field(ge=0, le=3, allow_inf_nan=False)]
+Distance = Annotated[float, Field(ge=0, le=3)]
 Family = Literal["gamma", "beta", "dirichlet"]
 SHOWN = (0.1, 1.0)  # the distances that are printed for the families. The figure has all of them
 

@@ -1,5 +1,6 @@
 """One column of numbers: from the user, synthetic, or bundled."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,10 +68,6 @@ def load_data(
 
 
 def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
-    if Path(path).is_dir():
-        raise UsageError(f"--data {path}: this is a folder; give the path of a .csv or .npy file")
-    if not Path(path).is_file():
-        raise UsageError(f"--data {path}: no such file; give the path of a .csv or .npy file")
     names, rows = _read_npy(path) if path.endswith(".npy") else _with_names(*read_csv(path))
     if column is None and len(names) == 1:
         column = names[0]
@@ -88,9 +85,10 @@ def _from_file(path: str, column: str | None) -> tuple[np.ndarray, str]:
         except (ValueError, TypeError):
             bad.append(i)
     if bad:
-        example = rows[bad[0]][at]
+        example = repr(rows[bad[0]][at])
+        hint = "; write numbers with a decimal point" if re.fullmatch(r"'-?\d*,\d+'", example) else ""
         raise UsageError(
-            f"--data {path}, column {column!r}: not a number in {_rows(bad)} (e.g. {example!r}); fix or remove them"
+            f"--data {path}, column {column!r}: not a number in {_rows(bad)} (e.g. {example[:80]}); fix or remove them{hint}"
         )
     return np.asarray(values, float), f"{Path(path).name}, column {column!r}"
 
@@ -103,14 +101,19 @@ def _with_names(names: list[str] | None, rows: list[list[str]]) -> tuple[list[st
 def _read_npy(path: str) -> tuple[list[str], Any]:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
+        raise UsageError(f"--data {path}: {error.strerror or error}; give the path of a .csv or .npy file") from None
+    except Exception as error:  # only the file can be wrong, and its header can make NumPy raise nearly anything
         raise UsageError(f"--data {path}: cannot read it: {error}; give a .csv or .npy file") from None
-    if array.dtype.names:
-        return list(array.dtype.names), array.tolist()
-    if array.ndim not in (1, 2) or array.size == 0 or np.iscomplexobj(array):
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"--data {path}: this is an .npz archive; give a .csv or .npy file")
+    kinds = {array.dtype[name].kind for name in array.dtype.names} if array.dtype.names else {array.dtype.kind}
+    if array.ndim not in ((1,) if array.dtype.names else (1, 2)) or array.size == 0 or not kinds <= set("iuf"):
         raise UsageError(
             f"--data {path}: expected real numbers in an array with one or two axes, got {array.dtype} of shape {array.shape}"
         )
+    if array.dtype.names:
+        return list(array.dtype.names), array.tolist()
     table = array.reshape(len(array), -1)
     return [str(i) for i in range(table.shape[1])], table.tolist()
 

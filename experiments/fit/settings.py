@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.common.settings import ONCE, ProblemSettings
+from experiments.common.settings import ONCE, PathText, ProblemSettings
 
 OptimizerName = Literal["sgd", "momentum", "adam", "rmsprop", "adagrad", "adabelief"]
 
@@ -21,11 +21,11 @@ class FitSettings(ProblemSettings):
 
     problem: str | None = None
     """Minimise this instead of fitting data: a built-in problem, or your own as module:attribute or file.py:attribute."""
-    data: str | None = None
+    data: PathText | None = None
     """Your own .csv or .npy file."""
     column: str | None = None
     """Column of --data, by name (or by number, from 0, if there are no names)."""
-    synthetic: tuple[float, float, int] | None = None
+    synthetic: tuple[float, float, Annotated[int, Field(le=2**24)]] | None = None
     """Synthetic data: MU SIGMA COUNT, e.g. 3.0 2.0 500."""
     standardise: bool = False
     """First subtract the mean of the data and divide by the standard deviation."""
@@ -55,9 +55,9 @@ class FitSettings(ProblemSettings):
     """Steps of each fit, an integer."""
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Samples in one gradient estimate, an integer."""
-    fits: Annotated[int, Field(ge=2)] = 200
+    fits: Annotated[int, Field(ge=2, le=2**20)] = 200
     """Fits with each estimator, an integer. All have the same start and different random numbers."""
-    replicates: Annotated[int, Field(ge=2)] = 10_000
+    replicates: Annotated[int, Field(ge=2, le=2**40)] = 10_000
     """Gradient estimates behind the table of gradients, an integer."""
     begin: tuple[float, float] | None = None
     """Start, as MU SIGMA. Default: MU two standard deviations above the mean of the data, SIGMA twice that of the data."""

@@ -106,8 +106,8 @@ def _data_part(name: str, objective: Objective, data: Data, named: Mapping[str, 
     d = statistics(data)
     own = PARAMETRISATIONS[settings.parametrisation]
     mu, sigma = settings.begin or (data.mean + 2 * data.sigma, 2 * data.sigma)
-    if not (np.isfinite(mu) and np.isfinite(sigma) and sigma > 0):
-        raise UsageError(f"--begin {mu:g} {sigma:g}: expected MU SIGMA, both finite, with SIGMA > 0")
+    if sigma <= 0:
+        raise UsageError(f"--begin {mu:g} {sigma:g}: expected MU SIGMA, with SIGMA > 0")
 
     def sampled(params: Values, key: Array, n: int, estimator: rgrad.Estimator) -> Array:
         of_sample = objective.sampled

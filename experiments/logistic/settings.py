@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.common.settings import ONCE, ExperimentSettings
+from experiments.common.settings import ONCE, ExperimentSettings, PathText
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0)]
 
 
 class LogisticSettings(ExperimentSettings):
@@ -20,7 +20,7 @@ class LogisticSettings(ExperimentSettings):
     best ELBO. Then the best estimator is used for a fit to all rows, which is compared with a long NUTS run.
     """
 
-    data: str | None = None
+    data: PathText | None = None
     """Your own .csv file, with column names in its first line. Default: the breast-cancer data of scikit-learn, 569 x 30."""
     column: str | None = None
     """Target column of --data, with two values."""
@@ -41,7 +41,7 @@ class LogisticSettings(ExperimentSettings):
     """Steps of each fit, an integer."""
     num_samples: Annotated[int, Field(ge=1, lt=2**20)] = 10
     """Samples in one gradient estimate, an integer. Every estimator evaluates log g this many times per step."""
-    batch: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Rows in a minibatch, an integer. Each step draws a new one. Default: all rows."""
     seeds: Annotated[int, Field(ge=2, le=2**16)] = 5
     """Fits with each estimator and learning rate, an integer. Intervals are over these fits."""

@@ -24,19 +24,18 @@ def run(settings: PlotSettings) -> None:
         if name is not None and name not in there.columns:
             raise UsageError(f"{flag} {name}: {table} has no such column{nearest(name, there.columns)}")
     chosen = select(table, where)
+    if not chosen.rows and not there.distinct:
+        raise UsageError(f"{table}: it has no rows; give the folder with the results of a run")
     if not chosen.rows:
         name = next(
             (n for n, v in where.items() if not select(table, {n: v}, keep=False).distinct), next(iter(where), "")
         )
         values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in there.distinct.get(name, [])[:8])
         raise UsageError(f"--where {name}={settings.where.get(name)}: no row has this value; give one of {values}, ...")
-    numeric = settings.heat or settings.y
-    if any(isinstance(row[numeric], str) for row in chosen.rows):
-        raise UsageError(
-            f"--{'heat' if settings.heat else 'y'} {numeric}: the column holds text; give a column of numbers"
-        )
     title = ", ".join(f"{name} = {text}" for name, text in settings.where.items())
     scales = (settings.x_scale, settings.y_scale)
+    if "/" in f"{settings.x}{settings.y}{settings.heat}":
+        raise UsageError("--x, --y, --heat: the name of a column with / cannot be part of a file's name; rename it")
     if settings.heat:
         files = draw_heat(chosen.rows, settings.x, settings.y, settings.heat, settings.hue, title, scales)
         name = f"{settings.heat}-over-{settings.x}-{settings.y}"

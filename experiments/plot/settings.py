@@ -6,9 +6,9 @@ python -m experiments.plot DIR --x loc --y variance --hue estimator
 from typing import Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, field_validator
 
-from experiments.common.settings import WHERE
+from experiments.common.settings import STRICT, WHERE, PathText, user_path
 
 Scale = Literal["auto", "linear", "log"]
 
@@ -16,7 +16,7 @@ Scale = Literal["auto", "linear", "log"]
 class PlotSettings(BaseModel):
     """Draws one column over another as lines, or over two others as heatmaps, from the table.csv of a results folder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = STRICT
 
     folder: tyro.conf.Positional[str] = ""
     """Folder with the results of a run."""
@@ -34,5 +34,10 @@ class PlotSettings(BaseModel):
     """Scale of the horizontal axis. auto: logarithmic if the values span more than a factor of 30."""
     y_scale: Scale = "auto"
     """Scale of the vertical axis."""
-    out: str | None = None
+    out: PathText | None = None
     """Folder for the figure. Default: that of the results."""
+
+    @field_validator("folder")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        return value and user_path(value)  # without a folder, `run` says how to write the command

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.common.settings import ONCE, ExperimentSettings
+from experiments.common.settings import INTEGER, ONCE, ExperimentSettings
 
 LIMIT = 5.0  # a value disagrees if |z| is larger. By chance: once in 1.7 million normal values
 Source = Literal["post", "mohamed", "gal", "naesseth"]
-Size = Literal[10, 100, 1_000, 10_000, 100_000]
-Steps = Literal[0, 1, 3, 10]
+Size = Annotated[Literal[10, 100, 1_000, 10_000, 100_000], INTEGER]
+Steps = Annotated[Literal[0, 1, 3, 10], INTEGER]
 
 
 class PublishedSettings(ExperimentSettings):

@@ -1,16 +1,15 @@
 """Parses axes such as `loc=-3:3:61`, `scale=log:0.1:10:21`, `n=10,100`, or `{from, to, points, log}` in TOML."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.common.settings import pairs, parse_pairs
+from experiments.common.settings import check_numbers, pairs, parse_pairs, split_pairs
 
 COUNTS = ("n", "dimension")
 KEYS = {"from", "to", "points", "log"}
-MOST_POINTS = 2**31
+MOST_POINTS = 2**24  # of one axis. Its values are held in memory
 
 Axis = list[Any] | dict[str, Any]
 
@@ -18,9 +17,8 @@ Axis = list[Any] | dict[str, Any]
 def parse_axes(arguments: Sequence[str]) -> dict[str, Axis]:
     """Parses axes from the command line. Raises ValueError if one is malformed."""
     axes: dict[str, Axis] = {}
-    for argument in arguments:
-        name, _, text = argument.partition("=")
-        if ":" not in text:
+    for argument, name, text in split_pairs(arguments):
+        if ":" not in text or not name:
             value = parse_pairs([argument])[name]
             axes[name] = value if isinstance(value, list) else [value]
             continue
@@ -49,16 +47,23 @@ def checked(axes: Mapping[str, Any]) -> dict[str, Axis]:
                 raise ValueError(
                     f"{name} = {axis!r} is not a list; write {name} = [{axis!r}], or a range {{from, to, points}}"
                 )
+            check_numbers(name, axis)
             continue
         if unknown := set(axis) - KEYS:
             raise ValueError(f"{name}: unknown key {sorted(unknown)[0]!r}; a range has from, to, points and log")
         if missing := {"from", "to", "points"} - set(axis):
             raise ValueError(f"{name}: the range lacks {sorted(missing)[0]!r}; give from, to and points")
         low, high, points = axis["from"], axis["to"], axis["points"]
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in (low, high)) or low >= high:
+        for end in (low, high):
+            if isinstance(end, list | tuple):
+                raise ValueError(f"{name}: {end!r} is not an end of a range; give a number")
+            check_numbers(name, end)
+        if low >= high:
             raise ValueError(f"{name}: from {low!r} to {high!r} is not a range; give two numbers, the smaller first")
-        if not isinstance(points, int) or not 2 <= points < MOST_POINTS:
-            raise ValueError(f"{name}: points = {points!r}; give an integer of at least 2")
+        if type(points) is not int or not 2 <= points <= MOST_POINTS:
+            raise ValueError(f"{name}: points = {points!r}; give an integer from 2 to {MOST_POINTS:,}")
+        if not isinstance(axis.get("log", False), bool):
+            raise ValueError(f"{name}: log = {axis['log']!r}; write true or false")
         if axis.get("log") and low <= 0:
             raise ValueError(f"{name}: a logarithmic range cannot start at {low!r}; start above 0")
     return dict(axes)

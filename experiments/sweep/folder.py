@@ -86,12 +86,15 @@ def read_plan(folder: Path) -> SweepPlan:
         found = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         seal = found.pop("seal")
         plan = SweepPlan(**found)
+        if not (isinstance(plan.config, dict) and isinstance(plan.origin, dict) and plan.replicates and plan.extents):
+            raise ValueError("it lacks the settings, the replicates or the extents")
     except FileNotFoundError:
         raise UsageError(
             f"--resume {folder}: this folder has no sweep; give the folder with the results of a sweep"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"--resume {folder}: cannot read {PLAN} ({error}); start again in another folder") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UsageError(f"--resume {folder}: cannot read {PLAN} ({what}); start again in another folder") from None
     if seal != _sha(plan):
         raise UsageError(
             f"--resume {folder}: {PLAN} has been changed or is damaged (its checksum differs); restore it, or start again in "
@@ -137,7 +140,10 @@ def share_locked(folder: Path, process: int) -> Iterator[None]:
         UsageError: another process holds the lock.
     """
     path = folder / f".lock-{process}"
-    path.touch()  # it stays: without it, a waiting process and a later one could both get the lock
+    try:
+        path.open("a").close()  # it stays: without it, a waiting process and a later one could both get the lock
+    except OSError as error:  # e.g. a folder of this name
+        raise UsageError(f"{folder}: cannot open {path.name}: {error.strerror}; remove it") from None
     with locked(path, f"{folder}: another process is working on this sweep"):
         yield
 
@@ -165,7 +171,7 @@ def read_chunk(folder: Path, plan: SweepPlan, chunk: Chunk) -> np.ndarray[Any, A
     try:
         seal, _, payload = path.read_bytes().partition(b"\n")
         if seal == _seal(plan, chunk, payload):
-            return np.load(io.BytesIO(payload))
+            return np.load(io.BytesIO(payload), allow_pickle=False)
     except FileNotFoundError:
         return None
     except OSError:  # e.g. a folder of this name

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from experiments.common.record import version
+from experiments.common.settings import user_path
 
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro")
 
@@ -27,7 +28,7 @@ def origin_of(settings: Any) -> dict[str, str]:
 def _source(place: str) -> Path:
     """The file of a module that has been imported, given as FILE.py or by its dotted name."""
     if place.endswith(".py"):
-        return Path(place)
+        return Path(user_path(place))
     spec = importlib.util.find_spec(place)
     assert spec is not None
     assert spec.origin is not None

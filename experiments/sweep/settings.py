@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from experiments.common.errors import UsageError
-from experiments.common.settings import ONCE, ProblemSettings
+from experiments.common.settings import ONCE, PathText, ProblemSettings
 from experiments.sweep.axes import AXES, Axis, checked
 from experiments.sweep.folder import stored
 
@@ -29,7 +29,7 @@ class SweepSettings(ProblemSettings):
         "score_function+leave_one_out",
     )
     """By name, or your own as module:function."""
-    axes: Annotated[dict[str, Axis], AXES] = {  # noqa: RUF012 (a copy for each model)
+    axes: Annotated[dict[str, Axis], Field(min_length=1), AXES] = {  # noqa: RUF012 (a copy for each model)
         "loc": {"from": -3.0, "to": 3.0, "points": 61},
         "scale": {"from": 0.1, "to": 10.0, "points": 21, "log": True},
         "n": [10, 100, 1000],
@@ -39,27 +39,27 @@ class SweepSettings(ProblemSettings):
     """Independent estimates in each cell, an integer."""
     common_noise: bool = False
     """Share one stream of noise between all cells with the same n. Faster, and differences between cells are less noisy."""
-    devices: Annotated[int, Field(ge=1)] | None = None
+    devices: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of devices of this machine to use. A CPU is split into this many. Default: all devices, or one CPU."""
-    chunk: Annotated[int, Field(ge=1)] | None = None
+    chunk: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Cells that are measured and written at once. Default: chosen automatically."""
-    resume: str | None = None
-    """Folder of a sweep to continue. --replicates may be larger. Other settings of the measurement must not change."""
+    resume: PathText | None = None
+    """Folder of a sweep to continue. --replicates may be larger. Other settings must not change. Repeat --problem if it is your own."""
     coordinator: str | None = None
     """HOST:PORT of process 0, if several processes share the work."""
-    processes: Annotated[int, Field(ge=1)] | None = None
+    processes: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Number of processes, including this one."""
-    process: Annotated[int, Field(ge=0)] | None = None
+    process: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Number of this process, from 0."""
     cluster: bool = False
     """Let jax find the other processes (Slurm, Kubernetes, ...)."""
-    wait: Annotated[int, Field(ge=1)] = 300
-    """Seconds to wait for the other processes, an integer."""
+    wait: Annotated[int, Field(ge=1, le=604_800)] = 300
+    """Seconds to wait for the other processes, an integer, up to a week."""
 
-    @field_validator("axes")
+    @field_validator("axes", mode="before")
     @classmethod
-    def _axes(cls, axes: dict[str, Axis]) -> dict[str, Axis]:
-        return checked(axes)
+    def _axes(cls, axes: Any) -> Any:
+        return checked(axes) if isinstance(axes, dict) else axes  # which is then refused for its type
 
     @classmethod
     def resumed(cls, path: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _check_processes(settings: SweepSettings) -> None:
     where, processes, process = settings.coordinator, settings.processes, settings.process
     if where is not None and processes is not None and process is not None:
         host, _, port = where.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 2**16:
             raise UsageError(f"--coordinator {where}: write HOST:PORT, e.g. 10.0.0.1:7777")
         if process >= processes:
             raise UsageError(f"--process {process}: processes are numbered from 0; give 0 to {processes - 1}")

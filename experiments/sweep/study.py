@@ -163,7 +163,10 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
         folder = stack.enter_context(output_folder(settings.out, "sweep"))
         stack.enter_context(share_locked(folder, 0))
         plan = after._replace(replicates=[])
-    (folder / "chunks").mkdir(exist_ok=True)
+    try:
+        (folder / "chunks").mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder}: chunks is a file, not a folder; remove it") from None
     for place in (folder, folder / "chunks"):
         remove_leftovers(place)
     if after != plan:

@@ -7,6 +7,7 @@ their description. It is written under a temporary name, synced and renamed. The
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def latest(folder: Path, settings: Any) -> Saved | None:
     for step, path in found:
         try:
             saved, config = _read(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             print(f"the checkpoint of step {step:,} is damaged ({error}) and ignored")
             continue
         _check(folder, saved.step, config, settings)

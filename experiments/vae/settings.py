@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.common.settings import ONCE, ExperimentSettings
+from experiments.common.settings import ONCE, ExperimentSettings, PathText
 
 
 class VaeSettings(ExperimentSettings):
@@ -35,7 +35,7 @@ class VaeSettings(ExperimentSettings):
     """Images per step, drawn with replacement, an integer."""
     num_samples: Annotated[int, Field(ge=1, le=1024)] = 2
     """Samples of z for each image in a step, an integer. Leave-one-out needs at least 2."""
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.002
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
     """Learning rate of Adam."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 4_000
     """Training steps, an integer, a multiple of --every."""
@@ -45,5 +45,5 @@ class VaeSettings(ExperimentSettings):
     """Training runs of each estimator, an integer. Each has its own initial weights and random numbers."""
     bound_k: Annotated[int, Field(ge=1, le=2**16)] = 100
     """K of the importance-weighted bound on log p(x) after training, an integer."""
-    resume: str | None = None
+    resume: PathText | None = None
     """Folder of a run to continue with the same settings. --steps may be larger."""

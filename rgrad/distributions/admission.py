@@ -66,6 +66,10 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: Delta has log_density = {part.log_density}, so it is not a probability; leave "
                 "log_density at 0, and multiply f by the weight"
             )
+        if (ends := _reversed_ends(part)) is not None:
+            raise ValueError(
+                f"{caller}: the support of {name} is empty: it goes from {ends}; give the smaller end first"
+            )
         if (full := _not_lower(part)) is not None:
             raise ValueError(
                 f"{caller}: {full} of {name} is not lower triangular. Samples would use all of it, and log_prob only the "
@@ -76,6 +80,23 @@ def check_density(q: Any, name: str, caller: str) -> None:
                 f"{caller}: {name} has batch_shape {part.batch_shape}, but {misfit}. This happens if q was built "
                 "inside a vmap (or tree.map) and used outside of it; build q inside the mapped function"
             )
+
+
+def _reversed_ends(q: Any) -> str | None:
+    """The ends of the support of a NumPyro distribution, as `3 to 1`, if they are known and the first is not below the last.
+
+    NumPyro does not check them, and draws between them. The two ends of a range of integers may be equal.
+    """
+    if not isinstance(q, dist.Uniform | dist.DiscreteUniform | dist.TwoSidedTruncatedDistribution):
+        return None
+    low, high = (np.asarray(end) if not isinstance(end, jax.core.Tracer) else None for end in (q.low, q.high))
+    if low is None or high is None:
+        return None
+    wrong = low > high if isinstance(q, dist.DiscreteUniform) else low >= high
+    if not np.any(wrong):
+        return None
+    low, high = (np.broadcast_to(end, wrong.shape)[wrong][0] for end in (low, high))
+    return f"{low:g} to {high:g}"
 
 
 def _transforms(q: Any) -> Iterator[Any]:

@@ -130,8 +130,9 @@ def _values(name: str, values: Sequence[Any], base: Point) -> np.ndarray:
             f"sweep: axis {name} has values of shape {given.shape[1:]}, but the parameter has shape {default.shape}; use "
             "arrays of that shape, or numbers, which fill it"
         )
-    if not np.all(np.isfinite(given)):
-        raise ValueError(f"sweep: axis {name}: all values must be finite")
+    largest = (jnp.iinfo if np.issubdtype(default.dtype, np.integer) else jnp.finfo)(default.dtype).max
+    if not np.all(np.abs(given) <= largest):
+        raise ValueError(f"sweep: axis {name}: all values must be finite, also as {default.dtype}")
     found = given.astype(default.dtype) + np.zeros((), default.dtype)  # -0.0 is 0.0
     if np.issubdtype(default.dtype, np.integer) and np.any(found != given):
         raise ValueError(f"sweep: axis {name}: the parameter is an integer, so its values must be integers")

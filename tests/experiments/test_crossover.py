@@ -250,7 +250,7 @@ BAD = [
     (["--scales", "1", "1"], "the first end must be below the second"),
     (["--scales", "-1", "1"], "--scales: input should be greater"),
     (["--loc", "nan"], "--loc: input should be"),
-    (["--amplitude", "inf"], "--amplitude: input should be less"),
+    (["--amplitude", "inf"], "--amplitude: input should be a finite number, not inf"),
     (["--cells", "2"], "--cells: input should be greater than or equal to 3"),
     (["--phis", "3", "-3"], "--phis: 3 -3: the first end"),
     (["--dimensions", "0"], "--dimensions: input should be greater than or equal to 1"),

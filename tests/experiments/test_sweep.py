@@ -145,7 +145,7 @@ def test_more_replicates(copy, sweep):
     status, _, _ = sweep("--resume", copy, "--replicates", 6000)
     assert status == 0
     assert len(chunks(copy)) == 8
-    assert sweep(*FLAGS, "--replicates", 6000, "--out", "at_once")[0] == 0
+    assert sweep(*("6000" if flag == "3000" else flag for flag in FLAGS), "--out", "at_once")[0] == 0
     for a, b in zip(
         csv.DictReader((copy / "table.csv").open()), csv.DictReader(Path("at_once/table.csv").open()), strict=True
     ):
@@ -228,9 +228,8 @@ def test_two_processes(whole, tmp_path):
     assert table(tmp_path / "two") == table(whole)
     assert "6 cells in" in said[0][0]
     assert "cells" not in said[1][0]
-    alone = subprocess.run(
-        command(*flags, 0, "--wait", 2, "--out", "alone"), capture_output=True, text=True, cwd=tmp_path, timeout=200
-    )
+    flags = tuple("alone" if flag == "other" else flag for flag in flags)
+    alone = subprocess.run(command(*flags, 0, "--wait", 2), capture_output=True, text=True, cwd=tmp_path, timeout=200)
     assert alone.returncode == 2
     assert alone.stderr.startswith(
         "error: --wait 2: after 2 seconds not all of the 2 processes have connected; start each"
@@ -317,13 +316,19 @@ def test_resumed_with_other_code_or_another_generator(sweep):
     Path("mine.py").write_text(PROBLEM)
     flags = ("--axes", "loc=1,2", "n=5", "--problem", "mine.py:problem", "--estimators", "reparameterized")
     assert sweep(*flags, "--replicates", 20, "--out", "a")[0] == 0
-    assert sweep("--resume", "a", "--replicates", 40)[0] == 0
+    status, _, err = sweep("--resume", "a", "--replicates", 40)
+    assert (status, err) == (
+        2,
+        "error: --resume a: its plan names code to import: mine.py:problem; if you trust it, repeat --problem mine.py:problem\n",
+    )
+    resumed = ("--resume", "a", "--problem", "mine.py:problem")
+    assert sweep(*resumed, "--replicates", 40)[0] == 0
     before = table(Path("a"))
     with jax.threefry_partitionable(False):
-        err = sweep("--resume", "a", "--replicates", 60)[2]
+        err = sweep(*resumed, "--replicates", 60)[2]
     assert "other code or versions: threefry_partitionable (True, now False); go back to these" in err
     Path("mine.py").write_text(PROBLEM.replace("x ** 2", "x ** 3"))
-    status, _, err = sweep("--resume", "a", "--replicates", 60)
+    status, _, err = sweep(*resumed, "--replicates", 60)
     assert (status, err.count("\n")) == (2, 1)
     assert "it was started with other code or versions: source of mine.py; go back to these" in err
     assert table(Path("a")) == before
