@@ -30,6 +30,7 @@ from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_land
 from .expectations.credit import credit
 from .expectations.elbo import elbo
 from .expectations.expectation import expect
+from .expectations.program import Draw, ProgramTrace, expect_program, trace_program
 from .fitting.fit import Fit, fit, initial_fit
 from .measurement.exact import ExactMoments, exact_moments
 from .measurement.moments import Moments, measure
@@ -56,6 +57,11 @@ __all__ = [
     "gumbel_softmax",
     "straight_through",
     "OneHotCategorical",
+    # Differentiate a program with several draws, each with its own estimator.
+    "expect_program",
+    "trace_program",
+    "Draw",
+    "ProgramTrace",
     # The evidence lower bound, and a family of distributions for it: z = mu + C eps.
     "elbo",
     "location_scale",

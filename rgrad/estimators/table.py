@@ -158,7 +158,7 @@ def estimators_of(given: Estimators, caller: str) -> dict[str, Estimator]:
         named = [(str(name), estimator_of(e, caller)) for name, e in given.items()]
     else:
         several = [given] if isinstance(given, str) or callable(given) else list(given)
-        named = [(_name_of(e), estimator_of(e, caller)) for e in several]
+        named = [(name_of_estimator(e), estimator_of(e, caller)) for e in several]
     if not named:
         raise ValueError(f"{caller}: estimators is empty; pass at least one, or omit it for the default")
     found = dict(named)
@@ -168,7 +168,8 @@ def estimators_of(given: Estimators, caller: str) -> dict[str, Estimator]:
     return found
 
 
-def _name_of(estimator: Estimator | str) -> str:
+def name_of_estimator(estimator: Estimator | str) -> str:
+    """The name in the table, or the estimator's own."""
     if isinstance(estimator, str):
         return estimator
     row = next((row for row in ESTIMATORS.values() if row.estimator is estimator), None)
