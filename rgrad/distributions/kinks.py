@@ -162,7 +162,8 @@ def _clamp(out: Array, at: list[Any], beside: list[Array]) -> Array:
 
 def _select(out: Array, at: list[Any], beside: list[Array]) -> Array:
     which, if_false, if_true = at
-    near = jnp.abs(if_true - if_false) <= 100 * jnp.finfo(out.dtype).eps * (jnp.abs(if_true) + jnp.abs(if_false))
+    size = jnp.abs(if_true) + jnp.abs(if_false)
+    near = (jnp.abs(if_true - if_false) <= 100 * jnp.finfo(out.dtype).eps * size) & jnp.isfinite(size)
     return jnp.where((beside[0] != which) & near, jnp.where(beside[0], if_true, if_false), out)
 
 

@@ -167,3 +167,15 @@ def test_shapes_are_those_of_numpyro():
     for mine, numpyros in zip(*densities(), strict=True):
         np.testing.assert_allclose(mine, numpyros, rtol=1e-6)
         assert mine.shape == numpyros.shape
+
+
+def test_a_branch_of_minus_infinity_is_never_taken_for_the_other():
+    """`where(x == loc, 0, -inf)` of a `Delta` at a traced loc was -inf: the two branches were "equal up to rounding"."""
+    of = lambda t: rgrad.log_prob(dist.Delta(t, log_density=-t), t)
+    t = jnp.array([0.1, 1.3, 2.0])
+    for found in (jax.vmap(of)(t), jax.jit(jax.vmap(of))(t), jnp.stack([jax.jit(of)(x) for x in t])):
+        np.testing.assert_allclose(found, -t)
+    np.testing.assert_allclose(jax.vmap(jax.grad(of))(t), -1.0)
+    at_the_edge = lambda t: rgrad.log_prob(dist.Uniform(0.0, t), t)  # its support is closed
+    np.testing.assert_allclose(jax.vmap(at_the_edge)(t), -jnp.log(t), rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(at_the_edge))(t), -1 / t, rtol=1e-6)
