@@ -72,10 +72,9 @@ def exact_moments(
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.
     """
-    estimator = estimator_of(estimator, "exact_moments")
+    problem, estimator = named(problem, "exact_moments"), estimator_of(estimator, "exact_moments")
     # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
-        problem = named(problem, "exact_moments")
         point = point_of(problem, params, "exact_moments")
         names = names_to_differentiate(problem, point, wrt, "exact_moments")
         q = problem.distribution(point)
