@@ -2,6 +2,7 @@
 
 import dataclasses
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from rgrad.protocols import Params
 
+PLAIN = (jax.tree_util.DictKey, jax.tree_util.SequenceKey)  # keys of containers that are not classes
 WHOLE = "params"  # the name of a parameter that is not in a container
 
 
@@ -40,13 +42,13 @@ def flattened(
         raise ValueError(f"{where}params is not a valid pytree ({reason}); use text for all keys of a dict") from None
     for path, value in with_none:
         # In a class, None marks a part that is left out, e.g. the bias of a layer. In a plain container it is a mistake.
-        if value is None and not (path and isinstance(path[-1], jax.tree_util.GetAttrKey)):
+        if value is None and (not path or isinstance(path[-1], PLAIN)):
             raise ValueError(f"{where}parameter {_name_of(path)} is None; give a number or an array")
     if not found:
         raise ValueError(f"{where}params must contain at least one number or array, got {params!r}")
     names = [_name_of(path) for path, _ in found]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise ValueError(
                 f"{where}two parameters are called {name!r}, the path of their keys; rename one of the keys"
             )
@@ -59,19 +61,18 @@ def _is_one(value: Any) -> bool:
     """Whether a value in a flat dict is one parameter: it is no container, or NumPy makes an array of it."""
     if value is None or jax.tree_util.all_leaves([value]):
         return True
+    if hasattr(value, "_fields"):  # the fields of a NamedTuple have names
+        return False
     try:
-        return _is_plain(value) and np.issubdtype(np.asarray(value).dtype, np.number)
+        return np.issubdtype(np.asarray(value).dtype, np.number)
     except ValueError:  # its parts have different shapes
         return False
 
 
 def _is_numbers(value: Any) -> bool:
     """Whether a value is a list of numbers, or of lists of them, that is an array."""
-    return _is_plain(value) and _is_one(value) and all(map(np.isscalar, jax.tree.leaves(value)))
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, list | tuple) and not hasattr(value, "_fields")  # the fields of a NamedTuple have names
+    several = isinstance(value, list | tuple) and len(value) > 0 and _is_one(value)
+    return several and all(map(np.isscalar, jax.tree.leaves(value)))
 
 
 def _name_of(path: Any) -> str:
