@@ -1,9 +1,14 @@
-"""The exceptions raised by an estimator that cannot be used for a distribution, an objective or a number of samples."""
+"""The exceptions raised by an estimator that cannot be used for a distribution, an objective or a number of samples.
+
+Also what several error messages have in common.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -11,6 +16,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
     return (f"; did you mean {close[0]!r}?" if close else "") + f" (there are: {', '.join(known)})"
+
+
+def check_takes(function: Callable[..., Any], arguments: Sequence[str], what: str, advice: str = "") -> None:
+    """Raises TypeError if `function` cannot be called with as many positional arguments as these names."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        own = ", ".join(signature.parameters)
+        raise TypeError(
+            f"{what} must take ({', '.join(arguments)}), got {name}({own})" + (f"; {advice}" if advice else "")
+        ) from None
 
 
 class NotApplicable(Exception):

@@ -1,8 +1,13 @@
-"""Problems, `E[objective(params, x)]` with `x ~ distribution(params)`: their values, gradients and parameters."""
+"""Problems, `E[objective(params, x)]` with `x ~ distribution(params)`: their values, gradients and parameters.
 
+The parameters of a user's problem are any pytree of numbers. `named` makes a problem of it whose parameters are a flat
+dict. Everything else works on that: a `Point` is a dict of arrays by name.
+"""
+
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +16,48 @@ from jax import Array
 
 from rgrad.errors import NotApplicable
 from rgrad.expectations.expectation import expect
-from rgrad.protocols import Estimator, Problem
+from rgrad.parameters import all_in, by_name, flattened, numbers
+from rgrad.protocols import Estimator, Objective, Params, Problem
 
 Point = dict[str, Array]
+
+
+class OfProblem(NamedTuple):
+    """A problem made of two functions, whose parameters have names."""
+
+    distribution: Callable[[Any], Any]
+    objective: Objective
+    params: Mapping[str, Any]
+    wrt: Sequence[str] = ()
+    origin: Any = None
+    """The user's own problem."""
+
+
+def named(problem: Problem, caller: str = "") -> Problem:
+    """The problem itself if its `params` is a flat dict; otherwise the same problem with its parameters in such a dict.
+
+    The functions of the user's problem receive their own structure all the same. See `flattened` for the names.
+
+    Raises:
+        TypeError: it is not a problem.
+        ValueError: what `flattened` raises.
+    """
+    for part in ("distribution", "objective", "params"):
+        if not hasattr(problem, part):
+            raise TypeError(
+                f"{caller or 'named'}: a problem has distribution(params), objective(params, x) and params; "
+                f"{type(problem).__name__} {reprlib.repr(problem)} has no {part}"
+            )
+    params, rebuild = flattened(problem.params, caller)
+    if rebuild is None:
+        return problem
+    return OfProblem(
+        lambda point: problem.distribution(rebuild(point)),
+        lambda point, x: problem.objective(rebuild(point), x),
+        params,
+        getattr(problem, "wrt", ()),
+        problem,
+    )
 
 
 def expect_objective(problem: Problem, params: Mapping[str, Array], key: Array, n: int, estimator: Estimator) -> Array:
@@ -64,8 +108,8 @@ def those_that_apply(
     return kept, left_out
 
 
-def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: str = "") -> Point:
-    """The problem's parameters as arrays. Values in `params` replace the problem's own.
+def point_of(problem: Problem, params: Params | None = None, caller: str = "") -> Point:
+    """The parameters of a problem that is `named`, as arrays. Values in `params` replace the problem's own.
 
     A number becomes a float if the default is a float. It stays an integer if the default is an integer, e.g. a count.
 
@@ -73,17 +117,14 @@ def point_of(problem: Problem, params: Mapping[str, Any] | None = None, caller: 
         ValueError: a name is unknown, a value is not finite, or an integer parameter is given a fraction.
     """
     own, where = dict(problem.params), f"{caller}: " if caller else ""
-    for name in params or {}:
-        if name not in own:
-            raise ValueError(f"{where}unknown parameter {name!r}; this problem has {', '.join(own)}")
-    point = {}
+    given, point = by_name(params, own, caller), {}
     for name, default in own.items():
-        value = np.asarray((params or {}).get(name, default))
+        value = numbers(given.get(name, default), f"{where}parameter {name}")
         if np.iscomplexobj(value):
             raise ValueError(f"{where}parameter {name} is complex; give its two parts as two real parameters")
         if value.size == 0:
             raise ValueError(f"{where}parameter {name} is an empty array; give at least one number")
-        if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
+        if not np.all(np.isfinite(value)):
             raise ValueError(f"{where}parameter {name} = {value.tolist()} is not finite; give finite numbers")
         whole = np.issubdtype(np.asarray(default).dtype, np.integer)
         if whole and not np.all(value == np.round(value)):
@@ -104,11 +145,13 @@ def names_to_differentiate(
 ) -> tuple[str, ...]:
     """The names of the parameters to differentiate: `wrt`, or the problem's own `wrt`, or every parameter.
 
+    The name of a container stands for all parameters in it, e.g. `q` for `q.loc` and `q.scale`.
+
     Raises:
         ValueError: a name is unknown or given twice, or its parameter is an integer.
     """
     where = f"{caller}: " if caller else ""
-    names = tuple(wrt or getattr(problem, "wrt", ()) or point)
+    names = all_in(wrt or getattr(problem, "wrt", ()) or tuple(point), point)
     for name in names:
         if name not in point:
             raise ValueError(f"{where}unknown parameter {name!r}; this problem has {', '.join(point)}")

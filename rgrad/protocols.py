@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from jax import Array
 from jax.typing import ArrayLike
 
+Params = Any  # a pytree of numbers and arrays, e.g. a dict of them by name
 Sample = Any  # an array, or a pytree of arrays
 Objective = Callable[..., ArrayLike]  # one sample -> a scalar
 
@@ -60,11 +61,17 @@ class Problem(Protocol):
     """
 
     @property
-    def params(self) -> Mapping[str, Any]:
-        """The default parameters: a mapping from names to numbers or arrays."""
+    def params(self) -> Params:
+        """The default parameters: a dict of numbers or arrays by name, or any other pytree of them.
 
-    def distribution(self, params: Mapping[str, Array], /) -> Any:
+        The two functions receive the same structure. Elsewhere, each parameter has a name: its path in the pytree,
+        joined by dots. `{"q": {"loc": 0.0}, "net": [w, b]}` has the parameters `q.loc`, `net.0` and `net.1`, and `q`
+        stands for all in it. A number or an array that is not in a container is called `params`. In a dict, a list of
+        numbers is an array.
+        """
+
+    def distribution(self, params: Params, /) -> Any:
         """The `Distribution` with these parameters."""
 
-    def objective(self, params: Mapping[str, Array], x: Sample, /) -> ArrayLike:
+    def objective(self, params: Params, x: Sample, /) -> ArrayLike:
         """The objective at one sample: a scalar."""

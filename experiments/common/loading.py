@@ -49,11 +49,9 @@ def load_problem(name: str) -> rgrad.Problem:
         if not there:
             raise UsageError(
                 f"--problem {name}: it has no {part!r}; a problem has distribution(params), objective(params, x) and "
-                "params, a dict of names to numbers or arrays"
+                "params, e.g. a dict of names to numbers or arrays"
                 + (" (if __init__ sets it, give an instance and not the class)" if isinstance(found, type) else "")
             )
-    if not isinstance(found.params, Mapping) or not found.params or not all(isinstance(n, str) for n in found.params):
-        raise UsageError(f"--problem {name}: params must be a non-empty dict of names to numbers or arrays")
     return found
 
 

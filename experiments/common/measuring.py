@@ -18,7 +18,7 @@ from experiments.common.loading import expanded, load_estimator, load_problem, w
 from experiments.common.progress import Advance
 from experiments.common.settings import ProblemSettings
 from rgrad.distributions import check_draw, evaluate, name_of
-from rgrad.problems import Point, gradient, labels_of, names_to_differentiate, point_of
+from rgrad.problems import Point, gradient, labels_of, named, names_to_differentiate, point_of
 
 CHUNK = 2**24  # draws between updates of the progress bar, and between chances to interrupt
 PILOT = 10_000  # draws of x for a first test of the objective
@@ -136,7 +136,8 @@ def tried(settings: ProblemSettings, name: str, estimators: tuple[str, ...]) -> 
     Raises:
         UsageError: the problem, its parameters or the name of an estimator is invalid.
     """
-    problem = load_problem(name)
+    with usage(f"--problem {name}", ValueError):
+        problem = named(load_problem(name))
     with usage("--params" if settings.params else f"--problem {name}", ValueError):
         point = point_of(problem, dict(settings.params))
     with usage("--wrt" if settings.wrt else f"--problem {name}", ValueError):
@@ -158,7 +159,7 @@ def _distribution(task: ProblemTask) -> Any:
 
 def _hint(task: ProblemTask) -> str:
     """A hint for the error message if a function of the problem raises."""
-    if isinstance(task.problem, type):
+    if isinstance(getattr(task.problem, "origin", task.problem), type):
         return " (this is a class: its functions must not take self; or give an instance)"
     changed = [n for n, value in task.problem.params.items() if jnp.shape(value) != task.point[n].shape]
     return f" (--params {', '.join(changed)} has another shape than the default)" if changed else ""

@@ -66,6 +66,19 @@ def parse_pairs(arguments: Sequence[str]) -> dict[str, Any]:
     return pairs
 
 
+def dotted(tables: Mapping[str, Any], is_value: Callable[[Any], bool]) -> dict[str, Any]:
+    """Nested tables as one, with dots in the names, because TOML reads `q.loc = 1` as a table `q` that has `loc`."""
+    flat: dict[str, Any] = {}
+    rest = list(tables.items())[::-1]
+    while rest:  # not recursive, because the tables may be nested deeply
+        name, value = rest.pop()
+        if is_value(value) or not value:
+            flat[name] = value
+        else:
+            rest += [(f"{name}.{inner}", x) for inner, x in value.items()][::-1]
+    return flat
+
+
 def pairs(parse: Callable[[Sequence[str]], dict[str, Any]], metavar: str) -> Any:
     """A tyro specification for a flag that takes several NAME=SOMETHING arguments."""
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -157,9 +170,14 @@ class ProblemSettings(ExperimentSettings):
     """Settings that all experiments on a problem share."""
 
     params: Annotated[dict[str, Number], NAME_VALUE] = {}
-    """Parameters that replace the problem's own, e.g. loc=3 scale=0.5 mean=1,2,3."""
+    """Parameters that replace the problem's own, e.g. loc=3 mean=1,2,3. Within a container: q.loc=3, or net.0=[1,2]."""
     wrt: Annotated[tuple[str, ...], ONCE] = ()
     """Parameters to differentiate. Default: the problem's own choice, or all."""
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _dotted(cls, params: Any) -> Any:
+        return dotted(params, lambda value: not isinstance(value, dict)) if isinstance(params, dict) else params
 
     @field_validator("params")
     @classmethod
@@ -197,7 +215,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
     if "params" in flags and not other_problem:
-        flags["params"] = {**from_file.get("params", {}), **flags["params"]}
+        flags["params"] = {**default.params, **flags["params"]}  # type: ignore[attr-defined]
     if other_problem:
         given = {flag for flag in ("params", "wrt") if _given(f"--{flag}", argv)}
         flags |= {name: model.model_fields[name].default for name in {"params", "wrt"} - given}

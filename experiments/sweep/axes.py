@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.settings import check_numbers, pairs, parse_pairs, split_pairs
+from experiments.common.settings import check_numbers, dotted, pairs, parse_pairs, split_pairs
 
 COUNTS = ("n", "dimension")
 KEYS = {"from", "to", "points", "log"}
@@ -36,11 +36,16 @@ AXES = pairs(parse_axes, "NAME=VALUES ...")
 
 
 def checked(axes: Mapping[str, Any]) -> dict[str, Axis]:
-    """The axes, after checking them.
+    """The axes, after checking them. A table in which there is a list or another table is a container of parameters.
 
     Raises:
         ValueError: a range is incomplete, empty, or logarithmic and not positive; or the values are not a list.
     """
+    inner = (list, tuple, Mapping)
+    is_container = lambda x: (
+        isinstance(x, Mapping) and not KEYS & set(x) and any(isinstance(y, inner) for y in x.values())
+    )
+    axes = dotted(axes, lambda axis: not is_container(axis))
     for name, axis in axes.items():
         if not isinstance(axis, Mapping):
             if not isinstance(axis, list | tuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +83,7 @@ class Combined(NamedTuple):
         )
 
 
-def combine(estimators: Sequence[Estimator | str]) -> Combined:
+def combine(estimators: Sequence[Estimator | str] | Mapping[str, Estimator | str]) -> Combined:
     """The combination of unbiased estimators with the least variance, chosen separately for each coordinate.
 
         terms = sum_m w_m terms_m,   w = C^-1 1 / (1' C^-1 1),   C the covariance of the members' gradients
@@ -113,7 +113,9 @@ def combine(estimators: Sequence[Estimator | str]) -> Combined:
     Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
     ensembles of control variates for variational inference, https://arxiv.org/abs/1810.12482.
     """
-    members = tuple(estimator_of(e, "combine") for e in estimators)
+    several = estimators.values() if isinstance(estimators, Mapping) else estimators
+    several = [several] if isinstance(several, str) or not isinstance(several, Iterable) else several
+    members = tuple(estimator_of(e, "combine") for e in several)
     if len(members) < 2:
         raise ValueError(f"combine: needs at least two estimators, got {len(members)}")
     for member in members:

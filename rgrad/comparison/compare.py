@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from rgrad.backend.compiling import check_compiles
 from rgrad.comparison.allocation import Advance, entries_of, measure_all
@@ -18,7 +17,7 @@ from rgrad.comparison.result import Comparison, conclude
 from rgrad.comparison.runs import Run
 from rgrad.errors import NotApplicable
 from rgrad.estimators.table import Estimators
-from rgrad.protocols import Problem
+from rgrad.protocols import Params, Problem
 
 NOMINAL = 1e9  # operations that count as one second if cost="operations"
 COMPILING = 0.5  # of the progress
@@ -27,7 +26,7 @@ COMPILING = 0.5  # of the progress
 def compare(
     problem: Problem | Losses,
     estimators: Estimators | None = None,
-    params: Mapping[str, ArrayLike] | None = None,
+    params: Params | None = None,
     wrt: Sequence[str] | None = None,
     *,
     key: Array,
@@ -69,11 +68,12 @@ def compare(
     another one and it is not known which of them is correct.
 
     Args:
-        problem: has `distribution(params)`, `objective(params, x)` and `params`. Or a dict of losses by name, each
-            `loss(params, key) -> scalar`, which are differentiated with respect to `wrt`.
+        problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`). Or a dict of losses
+            by name, each `loss(params, key) -> scalar`, which are differentiated with respect to `wrt`.
         estimators: a dict by name, or a list, of functions or names of `rgrad.ESTIMATORS`. By default the rows of `rgrad.estimators.table` that are marked as compared. Those that do
             not apply to the problem are left out, with the reason.
-        params: the point. Missing names take the problem's own values. Losses need it.
+        params: the point: by name, or in the structure of the problem's own. What is missing takes the problem's
+            values. Losses need it: any pytree of numbers, with names as in `rgrad.Problem.params`.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
         n: the number of samples of one gradient estimate. (Losses choose their own.)
         budget: seconds of measuring. Compiling comes first and is not included. It usually takes one to ten seconds for

@@ -20,15 +20,17 @@ from rgrad.distributions.draws import check_draw
 from rgrad.estimators.table import ESTIMATORS, Estimators, estimators_of, row_of
 from rgrad.measurement.exact import rules_for
 from rgrad.measurement.exact_gradient import exact_gradient
+from rgrad.parameters import all_in, flattened, numbers
 from rgrad.problems import (
     check_objective,
     expect_objective,
     gradient,
+    named,
     names_to_differentiate,
     point_of,
     those_that_apply,
 )
-from rgrad.protocols import Estimator, Problem
+from rgrad.protocols import Estimator, Params, Problem
 from rgrad.tracing.traced import depends
 
 COMPARED = {name: row.estimator for name, row in ESTIMATORS.items() if row.compared and not row.biased}
@@ -68,11 +70,12 @@ class Contenders(NamedTuple):
 def of_problem(
     problem: Problem,
     estimators: Estimators | None,
-    params: Mapping[str, ArrayLike] | None,
+    params: Params | None,
     wrt: Sequence[str] | None,
     n: int,
     key: Array,
 ) -> Contenders:
+    problem = named(problem, "compare")
     given = COMPARED if estimators is None else estimators_of(estimators, "compare")
     point = point_of(problem, params, "compare")
     names = names_to_differentiate(problem, point, wrt, "compare")
@@ -168,35 +171,42 @@ def _jumps(problem: Problem, point: Any, chosen: Any, q: Any) -> tuple[Jump | No
 
 
 def of_losses(
-    losses: Losses,
-    params: Mapping[str, ArrayLike] | None,
-    wrt: Sequence[str] | None,
-    references: Sequence[str] | None,
+    losses: Losses, params: Params | None, wrt: Sequence[str] | None, references: Sequence[str] | None
 ) -> Contenders:
-    if not params:
+    if params is None or (isinstance(params, Mapping) and not params):
         raise ValueError("compare: losses need params; pass a dict of names to numbers or arrays")
-    point = {name: jnp.asarray(value) for name, value in params.items()}
-    names = tuple(wrt or point)
+    flat_params, rebuild = flattened(params, "compare")
+    point = {name: _array(value, f"compare: parameter {name}") for name, value in flat_params.items()}
+    names = all_in(wrt or tuple(point), point)
     for name in names:
         if name not in point:
             raise ValueError(f"compare: unknown parameter {name!r}; choose from {', '.join(point)}")
     chosen = {name: point[name] * 1.0 for name in names}
 
+    def value(loss: Callable[[Any, Array], ArrayLike]) -> Callable[[Any, Array], Array]:
+        own = rebuild or (lambda point: point)
+        return lambda chosen, key: jnp.asarray(loss(own({**point, **chosen}), key))
+
     def flat(loss: Callable[[Any, Array], ArrayLike]) -> Callable[[Any, Array], Array]:
-        of = jax.grad(partial(_at, loss, point))
+        of = jax.grad(value(loss))
         return jax.jit(lambda chosen, key: ravel_pytree(of(chosen, key))[0])
 
-    values = {name: partial(_at, loss, point) for name, loss in losses.items()}
     gradients, left_out = those_that_apply(
-        {name: flat(loss) for name, loss in losses.items()}, values, chosen, jax.random.key(0)
+        {name: flat(loss) for name, loss in losses.items()},
+        {name: value(loss) for name, loss in losses.items()},
+        chosen,
+        jax.random.key(0),
     )
     known = [name for name in references or () if name in gradients]
     judges = {name: other for name in gradients for other in [r for r in known if r != name][:1]}
     return Contenders(gradients, chosen, Labels(chosen), tuple(gradients), judges, None, left_out)
 
 
-def _at(loss: Callable[[Any, Array], ArrayLike], point: Mapping[str, Array], chosen: Any, key: Array) -> Array:
-    return jnp.asarray(loss({**point, **chosen}, key))
+def _array(value: Any, what: str) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        return jnp.asarray(numbers(value, what))  # which says what is wrong
 
 
 def _same(a: Any, b: Any) -> bool:

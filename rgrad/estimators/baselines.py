@@ -167,6 +167,8 @@ def plain(option: Any) -> Any:
     """A baseline or control variate without any `functools.partial` around it that sets no argument."""
     while isinstance(option, partial) and not option.args and not option.keywords:
         option = option.func
+    if option is moving_average or option is MovingAverage:
+        raise TypeError("baseline: rgrad.moving_average is not called; write baseline=rgrad.moving_average()")
     return option
 
 

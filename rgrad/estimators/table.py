@@ -24,7 +24,7 @@ from rgrad.distributions.standardised import by_moments
 from rgrad.distributions.support import edges
 from rgrad.distributions.weak_derivatives import weak_derivatives
 from rgrad.distributions.wrappers import elementary, has_rule
-from rgrad.errors import NoDerivative, NoRule, NotApplicable, nearest
+from rgrad.errors import NoDerivative, NoRule, NotApplicable, check_takes, nearest
 from rgrad.estimators.arm import arm, disarm
 from rgrad.estimators.baselines import leave_one_out
 from rgrad.estimators.control_variates import delta, optimal
@@ -134,7 +134,7 @@ def estimator_of(given: Estimator | str, caller: str) -> Estimator:
 
     Raises:
         ValueError: no estimator has this name.
-        TypeError: `given` is neither a name nor callable.
+        TypeError: `given` is neither a name nor a function of four arguments.
     """
     if isinstance(given, str):
         if given not in ESTIMATORS:
@@ -144,6 +144,8 @@ def estimator_of(given: Estimator | str, caller: str) -> Estimator:
         raise TypeError(
             f"{caller}: estimator must be callable, or a name of rgrad.ESTIMATORS, got {type(given).__name__} {given!r}"
         )
+    if row_of(given) is None:
+        check_takes(given, ("f", "q", "key", "n"), f"{caller}: estimator")
     return given
 
 
@@ -157,7 +159,7 @@ def estimators_of(given: Estimators, caller: str) -> dict[str, Estimator]:
     if isinstance(given, Mapping):
         named = [(str(name), estimator_of(e, caller)) for name, e in given.items()]
     else:
-        several = [given] if isinstance(given, str) or callable(given) else list(given)
+        several = [given] if isinstance(given, str) or not isinstance(given, Iterable) or callable(given) else given
         named = [(name_of_estimator(e), estimator_of(e, caller)) for e in several]
     if not named:
         raise ValueError(f"{caller}: estimators is empty; pass at least one, or omit it for the default")

@@ -26,7 +26,7 @@ from rgrad.distributions.draws import check_draw, draw_pathwise, evaluate
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.relaxations import log_prob_between
 from rgrad.distributions.support import forbid_moving_support
-from rgrad.errors import Unsuitable, nearest
+from rgrad.errors import Unsuitable, check_takes, nearest
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS, row_of
 from rgrad.expectations.expectation import expect
@@ -96,6 +96,7 @@ def iwae(
             "rgrad.doubly_reparameterized, rgrad.sticking_the_landing, rgrad.score_function, rgrad.vimco, or your "
             "own estimator"
         )
+    check_takes(estimator, ("f", "q", "key", "n"), "iwae: gradient")
     if (together := dependent_draws(q)) is not None:
         raise ValueError(f"iwae: the K samples of a bound must be independent; pass q itself, not {together.prefix}(q)")
     copies: Any = Copies(q, k)  # `has_rsample` is read-only

@@ -15,6 +15,8 @@ from rgrad.backend.keys import check_counted_key
 from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
 from rgrad.backend.programs import compiled
+from rgrad.errors import check_takes
+from rgrad.parameters import numbers
 
 if TYPE_CHECKING:
     import optax
@@ -61,6 +63,7 @@ def everything(params: Params) -> Params:
     return params
 
 
+NOT_DATA = "a state changes from step to step; if it is data, let the loss close over it and leave state out"
 NOTHING = Trace(None, None, None)  # type: ignore[arg-type]
 
 
@@ -92,16 +95,18 @@ def fit(
     there is then no value to repeat.
 
     Outside `jax.jit`, also under `jax.vmap`, the call is compiled with its own compiler options and is up to twice as
-    fast. Calls from two threads use two cores.
+    fast. Calls from two threads use two cores. One program is compiled for each `loss`, `optimizer`, `feasible`,
+    `record` and `steps`. Pass the same objects again to reuse it: each `lambda` and each `optax.adam(0.1)` is a new one.
 
     Args:
         loss: `loss(params, key) -> scalar`. With a state (a moving-average baseline, a trained control variate):
-            `loss(params, state, key) -> (scalar, state)`. One program is compiled for each function.
+            `loss(params, state, key) -> (scalar, state)`.
         params: a pytree of floats; or an earlier `Fit` to continue, including its state.
         optimizer: any optax optimizer.
         key: one PRNG key. Pass the same key for the later pieces of a run.
         steps: a Python int, at least 1.
-        state: a pytree of arrays. None if the loss has no state.
+        state: a pytree of arrays that the loss changes. None if the loss has no state. It is not for data: let the loss
+            close over those.
         feasible: maps the parameters to a boolean. None: every point is feasible.
         record: maps the parameters to what the trace keeps at each step. By default everything. None: no trace at all,
             which saves time and memory if only the end of many fits is needed.
@@ -113,8 +118,8 @@ def fit(
     Raises:
         TypeError: `steps` is not an int, `key` is not a key, a parameter is not a float, or the loss does not return a
             scalar.
-        ValueError: `steps < 1`, several keys, a key of the kind rbg, or the loss returns a state of another structure
-            or shape.
+        ValueError: `steps < 1`, several keys, a key of the kind rbg, a parameter that is not a number, or the loss
+            returns a state of another structure or shape.
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise TypeError(f"fit: steps must be a Python int (it is the length of a loop), got {steps!r}")
@@ -133,15 +138,25 @@ def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: 
 
     Raises:
         TypeError: a parameter is not a float.
+        ValueError: there are no parameters, or one is not a number.
     """
+    if not jax.tree.leaves(params):
+        raise ValueError(f"fit: params must contain at least one number or array, got {params!r}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            name = jax.tree_util.keystr(path) or "params"
+        name = jax.tree_util.keystr(path) or "params"
+        if not jnp.issubdtype(_dtype_of(leaf, f"fit: parameter {name}"), jnp.floating):
             raise TypeError(f"fit: parameter {name} = {leaf} is not a float, so it cannot be fitted; write {leaf}.0")
     params = jax.tree.map(jnp.asarray, params)
     return Fit(
         params, state, optimizer.init(params), jnp.asarray(0), jnp.asarray(-1), jnp.asarray(False), trace=NOTHING
     )
+
+
+def _dtype_of(leaf: Any, what: str) -> Any:
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return numbers(leaf, what).dtype  # which says what is wrong
 
 
 def _last_of(trace: Trace, dtype: Any) -> Trace:
@@ -156,11 +171,13 @@ def _last_of(trace: Trace, dtype: Any) -> Trace:
 def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
     """The dtype of the loss. Raises an error if the loss does not return what it must."""
     if start.state is None:
+        check_takes(loss, ("params", "key"), "fit: loss", "bind data with functools.partial, or pass a state")
         value = jax.eval_shape(loss, start.params, key)
     else:
+        check_takes(loss, ("params", "state", "key"), "fit: loss", NOT_DATA)
         returned = jax.eval_shape(loss, start.params, start.state, key)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            raise TypeError("fit: with a state, the loss must return (value, state)")
+            raise TypeError(f"fit: with a state, the loss must return (value, state), got {returned}; {NOT_DATA}")
         value, state = returned
         kind = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
         if kind(state) != kind(start.state):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from rgrad.backend.compiling import right
 from rgrad.distributions.draws import check_draw
@@ -18,8 +17,8 @@ from rgrad.distributions.log_density import Wrapper, log_prob
 from rgrad.distributions.triangular import lower
 from rgrad.errors import NotApplicable, Unsuitable
 from rgrad.estimators.table import estimator_of, row_of
-from rgrad.problems import check_objective, gradient, names_to_differentiate, point_of
-from rgrad.protocols import Estimator, Objective, Problem
+from rgrad.problems import OfProblem, check_objective, gradient, named, names_to_differentiate, point_of
+from rgrad.protocols import Estimator, Params, Problem
 
 TOLERANCE = 1e-6  # the largest difference allowed between two rules, relative to the variance
 
@@ -43,7 +42,7 @@ class ExactMoments(NamedTuple):
 def exact_moments(
     problem: Problem,
     estimator: Estimator | str,
-    params: Mapping[str, ArrayLike] | None = None,
+    params: Params | None = None,
     wrt: Sequence[str] | None = None,
 ) -> ExactMoments | None:
     """The exact mean and variance of an estimator's gradient, for every n. None if they cannot be computed.
@@ -61,18 +60,19 @@ def exact_moments(
     that are narrower than the distance between nodes (0.075 standard deviations, or 0.6 in two dimensions).
 
     Args:
-        problem: has `distribution(params)`, `objective(params, x)` and `params`.
+        problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`).
         estimator: a function, or a name of `rgrad.ESTIMATORS`.
-        params: the point. Missing names take the problem's own values.
+        params: the point: by name, or in the structure of the problem's own. What is missing takes the problem's values.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
 
     Raises:
+        TypeError: the problem or the estimator is something else.
         ValueError: an unknown name of a parameter or estimator, an integer to differentiate, or a value that is not finite.
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.
     """
-    estimator = estimator_of(estimator, "exact_moments")
+    problem, estimator = named(problem, "exact_moments"), estimator_of(estimator, "exact_moments")
     # Everything here is in 64 bits, whatever precision the caller uses.
     with jax.enable_x64(True):
         point = point_of(problem, params, "exact_moments")
@@ -98,12 +98,6 @@ def exact_moments(
             if row_of(estimator) is not None:
                 raise
             return None  # a user's estimator, which does not accept 2 or 5 samples. The objective has been checked
-
-
-class OfProblem(NamedTuple):
-    distribution: Callable[[Any], Any]
-    objective: Objective
-    params: dict[str, Any]
 
 
 class Rule(NamedTuple):

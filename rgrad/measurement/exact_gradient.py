@@ -14,8 +14,8 @@ from rgrad.backend.compiling import right
 from rgrad.distributions.log_density import log_prob
 from rgrad.errors import NotApplicable
 from rgrad.estimators.enumerated import enumerated
-from rgrad.measurement.exact import TOLERANCE, AtNodes, OfProblem, Rule, rules_for
-from rgrad.problems import Point, gradient
+from rgrad.measurement.exact import TOLERANCE, AtNodes, Rule, rules_for
+from rgrad.problems import OfProblem, Point, gradient
 from rgrad.protocols import Objective, Problem
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rgrad.problems import Point, names_to_differentiate, point_of
-from rgrad.protocols import Problem
+from rgrad.parameters import by_name
+from rgrad.problems import Point, named, names_to_differentiate, point_of
+from rgrad.protocols import Params, Problem
 
 N, DIMENSION = "n", "dimension"  # the axes that are not parameters: they determine shapes
 
@@ -78,7 +79,7 @@ class Grid(NamedTuple):
 def grid_of(
     problem: Problem,
     axes: Mapping[str, Any],
-    params: Mapping[str, Any] | None = None,
+    params: Params | None = None,
     wrt: Sequence[str] | None = None,
 ) -> Grid:
     """The grid for these axes.
@@ -89,12 +90,9 @@ def grid_of(
         ValueError: an axis that is not a parameter of the problem, is empty, contains a value twice (to the precision
             of its floats), contains a value that is not finite, or has values of another shape than the parameter.
     """
-    params = dict(params or {})
     for name, values in axes.items():
         if not hasattr(values, "__len__") or len(values) == 0:
             raise ValueError(f"sweep: axis {name} is empty; list its values, e.g. {name}=1,2,3")
-        if name in params:
-            raise ValueError(f"sweep: {name} is both an axis and a fixed parameter; remove one of them")
     numbers = _counts(N, axes.get(N, (10,)))
     dimensions = _counts(DIMENSION, axes[DIMENSION]) if DIMENSION in axes else [0]
     if DIMENSION in axes and not hasattr(problem, "of_dimension"):
@@ -104,9 +102,11 @@ def grid_of(
         )
     by_shape: dict[Shape, tuple[Problem, Point]] = {}
     for d in dimensions:
-        of = problem.of_dimension(d) if d else problem  # type: ignore[attr-defined]
+        of = named(problem.of_dimension(d) if d else problem, "sweep")  # type: ignore[attr-defined]
         by_shape |= {Shape(d, n): (of, point_of(of, params, "sweep")) for n in numbers}
     of, base = by_shape[Shape(dimensions[0], numbers[0])]
+    for name in set(axes) & set(by_name(params, base)):
+        raise ValueError(f"sweep: {name} is both an axis and a fixed parameter; remove one of them")
     for name in (N, DIMENSION):
         if name in axes and name in base:
             raise ValueError(

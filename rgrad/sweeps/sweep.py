@@ -14,7 +14,7 @@ from rgrad.backend.keys import check_counted_key
 from rgrad.estimators.table import Estimators, estimators_of
 from rgrad.measurement.moments import Moments
 from rgrad.problems import labels_of
-from rgrad.protocols import Problem
+from rgrad.protocols import Params, Problem
 from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
 from rgrad.sweeps.grid import DIMENSION, Grid, N, Shape, each, grid_of
 
@@ -63,7 +63,7 @@ def sweep(
     problem: Problem,
     axes: Mapping[str, Any],
     estimators: Estimators | None = None,
-    params: Mapping[str, Any] | None = None,
+    params: Params | None = None,
     wrt: Sequence[str] | None = None,
     *,
     key: Array,
@@ -85,13 +85,13 @@ def sweep(
     all estimators share their draws.
 
     Args:
-        problem: has `distribution(params)`, `objective(params, x)` and `params`. If `dimension` is an axis, it also has
-            `of_dimension(d)`, which returns the problem in d dimensions.
+        problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`). If `dimension` is an
+            axis, it also has `of_dimension(d)`, which returns the problem in d dimensions.
         axes: names to values, as lists or arrays. `n` is the number of samples of one gradient estimate (10 if absent),
             `dimension` is that of the problem, and all others are parameters. If the parameter is an array, a number is
             broadcast to its shape.
         estimators: by name. By default `reparameterized`, `score_function` and `score_function+leave_one_out`.
-        params: fixed parameters that differ from the problem's own.
+        params: fixed parameters that differ from the problem's own: by name, or in the structure of the problem's own.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
         key: one PRNG key.
         replicates: the number of independent estimates in each cell.
