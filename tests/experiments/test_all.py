@@ -1,6 +1,5 @@
 """Every experiment on its small config, the files it writes, and bad input, which gives one line and exit status 2."""
 
-import contextlib
 import csv
 import json
 import os
@@ -15,11 +14,10 @@ import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments.common import interrupt, readme
+from experiments.common import readme
 from experiments.common.loading import ESTIMATORS
 from experiments.common.measuring import ProblemTask
 from experiments.common.problems import PROBLEMS
-from experiments.common.progress import progress
 from experiments.common.record import output_folder, remove_leftovers
 from experiments.common.settings import read_toml
 from experiments.variance import VarianceSettings
@@ -277,31 +275,6 @@ def test_an_interrupt_leaves_nothing(tmp_path, signum, wanted):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (wanted, "", "interrupted; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
-    """JAX calls Python during garbage collection. An exception there is printed and lost."""
-    monkeypatch.setattr(interrupt, "_received", None)
-    with progress(2, "counting") as advance:
-        advance(1)
-        with contextlib.suppress(KeyboardInterrupt):
-            interrupt._remember(signal.SIGINT, None)
-        with pytest.raises(KeyboardInterrupt):
-            advance(1)
-
-
-def test_the_second_signal_ends_the_process_at_once():
-    code = (
-        "import os, signal, time\n"
-        "from experiments.common import interrupt\n"
-        "interrupt.remember_interrupts()\n"
-        "for _ in range(2):\n"
-        "    try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)\n"
-        "    except KeyboardInterrupt: print('first', flush=True)\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "first\n", "")
 
 
 def test_leftovers_of_killed_writes_are_removed(tmp_path):
