@@ -1,5 +1,6 @@
 """Is any estimator wrong for any distribution?"""
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,8 @@ def in_processes(of: Callable[[str], list[Cell]], names: Sequence[str]) -> Itera
     They are replaced after every `ROWS_AT_ONCE` names, because compiled programs use up the memory maps of a process.
     The pool's own `max_tasks_per_child` is not used: with it, Python 3.11 can wait forever for processes that ended.
     """
+    # A helper process of Python removes the semaphores of this one, and warns about it if a signal ended this one.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     for start in range(0, len(names), ROWS_AT_ONCE):
         # This process stops them. On Ctrl-C, they would print tracebacks.
         pool = ProcessPoolExecutor(2, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
