@@ -95,7 +95,16 @@ def test_a_folder_with_a_line_break_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("redirect", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 def test_with_closed_and_full_streams(redirect, tmp_path):
-    assert ran("send(); time.sleep(60)", tmp_path, redirect) == (143, "", "")
+    """A library may write to the number of a closed stream, which must not be that of the socket for signals."""
+    code = """
+import stat
+sockets = [number for number in range(3) if stat.S_ISSOCK(os.fstat(number).st_mode)]
+Path("sockets").write_text(str(sockets))
+send()
+time.sleep(60)
+"""
+    assert ran(code, tmp_path, redirect) == (143, "", "")
+    assert (tmp_path / "sockets").read_text() == "[]"
 
 
 def test_after_the_run(tmp_path):
