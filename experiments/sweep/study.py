@@ -119,7 +119,8 @@ def _begun_together(settings: Any, group: Group, stack: contextlib.ExitStack) ->
     work: Work | None = None
     with _settling(group) as settle:
         if group.process == 0:
-            work = _begun(settings, task, grid, stack)
+            with held():  # an interrupted sweep has a plan, or no folder
+                work = _begun(settings, task, grid, stack)
         settle("")
     with _settling(group) as settle:
         work = work or _joined(settings, task, grid, group, stack)
@@ -164,16 +165,15 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
         folder = stack.enter_context(output_folder(settings.out, "sweep"))
         stack.enter_context(share_locked(folder, 0))
         plan = after._replace(replicates=[])
-    with held():
-        try:
-            (folder / "chunks").mkdir(exist_ok=True)
-        except FileExistsError:
-            raise UsageError(f"{folder}: chunks is a file, not a folder; remove it") from None
-        for place in (folder, folder / "chunks"):
-            remove_leftovers(place)
-        if after != plan:
-            after.write(folder)
-        keep(_message(folder))
+    try:
+        (folder / "chunks").mkdir(exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder}: chunks is a file, not a folder; remove it") from None
+    for place in (folder, folder / "chunks"):
+        remove_leftovers(place)
+    if after != plan:
+        after.write(folder)
+    keep(_message(folder))
     return Work(task, grid, after, devices, folder)
 
 

@@ -43,6 +43,12 @@ KEPT = re.compile(
     r"the results( without the figure)? are in killed/"
 )
 TIMES = {"seconds"}
+# A random moment is one after a random stage, because most of the life of a small run is its start.
+STAGES = [
+    lambda folder: True,
+    lambda folder: folder.exists(),
+    lambda folder: any(path.suffix in (".chunk", ".checkpoint", ".json") for path in folder.rglob("[!.]*")),
+]
 
 
 def start(name, folder, out):
@@ -82,12 +88,17 @@ class Killer:
         self.home, self.run_main, self.seed, self.wholes = home, run_main, seed, {}
 
     def whole(self, name):
-        """The seconds of an undisturbed run, and its rows."""
+        """The seconds from each stage to the end of an undisturbed run, and its rows."""
         if name not in self.wholes:
-            began, process = time.monotonic(), start(name, self.home, f"whole-{name}")
+            folder, times = self.home / f"whole-{name}", []
+            process = start(name, self.home, folder.name)
+            while process.poll() is None and len(times) < len(STAGES):
+                if STAGES[len(times)](folder):
+                    times.append(time.monotonic())
+                time.sleep(0.001)
             _, err = process.communicate(timeout=300)
             assert (process.returncode, err) == (0, "")
-            self.wholes[name] = time.monotonic() - began, rows(self.home / f"whole-{name}")
+            self.wholes[name] = [time.monotonic() - began for began in times], rows(folder)
         return self.wholes[name]
 
     def kill(self, name, signals, number):
@@ -100,14 +111,17 @@ class Killer:
 
     def _kill(self, name, signals, number):
         chance = random.Random(f"{self.seed} {number}")
-        seconds, truth = self.whole(name)
+        left, truth = self.whole(name)
         home = self.home / str(number)
         home.mkdir()
         folder = home / "killed"
         process = start(name, home, "killed")
         while signals[0] != signal.SIGKILL and process.poll() is None and not listens(process):
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, seconds))
+        stage = chance.randrange(len(left))
+        while process.poll() is None and not STAGES[stage](folder):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, left[stage]))
         for signum in signals:
             process.send_signal(signum)
             time.sleep(chance.uniform(0, 0.01))

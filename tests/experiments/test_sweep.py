@@ -256,7 +256,8 @@ def test_a_busy_port(sweep):
     assert time.monotonic() - began < 30
 
 
-def test_a_process_that_is_killed(sweep, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed(signum, sweep, tmp_path):
     """The other one finishes its share and says which is lost. One process continues, and the bytes are those of one alone."""
     more = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "200000",
             "--chunk", "1")  # fmt: skip
@@ -268,11 +269,13 @@ def test_a_process_that_is_killed(sweep, tmp_path):
     # The processes have disconnected when there is a chunk. Each has 6 chunks, of some 50 ms.
     while not chunks(tmp_path / "two") and first.poll() is None and second.poll() is None:
         time.sleep(0.001)
-    second.kill()
-    second.communicate()
+    second.send_signal(signum)
+    _, err = second.communicate()
+    kept = "the finished chunks are kept; continue with --resume two"
+    if signum == signal.SIGTERM:
+        assert (second.returncode, err) == (143, f"interrupted; {kept}\n")
     out, err = first.communicate(timeout=200)
     assert first.returncode == 2, out
-    kept = "the finished chunks are kept; continue with --resume two"
     assert err == f"error: process 1 ended before its share was done ({kept})\n"
     assert 6 <= len(chunks(tmp_path / "two")) < 12
     assert sweep("--resume", "two")[0] == 0
