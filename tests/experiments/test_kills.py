@@ -185,7 +185,7 @@ def killer(tmp_path, run_main):
 
 def test_a_few_kills(killer):
     for number, signals in enumerate(list(SIGNALS.values())[:4]):
-        killer.kill("fit", signals, number)
+        killer.kill("sweep", signals, number)
 
 
 @pytest.mark.long
