@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 KILLED = {
     "sweep": ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "3000",
               "--chunk", "3"),
-    "vae": ("--hidden", "8", "--latents", "2", "--batch", "8", "--steps", "60", "--every", "20", "--seeds", "2", "--bound-k",
+    "vae": ("--hidden", "8", "--latents", "2", "--batch", "8", "--steps", "1000", "--every", "20", "--seeds", "2", "--bound-k",
             "5"),
     "logistic": ("--config", ROOT / "configs" / "logistic_small.toml", "--steps", "50"),
     "fit": ("--synthetic", "3", "2", "50", "--objectives", "squared_error", "--estimators", "reparameterized", "--steps",
