@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.benchmark.rivals import CONTENDERS, OURS
 from experiments.benchmark.study import PER_CALL, Row, check, device_of, quartiles, row, seconds_of
+from experiments.common.interrupt import cleaned
 from experiments.common.progress import Advance
 
 
@@ -21,12 +22,15 @@ def child(code: str, *arguments: Any, **environment: str) -> list[Any]:
     here = str(Path(__file__).parent.parent)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
     env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process already holds the memory of the GPU
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=env | environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"a fresh process failed: {done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    started = subprocess.Popen(
+        command, env=env | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with started as process, cleaned(process.kill):
+        out, err = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"a fresh process failed: {err[-2000:]}")
+    return [json.loads(line) for line in out.splitlines()]
 
 
 GROWTH = "import sys; from experiments.benchmark.processes import grow; grow(*map(int, sys.argv[1:]))"

@@ -1,32 +1,102 @@
-"""Ends a run on Ctrl-C or SIGTERM. Python drops an exception that is raised in a garbage-collection callback of JAX."""
+"""Ends a run on Ctrl-C or SIGTERM, with one true line about what was kept.
 
+A thread of its own receives the signals. An exception in the main thread could be raised anywhere: NumPy and jaxlib print it or
+crash if that is in their imports, and Python drops it in a callback of the garbage collector. And in a long call of XLA there
+would be none. So the thread cleans up, prints the line, and ends the process. It waits until files that belong together are
+written (`held`). The second signal ends the process at once.
+"""
+
+import contextlib
 import os
 import signal
-from typing import Any
+import socket
+import threading
+from collections.abc import Callable, Iterator
 
-_received: int | None = None
+from experiments.common.streams import open_standard_streams, printable
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-def _remember(signum: int, frame: Any) -> None:
-    global _received
-    if _received is not None:
-        os._exit(128 + signum)  # the second signal ends the process at once
-    _received = signum
-    raise KeyboardInterrupt
-
-
-def remember_interrupts() -> None:
-    """From now on, SIGINT and SIGTERM raise KeyboardInterrupt, and are also remembered."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _remember)
+_lock = threading.RLock()
+_cleanups: list[Callable[[], object]] = []
+_kept = ""
+_watching = False
 
 
-def stop_if_interrupted() -> None:
-    """Raises KeyboardInterrupt if a signal came and the exception was lost."""
-    if _received is not None:
-        raise KeyboardInterrupt
+def watch_interrupts() -> None:
+    """From now on, SIGINT and SIGTERM end the process as described above."""
+    global _watching
+    if _watching:
+        return
+    _watching = True
+    open_standard_streams()  # the socket must not take the number of a closed stream, to which libraries write
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)
+    for signum in SIGNALS:
+        signal.signal(signum, lambda signum, frame: None)  # Python writes to the socket before it calls this
+    threading.Thread(target=_watch, args=[receiver], daemon=True).start()
 
 
-def interrupted_status() -> int:
-    """The exit status of an interrupted run: 130, or 143 after SIGTERM."""
-    return 128 + (_received or signal.SIGINT)
+def _watch(receiver: socket.socket) -> None:
+    ending = False
+    while True:
+        (signum,) = receiver.recv(1)
+        if signum in SIGNALS:
+            if ending:
+                os._exit(128 + signum)
+            ending = True
+            threading.Thread(target=_end, args=[signum], daemon=True).start()
+
+
+def _end(signum: int) -> None:
+    with held():
+        for cleanup in reversed(_cleanups):
+            with contextlib.suppress(Exception):
+                cleanup()
+        with contextlib.suppress(OSError):  # stderr is closed, or its reader is gone
+            os.write(2, f"interrupted; {printable(kept())}\n".encode(errors="backslashreplace"))
+        os._exit(128 + signum)
+
+
+def ignore_interrupts() -> None:
+    """The run has ended: a signal changes nothing any more. If one came before, this function does not return."""
+    _lock.acquire()
+
+
+def default_interrupts() -> None:
+    """The process has only to end: a signal ends it at once."""
+    if _watching:
+        for signum in SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A signal ends the process only after the context. For writes that belong together, also in this context."""
+    with _lock:
+        yield
+
+
+@contextlib.contextmanager
+def cleaned(cleanup: Callable[[], object]) -> Iterator[None]:
+    """Calls `cleanup` at the end of the context, also if a signal ends the process."""
+    with held():
+        _cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        with held():
+            _cleanups.remove(cleanup)
+            cleanup()
+
+
+def keep(what: str) -> None:
+    """From now on, the message of an interrupt is this. Call it inside `held`, together with the write."""
+    global _kept
+    _kept = what
+
+
+def kept() -> str:
+    """What an interrupted run has kept, as a sentence."""
+    return _kept or "nothing was written"

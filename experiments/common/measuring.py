@@ -20,7 +20,7 @@ from experiments.common.settings import ProblemSettings
 from rgrad.distributions import check_draw, evaluate, name_of
 from rgrad.problems import Point, gradient, labels_of, named, names_to_differentiate, point_of
 
-CHUNK = 2**24  # draws between updates of the progress bar, and between chances to interrupt
+CHUNK = 2**24  # draws between updates of the progress bar
 PILOT = 10_000  # draws of x for a first test of the objective
 FEW = 200  # below this many degrees of freedom, the interval of a variance covers less than its nominal level
 

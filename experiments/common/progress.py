@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.common.interrupt import stop_if_interrupted
+from experiments.common.interrupt import cleaned
 
 Advance = Callable[[float], None]
 """Advances the bar by the work done since the last call."""
@@ -23,11 +23,10 @@ def progress(total: float, what: str) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, cleaned(bar.stop):
         task = bar.add_task(what, total=total)
 
         def advance(done: float) -> None:
-            stop_if_interrupted()
             bar.advance(task, done)
 
         yield advance

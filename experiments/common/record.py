@@ -22,6 +22,7 @@ import jax
 from numpyro.distributions.distribution import validation_enabled
 
 from experiments.common.errors import UsageError
+from experiments.common.interrupt import cleaned, held, keep
 from experiments.common.progress import Advance, progress
 from experiments.common.readme import readme_files, readme_of
 from experiments.common.settings import command_line
@@ -33,6 +34,7 @@ except ImportError:  # Windows
 
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro", "optax", "numpy", "scipy", "matplotlib")
 Row = Mapping[str, Any]
+FIGURES = ("figure.png", "figure.svg")
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}")  # the temporary names of `write` and `written`
 
 
@@ -69,8 +71,7 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
             outcome = study(advance)
         files = result_files(experiment, settings, outcome.rows, time.monotonic() - began, outcome.provenance)
         files |= outcome.files
-        write(folder, files)  # first: the measurement is kept if drawing or printing fails
-        with drawn(folder, outcome.figure) as figures:
+        with saved(folder, files, outcome.figure) as figures:
             wrong = outcome.report()
             print(f"written to {folder}/: {', '.join([*files, *figures])}")
         if readme is not None and not wrong:
@@ -79,12 +80,19 @@ def recorded(settings: Any, experiment: str, work: float, what: str, study: Call
 
 
 @contextlib.contextmanager
-def drawn(folder: Path, figure: Callable[[], Mapping[str, bytes]]) -> Iterator[Mapping[str, bytes]]:
-    """Draws the figures and writes them to the folder. If that fails, it raises only after the context.
+def saved(
+    folder: Path, files: Mapping[str, bytes], figure: Callable[[], Mapping[str, bytes]]
+) -> Iterator[Mapping[str, bytes]]:
+    """Writes the files, then draws the figures and writes them. If drawing fails, it raises only after the context.
 
     Raises:
         UsageError: the figures could not be drawn, e.g. because LaTeX is asked for and not installed.
     """
+    with held():  # first: the measurement is kept if drawing or printing fails
+        write(folder, files)
+        for name in FIGURES:  # of an earlier run in this folder
+            (folder / name).unlink(missing_ok=True)
+        keep(f"the results without the figure are in {folder}/")
     failed: UsageError | None = None
     figures: Mapping[str, bytes] = {}
     try:
@@ -92,7 +100,9 @@ def drawn(folder: Path, figure: Callable[[], Mapping[str, bytes]]) -> Iterator[M
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         failed = UsageError(f"the figure could not be drawn: {what}; the other results are in {folder}/")
-    write(folder, figures)
+    with held():
+        write(folder, figures)
+        keep(f"the results are in {folder}/" if failed is None else f"the results without the figure are in {folder}/")
     yield figures
     if failed is not None:
         raise failed
@@ -114,25 +124,43 @@ def output_folder(out: str | None, experiment: str) -> Iterator[Path]:
     Raises:
         UsageError: the folder is not writable, or another run uses it.
     """
-    folder, made = Path(out) if out else _unused(Path("results") / experiment), []
-    try:
-        try:
-            made = [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=out is not None)
-            probe = folder / f".{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
-        except FileExistsError:
-            raise UsageError(f"--out {folder}: this is a file; give a folder") from None
-        except OSError as error:
-            raise UsageError(f"--out {folder}: {error.strerror}; give a writable folder") from None
-        with locked(folder, f"--out {folder}: another run is writing into this folder"):
-            remove_leftovers(folder)
-            yield folder
-    finally:
+    made: list[Path] = []
+
+    def remove_if_empty() -> None:
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()  # fails, as intended, if the folder has results
+
+    with cleaned(remove_if_empty):
+        with held():
+            folder = _made(Path(out) if out else None, Path("results") / experiment, made)
+        with locked(folder, f"--out {folder}: another run is writing into this folder"):
+            remove_leftovers(folder)
+            yield folder
+
+
+def _made(out: Path | None, parent: Path, made: list[Path]) -> Path:
+    """Creates the folder, `out` or a new one in `parent`, and tests it. Adds what it creates to `made`, the folder first.
+
+    Raises:
+        UsageError: the folder is not writable.
+    """
+    now = time.strftime("%Y-%m-%dT%H-%M-%S")
+    names = (f"{now}-{i}" if i else now for i in itertools.count())  # two runs may start in the same second
+    while True:
+        folder = out or parent / next(names)
+        made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=out is not None)
+            probe = folder / f".probe.{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+            return folder
+        except FileExistsError:
+            if out is not None:
+                raise UsageError(f"--out {folder}: this is a file; give a folder") from None
+        except OSError as error:
+            raise UsageError(f"--out {folder}: {error.strerror}; give a writable folder") from None
 
 
 @contextlib.contextmanager
@@ -165,19 +193,19 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def _unused(parent: Path) -> Path:
-    """A folder named after the time, which no other run uses: two may start in the same second."""
-    now = time.strftime("%Y-%m-%dT%H-%M-%S")
-    names = (f"{now}-{i}" if i else now for i in itertools.count())
-    return next(parent / name for name in names if not (parent / name).exists())
-
-
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes each file completely or not at all: first under temporary names, then renamed.
+
+    A signal ends the run only after the last one. (After SIGKILL, some of them may still be those of an earlier run.)
 
     Raises:
         UsageError: the disk is full, or the folder is gone. No file is left half-written.
     """
+    with held():
+        _write(folder, files)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     staged: dict[Path, Path] = {}
     try:
         for name, content in files.items():
@@ -206,16 +234,15 @@ def written(folder: Path, name: str) -> Iterator[Path]:
         UsageError: the disk is full, or the folder is gone. An older file with that name stays.
     """
     beside = folder / f".{name}.{uuid.uuid4().hex}"
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(folder / name)
-        _sync(folder)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}; free some space, or give another folder") from None
-    finally:
-        beside.unlink(missing_ok=True)
+    with cleaned(lambda: beside.unlink(missing_ok=True)):
+        try:
+            yield beside
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            beside.replace(folder / name)
+            _sync(folder)
+        except OSError as error:
+            raise UsageError(f"--out {folder}: {error.strerror}; free some space, or give another folder") from None
 
 
 def _sync(folder: Path) -> None:

@@ -4,7 +4,6 @@ This module does not import jax at the top, so `--help` responds immediately.
 """
 
 import importlib
-import os
 import sys
 import tempfile
 import traceback
@@ -14,10 +13,10 @@ from typing import NoReturn, TypeVar
 from pydantic import BaseModel
 
 from experiments.common.errors import UsageError
-from experiments.common.interrupt import interrupted_status, remember_interrupts
+from experiments.common.interrupt import default_interrupts, held, ignore_interrupts, keep, kept, watch_interrupts
 from experiments.common.platform import imported, use_platform
 from experiments.common.settings import command_line, parse
-from experiments.common.streams import lost_output, make_streams_lenient
+from experiments.common.streams import lost_output, make_streams_lenient, printable
 
 S = TypeVar("S", bound=BaseModel)
 Run = Callable[[S], int | None]
@@ -50,21 +49,23 @@ def run_of(package: str, model: type[S], before: Callable[[S], None] | None = No
 
 
 def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
-    """Parses the arguments, runs, and returns the exit status: that of `run`, 2 for bad input; 130 or 143 if interrupted."""
+    """Parses the arguments, runs, and returns the exit status: that of `run`; 2 for bad input, 130 after KeyboardInterrupt."""
+    keep("")
     try:
         settings = parse(model, sys.argv[1:] if argv is None else argv, f"python -m {run.__module__}")
         return _without_exit(run, settings) or 0
-    except UsageError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:  # an experiment may say in it what was kept
-        print(f"interrupted; {str(stop) or 'nothing was written'}", file=sys.stderr)
-        return interrupted_status()
-    except Exception as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print("error: out of memory; use a smaller --num-samples or fewer --estimators", file=sys.stderr)
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        with held():  # waits for good if a signal ends the process, because that may be the cause of the error
+            if isinstance(error, KeyboardInterrupt):  # `main` was called by other code, which did not watch for signals
+                print(f"interrupted; {printable(kept())}", file=sys.stderr)
+                return 130
+            if isinstance(error, UsageError):
+                print(f"error: {printable(str(error))}", file=sys.stderr)
+                return 2
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                print("error: out of memory; use a smaller --num-samples or fewer --estimators", file=sys.stderr)
+                return 2
+        raise
 
 
 def _without_exit(run: Run[S], settings: S) -> int | None:
@@ -75,17 +76,12 @@ def _without_exit(run: Run[S], settings: S) -> int | None:
         raise UsageError(f"the code of a problem or an estimator called sys.exit({stop.code!r}); remove that") from None
 
 
-def one_line(error: Exception) -> str:
-    """The message in one line of printable text. It may quote a name with a line break or an escape sequence."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-
-
 def report_bug(error: Exception) -> int:
     """Writes the traceback to a file, prints one line, and returns the exit status 70 (EX_SOFTWARE)."""
     text = f"{command_line()}\n\n{''.join(traceback.format_exception(error))}"
     with tempfile.NamedTemporaryFile("w", prefix="rgrad-bug-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(text)
-    what = f"{type(error).__name__}: {one_line(error)}"[:300]
+    what = f"{type(error).__name__}: {printable(str(error))}"[:300]
     print(
         f"error: this is a bug: {what}; please report it with the traceback, which is in {file.name}", file=sys.stderr
     )
@@ -98,18 +94,18 @@ def command(model: type[S], run: Run[S]) -> NoReturn:
     An unexpected exception is a bug. Its traceback is written to a file, and the status is 70. It is 74 if the results
     are written but the report could not be printed (EX_IOERR).
     """
-    remember_interrupts()
+    watch_interrupts()
     make_streams_lenient()
     try:
         status = main(model, run)
+        ignore_interrupts()
     except Exception as error:
+        ignore_interrupts()
         status = report_bug(error)
     if status == 0 and (why := lost_output()):
         print(f"error: the report could not be printed: {why}; the results are written", file=sys.stderr)
         status = 74
-    if status in (130, 143):
-        # Exit immediately. A computation that still runs in another thread may crash the interpreter during shutdown.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    default_interrupts()
     sys.exit(status)

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
+def printable(text: str) -> str:
+    """The text in one line. It may quote a name with a line break or an escape sequence."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Lenient(io.TextIOBase):
     """A text stream that drops what cannot be written: the reader is gone (`| head`), or the disk is full."""
 
@@ -49,7 +54,15 @@ class Lenient(io.TextIOBase):
 
 
 def make_streams_lenient() -> None:
+    open_standard_streams()
     sys.stdout, sys.stderr = Lenient(sys.stdout), Lenient(sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Opens /dev/null for each standard stream that is closed. Otherwise a file of results may get its number."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
 
 
 def lost_output() -> str | None:

@@ -1,14 +1,17 @@
 """Is any estimator wrong for any distribution?"""
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 import jax
 
 from experiments.common.errors import UsageError
+from experiments.common.interrupt import cleaned
 from experiments.common.progress import Advance
 from experiments.common.record import Outcome, recorded
 from experiments.distributions.readme import readme_tables
@@ -48,9 +51,18 @@ def in_processes(of: Callable[[str], list[Cell]], names: Sequence[str]) -> Itera
     They are replaced after every `ROWS_AT_ONCE` names, because compiled programs use up the memory maps of a process.
     The pool's own `max_tasks_per_child` is not used: with it, Python 3.11 can wait forever for processes that ended.
     """
+    # A helper process of Python removes the semaphores of this one, and warns about it if a signal ended this one.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     for start in range(0, len(names), ROWS_AT_ONCE):
-        with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        # This process stops them. On Ctrl-C, they would print tracebacks.
+        pool = ProcessPoolExecutor(2, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        with cleaned(kill_children), pool as processes:
             yield from processes.map(of, names[start : start + ROWS_AT_ONCE])
+
+
+def kill_children() -> None:
+    for child in active_children():
+        child.kill()
 
 
 def report(found: list[Cell], distributions: int) -> bool:

@@ -18,7 +18,7 @@ from experiments.common.progress import Advance
 from experiments.elbo.checks import NORMAL, Row, cholesky_family, row, sampled
 from experiments.elbo.targets import SCIPY, ElboTarget, Params, factor, load_target, near, try_target
 
-CHUNK = 2**8  # replicates between updates of the progress bar, and between chances to interrupt
+CHUNK = 2**8  # replicates between updates of the progress bar
 ENTROPIES = ("sampled", "exact", "detached")
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0)  # the distances for Gamma, Beta and Dirichlet
 Way = tuple[rgrad.Estimator, Any]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common.errors import UsageError, nearest
+from experiments.common.interrupt import held, keep
 from experiments.common.long_table import TABLE, select, value_of
 from experiments.common.long_table_figure import draw, draw_heat
 from experiments.common.record import output_folder, write
@@ -44,5 +45,7 @@ def run(settings: PlotSettings) -> None:
         name = f"{settings.y}-over-{settings.x}"
     with output_folder(settings.out or settings.folder, "plot") as folder:
         files = {file.replace("figure", name): content for file, content in files.items()}
-        write(folder, files)
+        with held():
+            write(folder, files)
+            keep(f"the figure is in {folder}/")
     print(f"written to {folder}/: {', '.join(files)}")

@@ -12,7 +12,7 @@ from experiments.common.progress import Advance
 Row = dict[str, Any]
 ROUNDING = 1e-9  # 32-bit rounding of a variance that is exactly zero
 NORMAL = 1.96  # the quantile of a two-sided 95 % interval
-CHUNK = 2**14  # replicates between updates of the progress bar, and between chances to interrupt
+CHUNK = 2**14  # replicates between updates of the progress bar
 
 
 class Claim(NamedTuple):

@@ -72,6 +72,7 @@ def join(settings: Any) -> Group:
     late = threading.Timer(settings.wait, _give_up, [settings])
     late.daemon = True
     late.start()
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which then ends nothing
     try:
         where = {} if settings.cluster else {
             "coordinator_address": settings.coordinator,

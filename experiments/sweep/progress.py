@@ -5,8 +5,6 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from experiments.common.interrupt import stop_if_interrupted
-
 EVERY = 10.0  # seconds between lines if there is no terminal
 
 
@@ -34,7 +32,6 @@ class Meter:
         self.done += cells
         self.made += cells
         self.draws += draws
-        stop_if_interrupted()
         if self.bar:
             self.bar.update(self.task, completed=self.done, description=self.line())
         elif time.monotonic() - self.said > EVERY:

@@ -13,7 +13,7 @@ import numpy as np
 
 import rgrad
 from experiments.common.errors import UsageError
-from experiments.common.interrupt import stop_if_interrupted
+from experiments.common.interrupt import cleaned, held, keep
 from experiments.common.loading import load_problem
 from experiments.common.measuring import ProblemTask, prepare, usage
 from experiments.common.record import output_folder, remove_leftovers
@@ -91,19 +91,20 @@ def sweep_to_folder(settings: Any, group: Group) -> None:
         group.disconnect()
         meter = Meter(work.grid.cells * len(work.grid.shapes))
         try:
-            _compute(work, settings, group, meter)
-            if group.process == 0:
-                _wait_for_others(work, group)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the finished chunks are kept; continue with --resume {work.folder}") from None
+            with cleaned(meter.close):
+                _compute(work, settings, group, meter)
+                if group.process == 0:
+                    _wait_for_others(work, group)
         except UsageError as error:
-            raise UsageError(f"{error} (the finished chunks are kept; continue with --resume {work.folder})") from None
-        finally:
-            meter.close()
+            raise UsageError(f"{error} ({_message(work.folder)})") from None
         if group.process == 0:
             write_results(
                 work.folder, work.rows, settings, meter, time.monotonic() - began, len(work.devices), group.processes
             )
+
+
+def _message(folder: Path) -> str:
+    return f"the finished chunks are kept; continue with --resume {folder}"
 
 
 def _begun_together(settings: Any, group: Group, stack: contextlib.ExitStack) -> Work:
@@ -118,7 +119,8 @@ def _begun_together(settings: Any, group: Group, stack: contextlib.ExitStack) ->
     work: Work | None = None
     with _settling(group) as settle:
         if group.process == 0:
-            work = _begun(settings, task, grid, stack)
+            with held():  # an interrupted sweep has a plan, or no folder
+                work = _begun(settings, task, grid, stack)
         settle("")
     with _settling(group) as settle:
         work = work or _joined(settings, task, grid, group, stack)
@@ -171,6 +173,7 @@ def _begun(settings: Any, task: ProblemTask, grid: Grid, stack: contextlib.ExitS
         remove_leftovers(place)
     if after != plan:
         after.write(folder)
+    keep(_message(folder))
     return Work(task, grid, after, devices, folder)
 
 
@@ -181,6 +184,7 @@ def _joined(settings: Any, task: ProblemTask, grid: Grid, group: Group, stack: c
         raise UsageError(f"--out {folder}: process {group.process} cannot see the files of process 0; give a folder "
                          "that all processes share")  # fmt: skip
     stack.enter_context(share_locked(folder, group.process))
+    keep(_message(folder))
     return Work(task, grid, read_plan(folder), _devices(settings), folder)
 
 
@@ -245,7 +249,6 @@ def _wait_for_others(work: Work, group: Group) -> None:
     for number, chunk in enumerate(itertools.chain.from_iterable(group[3] for group in work.groups()), 1):
         path, owner = work.folder / "chunks" / chunk.name, number % group.processes
         while not path.exists():
-            stop_if_interrupted()
             if owner and not is_working(work.folder, owner) and not path.exists():
                 raise UsageError(f"process {owner} ended before its share was done")
             time.sleep(POLL)

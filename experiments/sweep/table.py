@@ -12,7 +12,7 @@ from typing import Any
 from experiments.common.long_table import MEASURED, select
 from experiments.common.long_table_figure import draw
 from experiments.common.readme import readme_of
-from experiments.common.record import drawn, plain, provenance, rewrite_readme, write, written
+from experiments.common.record import plain, provenance, rewrite_readme, saved, written
 from experiments.common.tables import number, print_table
 from experiments.sweep.readme import readme_tables
 from rgrad.sweeps import Row
@@ -59,8 +59,7 @@ def write_results(
         "rows": summary.table(),
     }
     files = {"result.json": (json.dumps(plain(result), indent=2, allow_nan=False) + "\n").encode()}
-    write(folder, files)
-    with drawn(folder, lambda: _figure(folder, settings)) as figures:
+    with saved(folder, files, lambda: _figure(folder, settings)) as figures:
         summary.report(settings)
         _print_speed(speed)
         if "table.parquet" not in names:

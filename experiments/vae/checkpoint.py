@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.common.errors import UsageError
-from experiments.common.record import Row, write
+from experiments.common.record import Row, remove_leftovers, write
 
 ABOUT = "about"
 
@@ -39,6 +39,7 @@ def write_checkpoint(folder: Path, saved: Saved, settings: Any, before: int | No
     payload = npz(arrays | {ABOUT: np.frombuffer(about.encode(), np.uint8)})
     place = folder / "checkpoints"
     place.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(place)
     write(place, {f"{saved.step}.checkpoint": hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload})
     for step, path in _found(folder):
         if step not in (saved.step, before):

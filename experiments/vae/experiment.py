@@ -8,9 +8,10 @@ import jax
 from numpyro.distributions.distribution import validation_enabled
 
 from experiments.common.errors import UsageError
+from experiments.common.interrupt import held, keep
 from experiments.common.progress import progress
 from experiments.common.readme import readme_of
-from experiments.common.record import drawn, output_folder, result_files, rewrite_readme, write
+from experiments.common.record import output_folder, result_files, rewrite_readme, saved
 from experiments.common.tables import number, print_table
 from experiments.vae import study as vae_task
 from experiments.vae.checkpoint import latest, npz, write_checkpoint
@@ -25,38 +26,40 @@ def run(settings: VaeSettings) -> None:
         more = settings.steps + -settings.steps % settings.every
         raise UsageError(f"--steps {settings.steps}: not a multiple of --every {settings.every}; give {more}")
 
-    saved = None if settings.resume is None else latest(Path(settings.resume), settings)
+    checkpoint = None if settings.resume is None else latest(Path(settings.resume), settings)
     readme = readme_of("vae") if settings.readme else None
     began = time.monotonic()
     # No validation: the parameters come from the networks, and it takes seconds at every trace.
     with output_folder(settings.out or settings.resume, "vae") as folder, validation_enabled(False):
         task = vae_task.prepare(settings, jax.random.key(settings.seed))
         independent = vae_task.independent_pixels(task.digits, settings.likelihood)
-        at = vae_task.beginning(task) if saved is None else vae_task.restored(task, saved)
-        kept = at.step if saved and folder.resolve() == Path(settings.resume or "").resolve() else None
-        try:
-            with progress(settings.steps, "training") as advance:
-                advance(at.step)
-                for now in vae_task.training(task, at):
-                    at = now
+        at = vae_task.beginning(task) if checkpoint is None else vae_task.restored(task, checkpoint)
+        kept = at.step if checkpoint and folder.resolve() == Path(settings.resume or "").resolve() else None
+        if kept is not None:
+            keep(_message(kept, folder))
+        with progress(settings.steps, "training") as advance:
+            advance(at.step)
+            for now in vae_task.training(task, at):
+                at = now
+                with held():
                     write_checkpoint(folder, vae_task.to_save(at), settings, before=kept)
                     kept = at.step
-                    advance(settings.every)
-            rows, pictures = vae_task.results(task, at)
-        except KeyboardInterrupt:
-            if kept is None:
-                raise
-            raise KeyboardInterrupt(f"step {kept:,} is kept; continue with --resume {folder}") from None
+                    keep(_message(kept, folder))
+                advance(settings.every)
+        rows, pictures = vae_task.results(task, at)
         compared = vae_task.margins(rows, settings.estimators)
         files = result_files("vae", settings, rows, time.monotonic() - began)
         files |= {"margins.csv": vae_task.margins_file(compared), "pictures.npz": npz(pictures)}
-        write(folder, files)  # first: the training is kept if drawing or printing fails
-        with drawn(folder, lambda: draw_figure(rows, pictures, independent, settings)) as figures:
+        with saved(folder, files, lambda: draw_figure(rows, pictures, independent, settings)) as figures:
             report(rows, compared, independent, settings)
             print(f"written to {folder}/: {', '.join([*files, *figures])}, checkpoints/")
         if readme is not None:
             rewrite_readme(readme, readme_tables(rows, compared, settings), figures)
     raise_divergence(rows, settings)
+
+
+def _message(step: int, folder: Path) -> str:
+    return f"step {step:,} is kept; continue with --resume {folder}"
 
 
 def report(

@@ -1,6 +1,5 @@
 """Every experiment on its small config, the files it writes, and bad input, which gives one line and exit status 2."""
 
-import contextlib
 import csv
 import json
 import os
@@ -15,12 +14,10 @@ import jax
 import pytest
 from numpyro.distributions.distribution import validation_enabled
 
-from experiments.common import interrupt, readme
+from experiments.common import readme
 from experiments.common.loading import ESTIMATORS
 from experiments.common.measuring import ProblemTask
 from experiments.common.problems import PROBLEMS
-from experiments.common.progress import progress
-from experiments.common.record import output_folder, remove_leftovers
 from experiments.common.settings import read_toml
 from experiments.variance import VarianceSettings
 from rgrad.backend.compiling import IN_CACHE
@@ -279,64 +276,12 @@ def test_an_interrupt_leaves_nothing(tmp_path, signum, wanted):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_that_is_swallowed_stops_at_the_next_step_of_progress(monkeypatch):
-    """JAX calls Python during garbage collection. An exception there is printed and lost."""
-    monkeypatch.setattr(interrupt, "_received", None)
-    with progress(2, "counting") as advance:
-        advance(1)
-        with contextlib.suppress(KeyboardInterrupt):
-            interrupt._remember(signal.SIGINT, None)
-        with pytest.raises(KeyboardInterrupt):
-            advance(1)
-
-
-def test_the_second_signal_ends_the_process_at_once():
-    code = (
-        "import os, signal, time\n"
-        "from experiments.common import interrupt\n"
-        "interrupt.remember_interrupts()\n"
-        "for _ in range(2):\n"
-        "    try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)\n"
-        "    except KeyboardInterrupt: print('first', flush=True)\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "first\n", "")
-
-
-def test_leftovers_of_killed_writes_are_removed(tmp_path):
-    names = [f".result.json.{'0' * 32}", ".lock-0", ".result.json", "result.json"]
-    for name in names:
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
-
-
 def test_help_needs_no_jax(tmp_path):
     code = "import sys; sys.argv = ['x', '--help']\ntry:\n    import runpy; runpy.run_module('experiments.variance', run_name='__main__', alter_sys=True)\nexcept SystemExit as e:\n    assert e.code == 0\nassert not {'jax', 'numpyro', 'matplotlib', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("--params NAME=VALUE", "--estimators", "--config", "--wrt"):
         assert name in done.stdout
-
-
-def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monkeypatch):
-    from experiments.common import record
-    from experiments.common.errors import UsageError
-
-    (tmp_path / "result.json").write_text("old")
-    calls = []
-
-    def fail(descriptor):
-        calls.append(descriptor)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(UsageError, match="No space left on device; free some space"):
-        record.write(tmp_path, {"result.json": b"new", "table.csv": b"new"})
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
-    assert (tmp_path / "result.json").read_text() == "old"
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
@@ -379,26 +324,6 @@ def test_one_compilation_for_each_size_and_none_repeated(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_results_survive_a_reader_that_is_gone(tmp_path):
-    """`| head -1`: the files are written before anything is printed."""
-    command = f"{sys.executable} -m experiments.variance --num-samples 10 --replicates 200 --out a | head -c 1"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert {p.name for p in (tmp_path / "a").iterdir()} == FILES
-
-
-def test_two_runs_in_one_second_have_two_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(time, "strftime", lambda form: "now")
-    folders = []
-    for _ in range(2):
-        with output_folder(None, "variance") as folder:
-            (folder / "result.json").touch()
-            folders.append(folder)
-    assert folders == [Path("results/variance/now"), Path("results/variance/now-1")]
 
 
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):

@@ -736,7 +736,7 @@ class Ran:
 def run(tmp_path, monkeypatch, capfd):
     """Runs a row as the command line does: through `runner.command`, with its exit status."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "remember_interrupts", lambda: None)
+    monkeypatch.setattr(runner, "watch_interrupts", lambda: None)
     monkeypatch.setattr(runner.tempfile, "tempdir", str(tmp_path))  # so that the report of a bug is seen
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 

@@ -197,12 +197,17 @@ def test_a_second_process_is_refused(copy, sweep):
     assert sweep("--resume", copy)[0] == 0
 
 
-def test_two_processes(whole, tmp_path):
-    """Two processes give the same bytes, and each computes half of the chunks. If one does not start, the other says so."""
+def together():
+    """The flags of two processes, except the number of the process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = (*FLAGS, "--out", "two", "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process")
+    return "--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process"
+
+
+def test_two_processes(whole, tmp_path):
+    """Two processes give the same bytes, and each computes half of the chunks. If one does not start, the other says so."""
+    flags = (*FLAGS, "--out", "two", *together())
     started = [
         subprocess.Popen(command(*flags, i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
         for i in range(2)
@@ -235,6 +240,47 @@ def test_two_processes(whole, tmp_path):
         "error: --wait 2: after 2 seconds not all of the 2 processes have connected; start each"
     )
     assert not (tmp_path / "alone").exists()
+
+
+def test_a_busy_port(sweep):
+    """At once. The program that uses it may be another sweep."""
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        where = f"127.0.0.1:{busy.getsockname()[1]}"
+        status, _, err = sweep(*FLAGS, "--out", "a", "--coordinator", where, "--processes", 2, "--process", 0)
+    assert (status, err) == (
+        2,
+        f"error: --coordinator {where}: another program uses this port; give another port, the same in all processes\n",
+    )
+    assert not Path("a").exists()
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed(signum, sweep, tmp_path):
+    """The other one finishes its share and says which is lost. One process continues, and the bytes are those of one alone."""
+    more = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "200000",
+            "--chunk", "1")  # fmt: skip
+    flags = (*more, "--out", "two", *together())
+    first, second = (
+        subprocess.Popen(command(*flags, i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for i in range(2)
+    )
+    # The processes have disconnected when there is a chunk. Each has 6 chunks, of some 50 ms.
+    while not chunks(tmp_path / "two") and first.poll() is None and second.poll() is None:
+        time.sleep(0.001)
+    second.send_signal(signum)
+    _, err = second.communicate()
+    kept = "the finished chunks are kept; continue with --resume two"
+    if signum == signal.SIGTERM:
+        assert (second.returncode, err) == (143, f"interrupted; {kept}\n")
+    out, err = first.communicate(timeout=200)
+    assert first.returncode == 2, out
+    assert err == f"error: process 1 ended before its share was done ({kept})\n"
+    assert 6 <= len(chunks(tmp_path / "two")) < 12
+    assert sweep("--resume", "two")[0] == 0
+    assert sweep(*more, "--out", "one")[0] == 0
+    assert table(Path("two")) == table(Path("one"))
 
 
 @pytest.mark.parametrize(
