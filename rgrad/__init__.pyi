@@ -32,6 +32,7 @@ from .expectations.elbo import elbo
 from .expectations.expectation import expect
 from .expectations.program import Draw, ProgramTrace, expect_program, trace_program
 from .fitting.fit import Fit, fit, initial_fit
+from .integrations.svi import SVILoss, measure_svi
 from .measurement.exact import ExactMoments, exact_moments
 from .measurement.moments import Moments, measure
 from .protocols import Distribution, Estimator, Problem
@@ -62,6 +63,9 @@ __all__ = [
     "trace_program",
     "Draw",
     "ProgramTrace",
+    # NumPyro's SVI, with an estimator at each latent site.
+    "SVILoss",
+    "measure_svi",
     # The evidence lower bound, and a family of distributions for it: z = mu + C eps.
     "elbo",
     "location_scale",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the bottom up. A package may import from those to its left, and from itself.
 FLOORS = ("errors", "protocols", "parameters", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
-          "problems", "measurement", "comparison", "sweeps")  # fmt: skip
+          "problems", "measurement", "comparison", "sweeps", "integrations")  # fmt: skip
 BESIDE = {
     "fitting": ("errors", "protocols", "parameters", "backend", "noise")
 }  # the other packages, and what they may import

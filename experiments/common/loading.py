@@ -11,8 +11,8 @@ from typing import Any
 
 import rgrad
 from experiments.common.errors import UsageError, nearest
+from experiments.common.paths import user_path
 from experiments.common.problems import PROBLEMS
-from experiments.common.settings import user_path
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {name: row.estimator for name, row in rgrad.ESTIMATORS.items()}
 ALL = "all"  # selects every estimator that applies

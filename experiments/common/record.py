@@ -149,8 +149,8 @@ def _made(out: Path | None, parent: Path, made: list[Path]) -> Path:
     names = (f"{now}-{i}" if i else now for i in itertools.count())  # two runs may start in the same second
     while True:
         folder = out or parent / next(names)
-        made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
+            made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=out is not None)
             probe = folder / f".probe.{uuid.uuid4().hex}"
             probe.touch()

@@ -23,6 +23,7 @@ import tyro
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from experiments.common.errors import UsageError, nearest
+from experiments.common.paths import user_path
 
 # A number, or nested lists of them. `_params` refuses what is not finite, with the name of the parameter.
 Number = Annotated[float, Field(allow_inf_nan=True)] | list[Any]
@@ -122,16 +123,6 @@ def _integer(value: Any) -> Any:
 
 
 INTEGER = BeforeValidator(_integer)  # for a Literal of integers, which would accept True and 1.0
-
-
-def user_path(path: str) -> str:
-    """The path, with `~` replaced by the home folder. Raises ValueError if the path is empty, or there is no such home."""
-    if not path:
-        raise ValueError("the path is empty; give one, or leave the flag out")
-    try:
-        return str(Path(path).expanduser())
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such home folder; write the path without ~") from None
 
 
 PathText = Annotated[str, AfterValidator(user_path)]  # text, because a Path would be recorded in another form

@@ -8,7 +8,8 @@ from typing import Literal
 import tyro
 from pydantic import BaseModel, field_validator
 
-from experiments.common.settings import STRICT, WHERE, PathText, user_path
+from experiments.common.paths import user_path
+from experiments.common.settings import STRICT, WHERE, PathText
 
 Scale = Literal["auto", "linear", "log"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from experiments.common.paths import user_path
 from experiments.common.record import version
-from experiments.common.settings import user_path
 
 PACKAGES = ("rgrad", "jax", "jaxlib", "numpyro")
 

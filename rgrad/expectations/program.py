@@ -8,12 +8,11 @@ again, with one more value. So every estimator, with its bias and its order of d
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
@@ -25,14 +24,11 @@ from rgrad.distributions.implicit import has_rsample
 from rgrad.distributions.implicit import sample as sample_from
 from rgrad.distributions.wrappers import name_of
 from rgrad.errors import Unsuitable
-from rgrad.estimators.baselines import MovingAverage, baseline_values, leave_one_out, moving_average, plain
-from rgrad.estimators.control_variates import optimal
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS, estimator_of, name_of_estimator, naming_others
+from rgrad.expectations.particles import PARTICLES, over_particles
 from rgrad.protocols import Distribution, Estimator, Sample
-from rgrad.tracing.independence import independent
 
-PARTICLES = "rgrad_particles"  # the axis of the particles, over which baselines are computed
 Program = Callable[["Draw"], ArrayLike]
 
 
@@ -216,39 +212,6 @@ def _by_default(q: Any, n: int) -> Estimator:
     if has_rsample(q):
         return reparameterized
     return ESTIMATORS["score_function+leave_one_out" if n > 1 else "score_function"].estimator
-
-
-def over_particles(estimator: Estimator, n: int) -> Estimator:
-    """The estimator with its baseline, if it has one, computed over the particles.
-
-    Raises:
-        ValueError: the baseline cannot be.
-    """
-    if not isinstance(estimator, partial) or "baseline" not in estimator.keywords:
-        return estimator
-    baseline = plain(estimator.keywords["baseline"])
-    if isinstance(baseline, MovingAverage) or baseline is moving_average:
-        raise Unsuitable(
-            "draw: a program has no place for the state of a moving_average; keep the average of earlier calls yourself, "
-            "and pass its number: baseline=average.value"
-        )
-    if baseline is optimal:
-        raise Unsuitable(
-            "draw: optimal needs several samples of one distribution; in a program, use rgrad.leave_one_out"
-        )
-    if not callable(baseline):
-        return estimator
-    if n == 1 and baseline is leave_one_out:
-        raise Unsuitable(
-            "draw: leave_one_out leaves no other particle to take a mean of, because n = 1; ask for n >= 2, or use "
-            "another baseline"
-        )
-
-    def of_own(value: Array) -> Array:
-        every = lax.all_gather(lax.stop_gradient(value[0]), PARTICLES)
-        return baseline_values(baseline, every)[lax.axis_index(PARTICLES)][None]
-
-    return partial(estimator.func, *estimator.args, **{**estimator.keywords, "baseline": independent(of_own)})
 
 
 class ProgramTrace(NamedTuple):

@@ -29,7 +29,7 @@ from experiments.common import runner
 from experiments.common.errors import UsageError
 from experiments.common.settings import parse
 from experiments.fit.data import load_data
-from experiments.sweep.folder import locked
+from experiments.sweep.folder import share_locked
 from experiments.vae import VaeSettings
 from experiments.vae.checkpoint import latest
 from tests.experiments.conftest import EXPERIMENTS
@@ -895,7 +895,7 @@ def test_the_plot_that_is_drawn(row, run):
 def test_what_stands_in_the_place_of_a_file_of_ours(tmp_path, capsys):
     """A folder for the lock, and a checkpoint with the right checksum that holds something else."""
     (tmp_path / ".lock-0").mkdir()
-    with pytest.raises(UsageError, match=r"cannot open \.lock-0: Is a directory; remove it"), locked(tmp_path, 0):
+    with pytest.raises(UsageError, match=r"cannot open \.lock-0: Is a directory; remove it"), share_locked(tmp_path, 0):
         pass
     (tmp_path / "checkpoints").mkdir()
     for content in (b"PK\x03\x04", npz(), npy(np.array([Unpickled()]), allow_pickle=True)):

@@ -1,0 +1,66 @@
+"""Baselines over particles: independent runs of a program, mapped over a named axis."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array, lax
+
+from rgrad.errors import Unsuitable
+from rgrad.estimators.baselines import MovingAverage, baseline_values, leave_one_out, moving_average, plain
+from rgrad.estimators.control_variates import optimal
+from rgrad.protocols import Estimator
+from rgrad.tracing.independence import independent
+
+PARTICLES = "rgrad_particles"  # the axis of the particles
+
+
+def over_particles(estimator: Estimator, n: int) -> Estimator:
+    """The estimator with its baseline, if it has one, computed over the particles.
+
+    Raises:
+        ValueError: the baseline cannot be.
+    """
+    if not isinstance(estimator, partial) or "baseline" not in estimator.keywords:
+        return estimator
+    found = baseline_over_particles(estimator.keywords["baseline"], n)
+    if not callable(found):
+        return estimator
+    return partial(estimator.func, *estimator.args, **{**estimator.keywords, "baseline": independent(found)})
+
+
+def baseline_over_particles(baseline: Any, n: int) -> Any:
+    """A number as it is. A function of the values of all particles becomes a function of a particle's own values.
+
+    The latter is called within a `vmap` with the axis `PARTICLES`. It returns one baseline for each of its values, from
+    the same values of the other particles.
+
+    Raises:
+        ValueError: it needs a state, or scores; or `leave_one_out` with n = 1.
+    """
+    baseline = plain(baseline)
+    if isinstance(baseline, MovingAverage) or baseline is moving_average:
+        raise Unsuitable(
+            "draw: a program has no place for the state of a moving_average; keep the average of earlier calls yourself, "
+            "and pass its number: baseline=average.value"
+        )
+    if baseline is optimal:
+        raise Unsuitable(
+            "draw: optimal needs several samples of one distribution; in a program, use rgrad.leave_one_out"
+        )
+    if not callable(baseline):
+        return baseline
+    if n == 1 and baseline is leave_one_out:
+        raise Unsuitable(
+            "draw: leave_one_out leaves no other particle to take a mean of, because n = 1; ask for n >= 2, or use "
+            "another baseline"
+        )
+
+    def of_own(values: Array) -> Array:
+        every = lax.all_gather(lax.stop_gradient(values), PARTICLES)
+        each = jax.vmap(partial(baseline_values, baseline), 1, 1)(every.reshape(n, -1))
+        return each[lax.axis_index(PARTICLES)].reshape(values.shape)
+
+    return of_own
