@@ -12,7 +12,6 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
 from numpyro.handlers import replay, seed, substitute, trace
-from numpyro.infer.elbo import MultiFrameTensor
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
@@ -160,7 +159,10 @@ def _guide_term(site: Any, latent: LatentSite | None, of: ModelAndGuide, deps: D
         mask = site["fn"]._mask if isinstance(site["fn"], dist.MaskedDistribution) else None
         value = value if mask is None else jnp.where(mask, value, 0.0)
         return Term(_scaled(site, value), site["cond_indep_stack"], depends_on - {site["name"]})
-    held = of.entropy == "detached" and latent is not None
+    # The log density of a `Delta` is a function of its value, and so of the latent site that the value comes from.
+    held = (
+        of.entropy == "detached" and latent is not None and not isinstance(elementary(latent.distribution), dist.Delta)
+    )
     return Term(_scaled(site, _log_prob(site, held)), site["cond_indep_stack"], depends_on)
 
 
@@ -264,8 +266,17 @@ def _union(provenance: Any) -> frozenset[str]:
 
 
 def summed_to(terms: list[Term], frames: Any) -> Array:
-    """The sum of terms, one number for each element of the plates `frames`."""
-    sums = MultiFrameTensor()
-    for term in terms:
-        sums.add((term.frames, term.value))
-    return sums.sum_to(list(frames))
+    """The sum of terms: one number for each element of the plates `frames`, or a scalar if there are none.
+
+    All other axes are summed over, also those that no plate declares.
+    """
+    kept = [in_plates(term.value, {*term.frames} & {*frames}) for term in terms]
+    total = sum(kept, start=jnp.zeros(()))
+    return total if frames else total.sum()
+
+
+def in_plates(value: Array, frames: Any) -> Array:
+    """The sum of a value over all axes that do not belong to these plates. Their size becomes 1."""
+    dims = {frame.dim for frame in frames}
+    others = tuple(axis for axis in range(value.ndim) if axis - value.ndim not in dims)
+    return value.sum(others, keepdims=True) if others else value

@@ -32,6 +32,7 @@ from rgrad.integrations.sites import (
     SiteReached,
     Term,
     dependence,
+    in_plates,
     is_score_function,
     run,
     summed_to,
@@ -127,26 +128,26 @@ class SVILoss(ELBO):  # type: ignore[misc]
 
     def _dependence(self, of: ModelAndGuide) -> Dependence:
         """Which costs can depend on which sites. Not needed, and not computed, if all sites are reparameterized."""
-        all_drawn = of._replace(chosen=lambda name, q: ESTIMATORS["score_function"].estimator)
+        scored = ESTIMATORS["score_function"].estimator
+        all_drawn = of._replace(chosen=lambda name, q: reparameterized if q.has_rsample else scored)
 
         def latents(key: Array) -> Any:
             ran = run(all_drawn, key, {}, NONE)
-            found.extend(ran.sites)
+            found.update({site.name: self._chosen(site.name, site.distribution) for site in ran.sites})
             model, guide = ran.traces
             check_model_guide_match(model, guide)
             _validate_model(model, plate_warning="loose")
             return {site.name: guide[site.name]["value"] for site in ran.sites}
 
-        found: list[LatentSite] = []
+        found: dict[str, Estimator] = {}
         shapes = jax.eval_shape(latents, jax.random.key(0))
-        names = [site.name for site in found]
         if isinstance(self.estimators, Mapping):
             for name in self.estimators:
-                if name not in names:
+                if name not in found:
                     raise ValueError(
-                        f"SVILoss: estimators: the guide has no latent site {name!r}{nearest(name, names)}"
+                        f"SVILoss: estimators: the guide has no latent site {name!r}{nearest(name, found)}"
                     )
-        if all(self._chosen(site.name, site.distribution) is reparameterized for site in found):
+        if all(estimator is reparameterized for estimator in found.values()):
             return NONE
         return dependence(of, shapes)
 
@@ -194,7 +195,7 @@ def _scores(site: LatentSite, terms: list[Term], deps: Dependence, n: int) -> It
     Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged by
     itself, because the sums may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
     """
-    log_q = log_prob(site.distribution, site.value)  # unscaled and unmasked
+    log_q = in_plates(log_prob(site.distribution, site.value), site.frames)  # unscaled and unmasked
     baseline = baseline_over_particles(baseline_of(site.estimator), n)
     groups: dict[Any, Any] = {}
     for term in terms:
@@ -233,11 +234,11 @@ def _split(terms: list[Term], site: LatentSite) -> tuple[list[Term], list[Term]]
 def _summed_out(site: LatentSite, rest: Any, deps: Dependence) -> tuple[list[Term], Any]:
     """The terms, summed over all values of a site: within plates each element by itself if possible."""
     q, own = site.distribution, deps.values[site.name] - {site.name}
-    found: list[Term] = []
+    found: list[tuple[Any, frozenset[str]]] = []
 
     def values(x: Any) -> Any:
         terms, mutable = rest(x)
-        found[:] = terms
+        found[:] = [(t.frames, t.depends_on) for t in terms]
         return [t.value for t in terms], mutable
 
     with naming_others(q):
@@ -247,18 +248,18 @@ def _summed_out(site: LatentSite, rest: Any, deps: Dependence) -> tuple[list[Ter
     p = jax.vmap(partial(probability, q))(points)
     p = p if apart else p.reshape(len(points), -1).prod(1)
     terms = []
-    for term, cost in zip(found, costs, strict=True):
-        if site.name not in term.depends_on:
-            terms.append(term._replace(value=cost[0]))
+    for (frames, depends_on), cost in zip(found, costs, strict=True):
+        if site.name not in depends_on:
+            terms.append(Term(cost[0], frames, depends_on))
             continue
-        if apart and not set(site.frames) <= set(term.frames):
+        if apart and not set(site.frames) <= set(frames):
             raise Unsuitable(
                 f"SVILoss: site {site.name!r} is summed over for each element of its plates, but the baseline of another "
                 "site mixes them; use rgrad.leave_one_out or a number there"
             )
         weight = p.reshape(len(points), *(1,) * (cost.ndim - p.ndim), *p.shape[1:])
         cost = jnp.where((weight > 0) | jnp.isfinite(cost), cost, 0.0)  # 0 log 0 is 0
-        terms.append(Term((weight * cost).sum(0), term.frames, (term.depends_on | own) - {site.name}))
+        terms.append(Term((weight * cost).sum(0), frames, (depends_on | own) - {site.name}))
     return terms, jax.tree.map(lambda x: x[0], mutable)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
@@ -35,6 +36,18 @@ def bits(estimator):
     return lambda key: jax.grad(loss)(jnp.array([0.4, -0.3]), key)
 
 
+def two_draws(t, draw):
+    x = draw(dist.Normal(t, 1.0), leave_one_out)
+    return draw(dist.Normal(t * x, 1.0)) ** 2
+
+
+def svi(key):
+    model = lambda: numpyro.sample("y", dist.Normal(numpyro.sample("x", normal(0.0)), 1.0), obs=jnp.array(0.5))
+    guide = lambda: numpyro.sample("x", normal(numpyro.param("m", 0.0)))
+    loss = rgrad.SVILoss(3, {"x": "score_function+leave_one_out"})
+    return jax.grad(lambda m: loss.loss(key, {"m": m}, model, guide))(0.3)
+
+
 loss = lambda p, key: rgrad.expect(lambda x: (x - 3.0) ** 2, normal(p), key, 4)
 JOBS = {
     "reparameterized": gradient(normal, rgrad.reparameterized),
@@ -49,13 +62,15 @@ JOBS = {
     "leave_one_out of bits": bits(leave_one_out),
     "elbo": lambda key: jax.grad(lambda t: rgrad.elbo(lambda z: -(z**4), normal(t), key, 4))(2.0),
     "vimco": lambda key: jax.grad(lambda t: rgrad.iwae(lambda z: -(z**2), normal(t), key, 3, 2, gradient=rgrad.vimco))(2.0),
+    "program": lambda key: jax.grad(lambda t: rgrad.expect_program(partial(two_draws, t), key, 3))(0.4),
+    "svi": svi,
     "vmap": lambda key: jax.vmap(gradient(normal, leave_one_out))(jax.random.split(key, 2)),
     "fit": lambda key: rgrad.fit(loss, 0.0, optax.sgd(0.1), key, 3).params,
     "measure": lambda key: rgrad.measure(gradient(normal, leave_one_out), key, 20).mean,
     "sweep": lambda key: rgrad.sweep(Square, {"loc": [1.0, 2.0]}, key=key, replicates=8).moments().mean,
     "exact_moments": lambda key: rgrad.exact_moments(Square, rgrad.score_function).mean,
 }  # fmt: skip
-FEW = ("reparameterized", "leave_one_out", "vmap", "fit", "measure", "sweep")
+FEW = ("reparameterized", "leave_one_out", "program", "vmap", "fit", "measure", "sweep")
 NOT_BITS = tuple(
     name for name in JOBS if name not in ("disarm", "leave_one_out of bits")
 )  # NumPyro refuses them itself
@@ -72,7 +87,7 @@ class Mode(NamedTuple):
 
 
 MODES = {
-    "disable_jit": Mode(jax.disable_jit, ("reparameterized", "leave_one_out", "quasi", "elbo", "vimco", "fit", "measure", "sweep")),
+    "disable_jit": Mode(jax.disable_jit, ("reparameterized", "leave_one_out", "quasi", "elbo", "vimco", "program", "svi", "fit", "measure", "sweep")),
     "debug_nans": Mode(partial(jax.debug_nans, True), (*FEW, "Gamma")),
     "strict promotion": Mode(partial(jax.numpy_dtype_promotion, "strict"), NOT_BITS, traced=True),
     "no rank promotion": Mode(partial(jax.numpy_rank_promotion, "raise"), NOT_BITS, traced=True),
@@ -81,7 +96,7 @@ MODES = {
     "rbg keys": Mode(contextlib.nullcontext, make_key=rbg),
     "threefry that is not partitionable": Mode(partial(jax.threefry_partitionable, False)),
     "checks of key reuse": Mode(partial(jax.debug_key_reuse, True), ("reparameterized", "quasi", "Gamma", "disarm", "vmap")),
-    "checks of leaks": Mode(jax.checking_leaks),
+    "checks of leaks": Mode(jax.checking_leaks, (*FEW, "svi")),
 }  # fmt: skip
 REFUSED = {
     ("disable_jit", "measure"): "measure: it compiles what it measures, but jax.disable_jit is set; leave that context",

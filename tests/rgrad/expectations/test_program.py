@@ -184,10 +184,10 @@ def unbiased(name, chosen, n, smallest_bias, replicates):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_unbiased(name):
-    """Four combinations of estimators for each program. False failures: one in a million."""
+    """Two combinations of estimators for each program. False failures: one in a million."""
     every = choices(PROGRAMS[name][1])
-    some = [every[i] for i in np.random.default_rng(len(name)).permutation(len(every))[:4]]
-    unbiased(name, some, 2, 0.2, 40_000)
+    some = [every[i] for i in np.random.default_rng(len(name)).permutation(len(every))[:2]]
+    unbiased(name, some, 2, 0.25, 20_000)
 
 
 @pytest.mark.long
@@ -226,14 +226,19 @@ def test_all_transformations_around_it():
 
 
 def test_compared_as_a_loss():
-    """Leave-one-out over the particles and enumeration are less noisy than the score function."""
+    """`compare` takes it. With a cost far from 0, leave-one-out over the particles is far less noisy than none."""
+    far = lambda t, draw, e: 9.0 + bits_and_normal(t, draw, (e, None))
     losses = {
-        name: (lambda p, key, e=e: of(partial(bits_and_normal, e=(e, None)), 4, key)(p["t"]))
-        for name, e in {"enumerated": "enumerated", "loo": None, "score": "score_function"}.items()
+        name: (lambda p, key, e=e: of(partial(far, e=e), 4, key)(p["t"]))
+        for name, e in {"loo": None, "score": "score_function"}.items()
     }
-    found = rgrad.compare(losses, params={"t": T}, key=KEY, budget=0.3, cost="operations")
-    variance = {row["estimator"]: row["variance"] for row in found.rows if row["parameter"] == "t[0]"}
-    assert max(variance["enumerated"], variance["loo"]) < variance["score"]
+    found = rgrad.compare(losses, params={"t": T}, key=KEY, budget=0.01, cost="operations")
+    assert {row["estimator"] for row in found.rows} == set(losses)
+    loo, score = (
+        rgrad.measure(lambda key, loss=loss: jax.grad(loss)({"t": T}, key)["t"], KEY, 5_000).variance[0]
+        for loss in losses.values()
+    )
+    assert 3 * loo < score  # each is known to 10 %
 
 
 def test_hessians_are_right_to_every_order():
