@@ -32,7 +32,8 @@ from .expectations.elbo import elbo
 from .expectations.expectation import expect
 from .expectations.program import Draw, ProgramTrace, expect_program, trace_program
 from .fitting.fit import Fit, fit, initial_fit
-from .integrations.svi import SVILoss, measure_svi
+from .integrations.measuring import measure_svi
+from .integrations.svi import SVILoss
 from .measurement.exact import ExactMoments, exact_moments
 from .measurement.moments import Moments, measure
 from .protocols import Distribution, Estimator, Problem

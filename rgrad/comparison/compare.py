@@ -77,8 +77,8 @@ def compare(
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
         n: the number of samples of one gradient estimate. (Losses choose their own.)
         budget: seconds of measuring. Compiling comes first and is not included. It usually takes one to ten seconds for
-            each estimator and reference, and more for a large f (`Comparison.compile_seconds`). With `cost="operations"` a second means 1e9 operations, so
-            that the result is the same on slow and fast machines.
+            each estimator and reference, and more for a large f (`Comparison.compile_seconds`). With
+            `cost="operations"` a second means 1e9 operations, so that the result is the same on slow and fast machines.
         cost: the cost of a gradient: "time", measured with many estimates at once in one program, or "operations"
             (`rgrad.comparison.costs`).
         references: for losses only: the names of those that are known to be correct. The others are judged by the first

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from numpyro.infer import SVI
 from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
@@ -38,7 +37,6 @@ from rgrad.integrations.sites import (
     summed_to,
     values_of_each,
 )
-from rgrad.measurement.moments import Moments, measure
 from rgrad.protocols import Estimator
 
 Entropy = Literal["sampled", "exact", "detached"]
@@ -54,7 +52,8 @@ class SVILoss(ELBO):  # type: ignore[misc]
     baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS` and of your own works at any
     site to which it applies.
 
-    - A site is charged only with the costs that can depend on it, and within plates each element only with its own.
+    - A site is charged only with the costs that can depend on it, and within plates each element only with its own. As
+      in NumPyro, the elements of a plate must not use one another's values inside the plate.
     - Scales and subsampling multiply costs, never scores. A masked latent site is drawn like any other, and only its
       own cost is masked.
     - `enumerated` at a site in plates sums over each element by itself, K evaluations for K values, if everything that
@@ -273,29 +272,3 @@ def _estimated(site: LatentSite, rest: Any, deps: Dependence, n: int) -> tuple[l
         (term,) = over_particles(site.estimator, n)(f, q, site.key, 1)
     everything = frozenset().union(deps.values[site.name], *(t.depends_on for t in dependent))
     return [*others, Term(term, (), everything - {site.name})], mutable
-
-
-def measure_svi(svi: SVI, state: Any, key: Array, replicates: int, *args: Any, **kwargs: Any) -> Moments:
-    """The moments of the gradient of an SVI loss at a state, for each parameter site.
-
-        before, after = (rgrad.measure_svi(svi, state, key, 10_000, data).variance for svi in (svi_a, svi_b))
-
-    Args:
-        svi: a `numpyro.infer.SVI`, with any loss.
-        state: what `svi.init` or `svi.update` returns.
-        key: one PRNG key.
-        replicates: the number of independent gradients.
-        args, kwargs: those of the model and the guide.
-
-    Returns:
-        `Moments` of the gradient per call, a dict by the name of the site. The parameters are unconstrained.
-    """
-    start = svi.optim.get_params(state.optim_state)
-    fixed = {} if state.mutable_state is None else state.mutable_state
-
-    def loss(params: Any, key: Array) -> Array:
-        everything = {**svi.constrain_fn(params), **fixed}
-        found: Array = svi.loss.loss(key, everything, svi.model, svi.guide, *args, **kwargs, **svi.static_kwargs)
-        return found
-
-    return measure(lambda key: jax.grad(loss)(start, key), key, replicates)

@@ -1,0 +1,37 @@
+"""The variance of the gradients of a NumPyro SVI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import Array
+from numpyro.infer import SVI
+
+from rgrad.measurement.moments import Moments, measure
+
+
+def measure_svi(svi: SVI, state: Any, key: Array, replicates: int, *args: Any, **kwargs: Any) -> Moments:
+    """The moments of the gradient of an SVI loss at a state, for each parameter site.
+
+        before, after = (rgrad.measure_svi(svi, state, key, 10_000, data).variance for svi in (svi_a, svi_b))
+
+    Args:
+        svi: a `numpyro.infer.SVI`, with any loss.
+        state: what `svi.init` or `svi.update` returns.
+        key: one PRNG key.
+        replicates: the number of independent gradients.
+        args, kwargs: those of the model and the guide.
+
+    Returns:
+        `Moments` of the gradient per call, a dict by the name of the site. The parameters are unconstrained.
+    """
+    start = svi.optim.get_params(state.optim_state)
+    fixed = {} if state.mutable_state is None else state.mutable_state
+
+    def loss(params: Any, key: Array) -> Array:
+        everything = {**svi.constrain_fn(params), **fixed}
+        found: Array = svi.loss.loss(key, everything, svi.model, svi.guide, *args, **kwargs, **svi.static_kwargs)
+        return found
+
+    return measure(lambda key: jax.grad(loss)(start, key), key, replicates)
