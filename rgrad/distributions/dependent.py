@@ -175,7 +175,7 @@ def _checked(q: Any, caller: str) -> Any:
     check_draw(q, 1, caller)
     if not hasattr(q, "event_shape"):
         raise no_quantile(q)
-    jax.eval_shape(partial(quantile, lower(q)), jax.ShapeDtypeStruct(q.event_shape, float))
+    jax.eval_shape(partial(quantile, lower(q)), jax.ShapeDtypeStruct(q.event_shape, jnp.result_type(float)))
     return q
 
 
