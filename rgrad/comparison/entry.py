@@ -1,4 +1,4 @@
-"""`Entry`: the measurements of one estimator, and what follows from them alone."""
+"""`Entry`: the measurements of one estimator, and what can be computed from them."""
 
 from __future__ import annotations
 

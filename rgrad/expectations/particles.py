@@ -8,16 +8,26 @@ from typing import Any
 import jax
 from jax import Array, lax
 
+from rgrad.distributions.implicit import has_rsample
 from rgrad.errors import Unsuitable
 from rgrad.estimators.baselines import MovingAverage, baseline_values, leave_one_out, moving_average, plain
 from rgrad.estimators.control_variates import optimal
+from rgrad.estimators.reparameterized import reparameterized
+from rgrad.estimators.table import ESTIMATORS
 from rgrad.protocols import Estimator
 from rgrad.tracing.independence import independent
 
 PARTICLES = "rgrad_particles"  # the axis of the particles
 
 
-def over_particles(estimator: Estimator, n: int) -> Estimator:
+def default_estimator(q: Any, centred: bool) -> Estimator:
+    """The estimator of a draw that names none. `centred`: its baseline may use other particles."""
+    if has_rsample(q):
+        return reparameterized
+    return ESTIMATORS["score_function+leave_one_out" if centred else "score_function"].estimator
+
+
+def over_particles(estimator: Estimator, n: int, caller: str) -> Estimator:
     """The estimator with its baseline, if it has one, computed over the particles.
 
     Raises:
@@ -25,13 +35,13 @@ def over_particles(estimator: Estimator, n: int) -> Estimator:
     """
     if not isinstance(estimator, partial) or "baseline" not in estimator.keywords:
         return estimator
-    found = baseline_over_particles(estimator.keywords["baseline"], n)
+    found = baseline_over_particles(estimator.keywords["baseline"], n, caller)
     if not callable(found):
         return estimator
     return partial(estimator.func, *estimator.args, **{**estimator.keywords, "baseline": independent(found)})
 
 
-def baseline_over_particles(baseline: Any, n: int) -> Any:
+def baseline_over_particles(baseline: Any, n: int, caller: str) -> Any:
     """A number as it is. A function of the values of all particles becomes a function of a particle's own values.
 
     The latter is called within a `vmap` with the axis `PARTICLES`. It returns one baseline for each of its values, from
@@ -43,19 +53,17 @@ def baseline_over_particles(baseline: Any, n: int) -> Any:
     baseline = plain(baseline)
     if isinstance(baseline, MovingAverage) or baseline is moving_average:
         raise Unsuitable(
-            "draw: a program has no place for the state of a moving_average; keep the average of earlier calls yourself, "
+            f"{caller}: there is no place to keep the state of a moving_average; keep the average of earlier calls yourself, "
             "and pass its number: baseline=average.value"
         )
     if baseline is optimal:
-        raise Unsuitable(
-            "draw: optimal needs several samples of one distribution; in a program, use rgrad.leave_one_out"
-        )
+        raise Unsuitable(f"{caller}: optimal needs several samples of one distribution; use rgrad.leave_one_out")
     if not callable(baseline):
         return baseline
     if n == 1 and baseline is leave_one_out:
         raise Unsuitable(
-            "draw: leave_one_out leaves no other particle to take a mean of, because n = 1; ask for n >= 2, or use "
-            "another baseline"
+            f"{caller}: leave_one_out needs another particle to take a mean of; ask for at least 2 particles, or use another "
+            "baseline"
         )
 
     def of_own(values: Array) -> Array:

@@ -20,13 +20,11 @@ from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.draws import check_draw
-from rgrad.distributions.implicit import has_rsample
 from rgrad.distributions.implicit import sample as sample_from
 from rgrad.distributions.wrappers import name_of
 from rgrad.errors import Unsuitable
-from rgrad.estimators.reparameterized import reparameterized
-from rgrad.estimators.table import ESTIMATORS, estimator_of, name_of_estimator, naming_others
-from rgrad.expectations.particles import PARTICLES, over_particles
+from rgrad.estimators.table import estimator_of, name_of_estimator, naming_others
+from rgrad.expectations.particles import PARTICLES, default_estimator, over_particles
 from rgrad.protocols import Distribution, Estimator, Sample
 
 Program = Callable[["Draw"], ArrayLike]
@@ -129,8 +127,8 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
         rgrad.expect_program(program, key, n=100)
 
     Each draw may use another estimator, and any estimator of `rgrad.ESTIMATORS` or of your own. If all of them are
-    unbiased, so is the whole. It is correct to the lowest order of derivatives of its estimators. Estimators that
-    evaluate f several times run the rest of the program as often: K times for `enumerated`, twice for each parameter
+    unbiased, so is the whole. Higher derivatives are correct up to the order that all of its estimators support.
+    Estimators that evaluate f several times run the rest of the program as often: K times for `enumerated`, twice for each parameter
     coordinate and once more for `measure_valued`.
 
     A draw is charged only with the costs that come after it: those of `draw.cost(value)`, and the returned value, which
@@ -153,8 +151,8 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
         A scalar, per call: the mean over the particles.
 
     Raises:
-        TypeError: the program is not callable, or it does not return a number.
-        ValueError: the program returns a vector; a draw is inside a transformation; two draws have one name;
+        TypeError: the program is not callable.
+        ValueError: the program does not return one number; a draw is inside a transformation; two draws have one name;
             `leave_one_out` with n = 1; a baseline that needs a state (`moving_average`) or the scores (`optimal`).
         rgrad.NotApplicable: an estimator does not apply to its draw.
 
@@ -165,21 +163,19 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
     warn_if_wrong()
     if not callable(program):
         raise TypeError(f"expect_program: program must be callable, got {type(program).__name__} {program!r}")
-    check_n(n)
+    _check_n(n, "expect_program")
     check_key(key, "expect_program")
     chosen = None if estimator is None else estimator_of(estimator, "expect_program")
-    default = lambda q: _by_default(q, n) if chosen is None else chosen
+    default = lambda q: default_estimator(q, n > 1) if chosen is None else chosen
     one = lambda key: _run(program, key, n, default, ())
     return jax.vmap(one, axis_name=PARTICLES)(jax.random.split(key, n)).mean()
 
 
-def check_n(n: int) -> None:
+def _check_n(n: int, caller: str) -> None:
     if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(
-            f"expect_program: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced"
-        )
+        raise TypeError(f"{caller}: n = {n!r} is not an int; it is a shape, so it must be a Python int, not traced")
     if n < 1:
-        raise ValueError(f"expect_program: n = {n} particles; ask for at least 1")
+        raise ValueError(f"{caller}: n = {n} particles; ask for at least 1")
 
 
 def _run(program: Program, key: Array, n: int, default: Any, given: tuple[Sample, ...]) -> Array:
@@ -197,7 +193,7 @@ def _run(program: Program, key: Array, n: int, default: Any, given: tuple[Sample
             raise
     rest = lambda x: _run(program, key, n, default, (*given, x))
     with naming_others(q):
-        (term,) = over_particles(estimator, n)(rest, q, jax.random.fold_in(key, len(given)), 1)
+        (term,) = over_particles(estimator, n, "draw")(rest, q, jax.random.fold_in(key, len(given)), 1)
     return draw._spent + term
 
 
@@ -206,12 +202,6 @@ def _scalar(value: Any) -> Array:
         shape = "None" if value is None else f"shape {jnp.shape(value)}"
         raise ValueError(f"expect_program: the program must return one number, its cost at the end, got {shape}")
     return jnp.asarray(value, jnp.result_type(value, float))
-
-
-def _by_default(q: Any, n: int) -> Estimator:
-    if has_rsample(q):
-        return reparameterized
-    return ESTIMATORS["score_function+leave_one_out" if n > 1 else "score_function"].estimator
 
 
 class ProgramTrace(NamedTuple):
@@ -242,17 +232,17 @@ def trace_program(program: Program, key: Array, n: int = 1, estimator: Estimator
 
     Raises: as `expect_program`.
     """
-    check_n(n)
+    _check_n(n, "trace_program")
     check_key(key, "trace_program")
     chosen = None if estimator is None else estimator_of(estimator, "trace_program")
     sites: list[Site] = []
 
     def sampled(q: Any, estimator: Estimator, name: str) -> Sample:
-        over_particles(estimator, n)
+        over_particles(estimator, n, "draw")
         value = jax.tree.map(lambda x: x[0], sample_from(q, jax.random.fold_in(key, len(sites)), (1,)))
         sites.append(Site(name, q, name_of_estimator(estimator), value))
         return value
 
-    draw = Draw(sampled, None, lambda q: _by_default(q, n) if chosen is None else chosen, key)
+    draw = Draw(sampled, None, lambda q: default_estimator(q, n > 1) if chosen is None else chosen, key)
     last = _scalar(program(draw))
     return ProgramTrace(tuple(sites), draw._spent + last)

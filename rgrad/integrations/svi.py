@@ -13,15 +13,19 @@ from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
 from rgrad.autodiff import attach
-from rgrad.distributions.implicit import has_rsample, sample
+from rgrad.backend.xla_flags import warn_if_wrong
+from rgrad.distributions.admission import check_density
+from rgrad.distributions.implicit import sample
 from rgrad.distributions.log_density import log_prob
-from rgrad.distributions.probabilities import probability
+from rgrad.distributions.probabilities import probability, refuse_never_drawn
+from rgrad.distributions.support import forbid_moving_support
+from rgrad.distributions.wrappers import name_of
 from rgrad.errors import Unsuitable, nearest
 from rgrad.estimators.baselines import leave_one_out, plain
 from rgrad.estimators.enumerated import enumerated, support_of
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS, estimator_of, naming_others
-from rgrad.expectations.particles import PARTICLES, baseline_over_particles, over_particles
+from rgrad.expectations.particles import PARTICLES, baseline_over_particles, default_estimator, over_particles
 from rgrad.integrations.sites import (
     NONE,
     Dependence,
@@ -56,8 +60,8 @@ class SVILoss(ELBO):  # type: ignore[misc]
       in NumPyro, the elements of a plate must not use one another's values inside the plate.
     - Scales and subsampling multiply costs, never scores. A masked latent site is drawn like any other, and only its
       own cost is masked.
-    - `enumerated` at a site in plates sums over each element by itself, K evaluations for K values, if everything that
-      depends on the site is inside these plates. Otherwise it sums over all combinations.
+    - In plates, `enumerated` sums over the values of each element separately if everything that depends on the site is
+      inside these plates. This takes K evaluations for K values. Otherwise it sums over all combinations.
 
     Args:
         num_particles: independent runs of guide and model, whose losses are averaged.
@@ -105,6 +109,7 @@ class SVILoss(ELBO):  # type: ignore[misc]
     ) -> Any:
         """The loss, a scalar per call, and the values of mutable sites: those of the first particle."""
         of = ModelAndGuide(model, guide, args, kwargs, dict(param_map), self.entropy, self._chosen)
+        warn_if_wrong()
         deps = self._dependence(of)
         one = partial(_particle, of, deps, self.num_particles)
         keys = jax.random.split(rng_key, self.num_particles)
@@ -121,9 +126,7 @@ class SVILoss(ELBO):  # type: ignore[misc]
         found = given.get(name) if isinstance(given, Mapping) else given(name, q) if given is not None else None
         if found is not None:
             return estimator_of(found, f"SVILoss: site {name!r}")
-        if has_rsample(q):
-            return reparameterized
-        return ESTIMATORS["score_function+leave_one_out" if self.centred else "score_function"].estimator
+        return default_estimator(q, self.centred)
 
     def _dependence(self, of: ModelAndGuide) -> Dependence:
         """Which costs can depend on which sites. Not needed, and not computed, if all sites are reparameterized."""
@@ -194,8 +197,11 @@ def _scores(site: LatentSite, terms: list[Term], deps: Dependence, n: int) -> It
     Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged by
     itself, because the sums may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
     """
-    log_q = in_plates(log_prob(site.distribution, site.value), site.frames)  # unscaled and unmasked
-    baseline = baseline_over_particles(baseline_of(site.estimator), n)
+    q, caller = site.distribution, f"SVILoss: site {site.name!r}: score_function"
+    check_density(q, name_of(q), caller)
+    log_q = in_plates(log_prob(q, site.value), site.frames)  # unscaled and unmasked
+    log_q = forbid_moving_support(refuse_never_drawn(log_q, q, caller), q, caller)
+    baseline = baseline_over_particles(baseline_of(site.estimator), n, f"SVILoss: site {site.name!r}")
     groups: dict[Any, Any] = {}
     for term in terms:
         if site.name in term.depends_on:
@@ -231,7 +237,7 @@ def _split(terms: list[Term], site: LatentSite) -> tuple[list[Term], list[Term]]
 
 
 def _summed_out(site: LatentSite, rest: Any, deps: Dependence) -> tuple[list[Term], Any]:
-    """The terms, summed over all values of a site: within plates each element by itself if possible."""
+    """The terms, summed over all values of a site. In plates, each element is summed over separately if possible."""
     q, own = site.distribution, deps.values[site.name] - {site.name}
     found: list[tuple[Any, frozenset[str]]] = []
 
@@ -269,6 +275,6 @@ def _estimated(site: LatentSite, rest: Any, deps: Dependence, n: int) -> tuple[l
     dependent, others = _split(terms, site)
     f = lambda x: summed_to(_split(rest(x)[0], site)[0], ())
     with naming_others(q):
-        (term,) = over_particles(site.estimator, n)(f, q, site.key, 1)
+        (term,) = over_particles(site.estimator, n, f"SVILoss: site {site.name!r}")(f, q, site.key, 1)
     everything = frozenset().union(deps.values[site.name], *(t.depends_on for t in dependent))
     return [*others, Term(term, (), everything - {site.name})], mutable

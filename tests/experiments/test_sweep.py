@@ -258,7 +258,7 @@ def test_a_busy_port(sweep):
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_is_killed(signum, sweep, tmp_path):
-    """The other one finishes its share and says which is lost. One process continues, and the bytes are those of one alone."""
+    """The other process finishes its share and names the lost one. Resumed, the sweep ends with the bytes of a single process."""
     more = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "200000",
             "--chunk", "1")  # fmt: skip
     flags = (*more, "--out", "two", *together())

@@ -342,7 +342,7 @@ LONG = {"conjugate", "gamma_beta_dirichlet", "partly_observed", "bit_then_normal
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in CASES])
 def test_unbiased(name):
-    """Value and gradient, for two choices of estimators. False failures: one in a million for each model."""
+    """Value and gradient. False failures: one in a million for each model; a bias of `SMALLEST_BIAS` is caught."""
     entropies = [rgrad.SVILoss(3, entropy=e) for e in ("exact", "detached")] if name == "conjugate" else []
     unbiased(name, CASES[name].ways[:2], entropies)
 
@@ -497,6 +497,20 @@ def variances_mean(case, loss):
     return float(jax.grad(lambda p: loss.loss(KEY, p, case.model, case.guide))(floats(case.params))["logits"][0])
 
 
+def test_scores_that_would_be_wrong_are_refused():
+    """The score omits the moving edge of a Uniform (it would give -0.5 for +0.5), and a probability of exactly 0."""
+    model = lambda: numpyro.sample("u", dist.Uniform(0.0, 5.0))
+    guide = lambda: numpyro.sample("u", dist.Uniform(0.0, numpyro.param("t", 1.0)))
+    loss = lambda t, way: rgrad.SVILoss(2, {"u": way}).loss(KEY, {"t": t}, model, guide)
+    with pytest.raises(NotImplementedError, match="site 'u': score_function: the support of Uniform depends"):
+        jax.grad(loss)(1.0, SCORE)
+    assert np.isfinite(jax.grad(loss)(1.0, "reparameterized"))
+    bits = lambda q: numpyro.sample("z", dist.Bernoulli(q))
+    of = lambda p: rgrad.SVILoss(2).loss(KEY, {"p": p}, lambda: bits(0.3), lambda: bits(numpyro.param("p", 0.5)))
+    assert np.isnan(jax.jit(jax.grad(of))(0.0))
+    assert np.isfinite(jax.jit(jax.grad(of))(0.5))
+
+
 LOO_OF = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
 BAD = {
     "unknown site": ({"estimators": {"w": LOO}}, ValueError, r"the guide has no latent site 'w'.*\(there are: mu, z\)"),
@@ -504,7 +518,7 @@ BAD = {
     "unknown name": ({"estimators": {"z": "enumerate"}}, ValueError, "SVILoss: site 'z': unknown estimator 'enumerate'; did you mean"),
     "no path": ({"estimators": {"z": "reparameterized"}}, TypeError, "site 'z': reparameterized needs q.rsample, .* use score_function"),
     "no rule": ({"estimators": {"mu": "disarm"}}, NotImplementedError, "disarm: q must be a Bernoulli .* got Normal; use reparameterized"),
-    "one particle": ({"num_particles": 1, "estimators": {"z": LOO}}, ValueError, "leaves no other particle"),
+    "one particle": ({"num_particles": 1, "estimators": {"z": LOO}}, ValueError, "SVILoss: site 'z': leave_one_out needs another particle"),
     "average": ({"estimators": {"z": partial(rgrad.score_function, baseline=rgrad.moving_average())}}, ValueError, "baseline=average.value"),
     "particles": ({"num_particles": 0}, ValueError, "num_particles must be an int of at least 1, got 0"),
     "entropy": ({"entropy": "analytic"}, ValueError, "entropy must be one of 'sampled', 'exact', 'detached'"),
