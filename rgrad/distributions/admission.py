@@ -146,9 +146,14 @@ def rebuilt(q: Any, rule: Any) -> Any:
 def changed(q: Any, **attributes: Any) -> Any:
     """A copy of a NumPyro distribution with other attributes, without cached values computed from the old ones."""
     new = object.__new__(type(q))
-    lazy = {name for name in vars(q) if type(getattr(type(q), name, None)).__name__ == "lazy_property"}
-    new.__dict__.update({name: value for name, value in vars(q).items() if name not in lazy} | attributes)
+    new.__dict__.update(given(q) | attributes)
     return new
+
+
+def given(q: Any) -> dict[str, Any]:
+    """The attributes of a NumPyro distribution, without cached values computed from others."""
+    lazy = {name for name in vars(q) if type(getattr(type(q), name, None)).__name__ == "lazy_property"}
+    return {name: value for name, value in vars(q).items() if name not in lazy}
 
 
 def _children(q: Any) -> dict[str, Any]:

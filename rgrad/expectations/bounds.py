@@ -162,21 +162,25 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     x = jax.tree.map(lax.stop_gradient, how.push(eps))
     log_w = jax.vmap(bound.log_weights)(x)
     log_q = score_density(one, jax.tree.map(lambda e: e.reshape(n * q.k, *e.shape[2:]), eps)).reshape(log_w.shape)
-    value = bound_of(log_w)
-    baseline = bound_of(_replaced_by_others(lax.stop_gradient(log_w)))
-    terms = attach(value, log_q.sum(-1)) - (attach(baseline, log_q) - baseline).sum(-1)
+    terms = attach_vimco(log_w, log_q)
     return forbid_moving_support(refuse_never_drawn(terms, q, "vimco"), q, "vimco")
 
 
+def attach_vimco(log_w: Array, log_q: Array) -> Array:
+    """The bound of each row of K log weights, with the derivative of `vimco` for samples of log densities log_q."""
+    baseline = bound_of(_replaced_by_others(lax.stop_gradient(log_w)))
+    return attach(bound_of(log_w), log_q.sum(-1)) - (attach(baseline, log_q) - baseline).sum(-1)
+
+
 def _replaced_by_others(log_w: Array) -> Array:
-    """Row k has log w_k replaced by the mean of the others. Shape `(n, K)` to `(n, K, K)`.
+    """Row k has log w_k replaced by the mean of the others. Shape `(..., K)` to `(..., K, K)`.
 
     The others are summed without log w_k. The total minus log w_k would be pure rounding if log w_k is far below them.
     """
     k = log_w.shape[-1]
     own = jnp.eye(k, dtype=bool)
-    others = jnp.where(own, 0.0, log_w[:, None, :]).sum(-1, keepdims=True) / (k - 1)
-    return jnp.where(own, others, log_w[:, None, :])
+    others = jnp.where(own, 0.0, log_w[..., None, :]).sum(-1, keepdims=True) / (k - 1)
+    return jnp.where(own, others, log_w[..., None, :])
 
 
 def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:

@@ -15,7 +15,6 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-from rgrad.distributions.detach import detach
 from rgrad.distributions.entropy import entropy
 from rgrad.distributions.implicit import has_rsample, rsample, sample
 from rgrad.distributions.log_density import log_prob
@@ -81,6 +80,11 @@ class Ran(NamedTuple):
     traces: tuple[Any, Any]
     """Of the model and of the guide."""
 
+    @property
+    def mutable(self) -> dict[str, Any]:
+        """The values of mutable sites."""
+        return {name: s["value"] for tr in reversed(self.traces) for name, s in tr.items() if s["type"] == "mutable"}
+
 
 class _AtSites(Messenger):  # type: ignore[misc]
     """Gives each latent site of a guide its value."""
@@ -139,16 +143,33 @@ def run(of: ModelAndGuide, key: Array, given: Given, deps: Dependence) -> Ran:
     """
     sites = _AtSites(substitute(of.guide, data=of.params), of, key, given)
     guide = trace(seed(sites, jax.random.fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
+    densities = _with_constant_parameters(of, key, guide, sites.sites) if of.entropy == "detached" else guide
     replayed = substitute(replay(seed(of.model, jax.random.fold_in(key, 1)), guide), data=of.params)
     model = trace(replayed).get_trace(*of.args, **of.kwargs)
     latent = {site.name: site for site in sites.sites}
-    terms = [_guide_term(guide[name], latent.get(name), of, deps) for name in guide if guide[name]["type"] == "sample"]
+    terms = [
+        _guide_term(site, latent.get(name), of, deps) for name, site in densities.items() if site["type"] == "sample"
+    ]
     terms += [
         Term(-_scaled(site, _log_prob(site)), site["cond_indep_stack"], deps.model.get(name, frozenset()))
         for name, site in model.items()
         if site["type"] == "sample"
     ]
     return Ran(terms, sites.sites, (model, guide))
+
+
+def _with_constant_parameters(of: ModelAndGuide, key: Array, guide: Any, sites: list[LatentSite]) -> Any:
+    """The trace of the guide at the same values. Its densities depend on the parameters only through the values.
+
+    The values themselves keep their derivatives: the density of a site depends on the values of the sites before it.
+    """
+    # A `Delta` computes its value again. Otherwise rounding could make the two differ.
+    values = {site.name: site.value for site in sites if not isinstance(elementary(site.distribution), dist.Delta)}
+    constant = jax.tree.map(lax.stop_gradient, of.params)
+    again = _AtSites(
+        substitute(of.guide, data=constant), of._replace(chosen=lambda name, q: reparameterized), key, values
+    )
+    return trace(seed(again, jax.random.fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
 
 
 def _guide_term(site: Any, latent: LatentSite | None, of: ModelAndGuide, deps: Dependence) -> Term:
@@ -159,18 +180,13 @@ def _guide_term(site: Any, latent: LatentSite | None, of: ModelAndGuide, deps: D
         mask = site["fn"]._mask if isinstance(site["fn"], dist.MaskedDistribution) else None
         value = value if mask is None else jnp.where(mask, value, 0.0)
         return Term(_scaled(site, value), site["cond_indep_stack"], depends_on - {site["name"]})
-    # The log density of a `Delta` is a function of its value, and so of the latent site that the value comes from.
-    held = (
-        of.entropy == "detached" and latent is not None and not isinstance(elementary(latent.distribution), dist.Delta)
-    )
-    return Term(_scaled(site, _log_prob(site, held)), site["cond_indep_stack"], depends_on)
+    return Term(_scaled(site, _log_prob(site)), site["cond_indep_stack"], depends_on)
 
 
-def _log_prob(site: Any, held: bool = False) -> Array:
-    fn = detach(site["fn"]) if held else site["fn"]
-    if site["intermediates"] and not held:
-        return fn.log_prob(site["value"], site["intermediates"])
-    return log_prob(fn, site["value"])
+def _log_prob(site: Any) -> Array:
+    if site["intermediates"]:
+        return site["fn"].log_prob(site["value"], site["intermediates"])
+    return log_prob(site["fn"], site["value"])
 
 
 def _scaled(site: Any, value: Array) -> Array:
