@@ -11,7 +11,7 @@ from experiments.common.settings import ONCE, ExperimentSettings
 
 
 class DiscreteSettings(ExperimentSettings):
-    """The toy problem of the literature: D bits and f(b) = mean (b - t)^2. The derivatives are in the logits.
+    """The toy problem of the literature: D bits and f(b) = mean (b - t)^2. Gradients are with respect to the logits.
 
     Reports variance and bias at one point, and training curves of Adam. The closer t is to 1/2, the less f depends on b.
     """

@@ -59,7 +59,7 @@ class SweepSettings(ProblemSettings):
     @field_validator("axes", mode="before")
     @classmethod
     def _axes(cls, axes: Any) -> Any:
-        return checked(axes) if isinstance(axes, dict) else axes  # which is then refused for its type
+        return checked(axes) if isinstance(axes, dict) else axes  # the validation of types rejects the latter
 
     @classmethod
     def resumed(cls, path: str) -> dict[str, Any]:
