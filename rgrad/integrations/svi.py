@@ -1,4 +1,4 @@
-"""A loss for NumPyro's SVI in which every latent site has an estimator of its own."""
+"""A loss for NumPyro's SVI in which every latent site has its own estimator."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class SVILoss(ELBO):  # type: ignore[misc]
 
         svi = SVI(model, guide, optim, rgrad.SVILoss(num_particles=8, estimators={"z": "enumerated"}))
 
-    Sites that are not named are reparameterized if they can be. All others use the score function, with a leave-one-out
-    baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS` and of your own works at any
-    site to which it applies.
+    Sites that are not named are reparameterized if possible. Otherwise they use the score function, with a leave-one-out
+    baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS`, and any of your own, works at
+    every site to which it applies.
 
     - A site is charged only with the costs that can depend on it, and within plates each element only with its own. As
       in NumPyro, the elements of a plate must not use one another's values inside the plate.
@@ -107,7 +107,7 @@ class SVILoss(ELBO):  # type: ignore[misc]
     def loss_with_mutable_state(
         self, rng_key: Any, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """The loss, a scalar per call, and the values of mutable sites: those of the first particle."""
+        """The loss, a scalar per call, and the values of mutable sites in the first particle."""
         of = ModelAndGuide(model, guide, args, kwargs, dict(param_map), self.entropy, self._chosen)
         warn_if_wrong()
         deps = self._dependence(of)
@@ -161,10 +161,10 @@ def _particle(of: ModelAndGuide, deps: Dependence, n: int, key: Array) -> tuple[
 
 
 def _costs(of: ModelAndGuide, deps: Dependence, n: int, key: Array, given: Given) -> tuple[list[Term], Any]:
-    """The cost terms given the values of some sites, with their derivatives in the parameters of all other sites.
+    """The cost terms given the values of some sites, with their derivatives for the parameters of all other sites.
 
     The guide runs until a site that has no value and whose estimator evaluates the rest. The rest is this function with
-    one more value. So each level takes one such site out of the terms.
+    one more value, so each level takes one such site out of the terms.
     """
     try:
         ran = run(of, key, given, deps)
@@ -194,8 +194,8 @@ def _with_scores(terms: list[Term], sites: list[LatentSite], given: Given, deps:
 def _scores(site: LatentSite, terms: list[Term], deps: Dependence, n: int) -> Iterator[Term]:
     """The score function of a site: terms of value 0 whose derivative is (cost - baseline) d log q.
 
-    Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged by
-    itself, because the sums may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
+    Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged
+    separately, because they may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
     """
     q, caller = site.distribution, f"SVILoss: site {site.name!r}: score_function"
     check_density(q, name_of(q), caller)
