@@ -60,7 +60,7 @@ def _end(signum: int) -> None:
 
 
 def ignore_interrupts() -> None:
-    """The run has ended: signals have no effect any more. If one came before, this function does not return."""
+    """The run has ended: signals no longer have any effect. If one came before, this function does not return."""
     _lock.acquire()
 
 

@@ -29,7 +29,7 @@ class DiscreteSettings(ExperimentSettings):
         "gumbel_softmax",
         "straight_through",
     )
-    """By name. The last two are biased."""
+    """Names of estimators. The last two are biased."""
     bits: Annotated[int, Field(ge=1, le=16)] = 6
     """D, an integer up to 16. One of the estimators enumerates all 2^D values."""
     targets: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), ONCE] = (0.499, 0.45)

@@ -188,7 +188,7 @@ def test_moments_in_blocks_are_those_of_all_calls(lanes, width, monkeypatch):
 @pytest.mark.parametrize("size", [2, FOLLOWED + 1])
 @pytest.mark.parametrize("power", [-0.7, -0.2])
 def test_tails_are_followed_in_bounded_memory(size, power):
-    """The variance of |z|^-0.7 is infinite. With many coordinates, the tail of the whole gradient tells it."""
+    """The variance of |z|^-0.7 is infinite. With many coordinates, only the tail of the whole gradient shows it."""
     rng, calls = np.random.default_rng(0), 200
     tails = Tails(size)
     for _ in range(200):
