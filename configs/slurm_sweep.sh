@@ -9,12 +9,12 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-# The folder must be one that all machines see.
+# All machines must be able to access the folder.
 if [ -n "${RESUME:-}" ]; then
     where=(--resume "$RESUME")
 else
     where=(--out "results/sweep/$SLURM_JOB_ID")
 fi
 
-# --cluster: jax reads from Slurm who the other processes are.
+# --cluster: jax asks Slurm for the other processes.
 srun .venv/bin/python -m experiments.sweep --config configs/sweep.toml --platform gpu --cluster "${where[@]}"

@@ -1,6 +1,6 @@
 """The exceptions raised by an estimator that cannot be used for a distribution, an objective or a number of samples.
 
-Also what several error messages have in common.
+Also helpers for error messages.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def flattened(
 
 
 def _is_one(value: Any) -> bool:
-    """Whether a value in a flat dict is one parameter: it is no container, or NumPy makes an array of it."""
+    """Whether a value in a flat dict is one parameter: it is not a container, or NumPy makes an array of it."""
     if value is None or jax.tree_util.all_leaves([value]):
         return True
     if hasattr(value, "_fields"):  # the fields of a NamedTuple have names
@@ -70,7 +70,7 @@ def _is_one(value: Any) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether a value is a list of numbers, or of lists of them, that is an array."""
+    """Whether a value is a list of numbers, or nested lists of numbers, that is an array."""
     several = isinstance(value, list | tuple) and len(value) > 0 and _is_one(value)
     return several and all(map(np.isscalar, jax.tree.leaves(value)))
 
@@ -99,7 +99,7 @@ def by_name(params: Params | None, names: Sequence[str] | Mapping[str, Any], cal
 
 
 def _parts(given: Any, names: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The parts of `given` that are parameters, with their names, and those that are nothing."""
+    """The names and values of the parts of `given` that are parameters, and of the leaves that are not."""
     name = ".".join(path) or WHOLE
     if isinstance(given, Mapping) and (not path or name not in names):
         for key, value in given.items():

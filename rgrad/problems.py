@@ -1,6 +1,6 @@
 """Problems, `E[objective(params, x)]` with `x ~ distribution(params)`: their values, gradients and parameters.
 
-The parameters of a user's problem are any pytree of numbers. `named` makes a problem of it whose parameters are a flat
+The parameters of a user's problem are any pytree of numbers. `named` turns it into a problem whose parameters are a flat
 dict. Everything else works on that: a `Point` is a dict of arrays by name.
 """
 
@@ -36,7 +36,7 @@ class OfProblem(NamedTuple):
 def named(problem: Problem, caller: str = "") -> Problem:
     """The problem itself if its `params` is a flat dict; otherwise the same problem with its parameters in such a dict.
 
-    The functions of the user's problem receive their own structure all the same. See `flattened` for the names.
+    The functions of the user's problem still receive their own structure. See `flattened` for the names.
 
     Raises:
         TypeError: it is not a problem.

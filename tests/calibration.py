@@ -16,8 +16,8 @@ def assert_unbiased(draw, truth, *, smallest_bias, replicates=20_000, seed=0, fa
     The probability of a false failure is at most `false_failure`. Only a tenth of it is used for the normal quantile,
     because the mean of finitely many replicates is only nearly normal. A bias of `smallest_bias` in any coordinate is
     caught with probability `POWER` or more. If the noise is too large for that, the test fails and asks for more
-    replicates. So no tolerance can be wider than the test says. Differences that rounding can explain do not count as
-    bias: 1e-5 of the truth or of a standard deviation, and 1e-6.
+    replicates, so a tolerance cannot be wider than the test says. Differences that rounding can explain do not count
+    as bias: 1e-5 of the truth or of a standard deviation, and 1e-6.
 
     Args:
         truth: has the structure of what `draw` returns. It comes from a closed form, enumeration or quadrature.

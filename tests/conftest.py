@@ -13,7 +13,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 # Keep small ones too: eager code compiles each operation, and the caches in memory are cleared after each file.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests spend most of their time on compilation. With less optimisation it is faster, and the results are the same.
-# One thread is enough to compile a program, because each core has a worker of its own.
+# One thread is enough to compile a program, because each core has its own worker.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1")
 
 import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which jax.jit cannot be trusted on CPU

@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 ROWS = (1, 2, 3, 7, 8, 17, 64, 100, 1000, 4096, 33_000)  # some faults need more than 2^15 numbers
 SMALL = (1, 2, 3, 4, 5, 8, 16)
-MOST = 400_000  # the most numbers in an operand
+MOST = 400_000  # the largest number of elements of an operand
 
 
 class Program(NamedTuple):
@@ -317,7 +317,7 @@ def attention(rng):
 
 
 def slab(rng):
-    """Return a program of elementwise operations, broadcasts, transposes, reversals, paddings, concatenations."""
+    """Return a program of elementwise operations, broadcasts, transposes, reversals, paddings and concatenations."""
     shape = sizes(rng, 3)
     order, axis = rng.permutation(3), int(rng.integers(3))
     before = one_of(rng, BEFORE)
@@ -336,7 +336,7 @@ KINDS = (dot, product, reduction, dot, linear_algebra, product, convolution, two
 
 
 def programs(count, seed=0):
-    """Return the first `count` programs of a seed. Their kinds take turns."""
+    """Return the first `count` programs of a seed. The kinds of programs take turns."""
     return [KINDS[i % len(KINDS)](np.random.default_rng((seed, i))) for i in range(count)]
 
 
@@ -348,8 +348,8 @@ def truth(program):
 def tolerance(program, right):
     """Return 300 times the effect of one rounding of every argument, plus 1e-5 of the largest number and of 1.
 
-    A sum of n numbers of one sign is off by up to n roundings, but typically by their square root: 200 for 33,000. The
-    known faults of compilers are as large as the numbers themselves.
+    A sum of n numbers of one sign is off by up to n roundings, but typically by sqrt(n) of them: 200 for 33,000 numbers.
+    The known compiler faults are as large as the numbers themselves.
     """
     rng = np.random.default_rng(0)
     moved = [
@@ -361,7 +361,7 @@ def tolerance(program, right):
 
 
 def wrong(programs, compile, together=1):
-    """Return the names of the programs that differ from NumPy, if compiled by `compile(function)`.
+    """Return the names of the programs that differ from NumPy when `compile(function)` has compiled them.
 
     Args:
         together: the number of programs that are compiled as one.

@@ -1,4 +1,4 @@
-"""Tests of `assert_unbiased`: it must fail on a planted bias, which is over twice the smallest that it catches."""
+"""Tests of `assert_unbiased`: it must fail on a planted bias of more than twice the smallest bias that it catches."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def test_refuses_to_judge_with_too_much_noise():
 
 
 def test_false_failures_are_as_rare_as_it_says():
-    """At a nominal rate of 1 % (0.1 % is used), more than 12 failures in 300 unbiased runs have probability < 1e-6."""
+    """At a nominal rate of 1 % (0.1 % is used), more than 12 failures in 300 unbiased runs have a probability below 1e-6."""
     failures = 0
     normal = lambda key: jax.random.normal(key)
     for seed in range(300):

@@ -70,7 +70,7 @@ def test_a_part_that_raises_crashes_or_hangs_does_not_stop_the_others(tmp_path):
     status, text, parts = ended(tmp_path, *STUBS, *flags)
     assert (status, LAST.search(text).groups()) == (1, ("1", "2", "0"))
     assert parts["stub1"]["error"] == "its process ended with status -11"
-    assert re.fullmatch(r"it was not done \d s after its time, so its process was killed", parts["stub2"]["error"])
+    assert re.fullmatch(r"it was not finished \d s after its time, so its process was killed", parts["stub2"]["error"])
     assert parts["stub3"]["state"] == "ok"
     assert parts["stub3"]["checks"]["right"]["ok"]
 

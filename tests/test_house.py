@@ -41,7 +41,7 @@ def imports(tree, inside=False) -> Iterator[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize("package", ["rgrad", "experiments"])
-def test_no_circle_of_imports(package):
+def test_no_circular_imports(package):
     found = modules(package)
     known = {
         name: {other for other, _ in imports(tree) if other in found and other != name} for name, tree in found.items()

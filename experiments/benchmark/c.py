@@ -1,7 +1,7 @@
-"""The reference of `experiments.benchmark` in C: the speed that the hardware allows.
+"""The reference of `experiments.benchmark` in C: it shows the speed that the hardware allows.
 
 Threefry counters, Box-Muller and the sums are one loop over lanes, which the compiler vectorises. Each lane is a
-replicate, so that no sum goes across a vector.
+replicate, so no sum crosses the lanes of a vector.
 """
 
 import ctypes

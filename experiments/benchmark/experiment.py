@@ -1,4 +1,4 @@
-"""How fast is it compared to NumPy, PyTorch, plain JAX and C? One run, contenders in turn, every result checked."""
+"""How fast is it, compared with NumPy, PyTorch, stock JAX and C? One run, contenders in turn, every result checked."""
 
 from typing import Any
 

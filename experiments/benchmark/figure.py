@@ -77,7 +77,7 @@ def _dots(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
 
 
 def _growth(axis: Any, rows: list[dict[str, Any]], section: str) -> None:
-    """The time of a draw, with the growth of the peak of memory beside each point."""
+    """The time of a draw, with the growth of peak memory beside each point."""
     rows = sorted(rows, key=lambda r: r["n"])
     colour, marker = style_of("rgrad")
     axis.plot([r["n"] for r in rows], [r["times"] for r in rows], marker + "-", color=colour)

@@ -158,4 +158,4 @@ def check(name: str, fitted: Fitted) -> None:
         error = 1.25 * x.std(1) / x.shape[1] ** 0.5
         median = np.median(x, 1)
         if not np.all(np.abs(median - truth) <= 0.1 + 8 * error):
-            raise WrongResult(f"{name}: the fits end at {what} = {median} for {truth:g}")
+            raise WrongResult(f"{name}: the fits end at {what} = {median}, expected {truth:g}")

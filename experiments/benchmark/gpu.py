@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def read_gpu(path: str) -> None:
-    """Write `gpu.json` and the table of the README from a file of `.ci/gpu`, or from such a `gpu.json`.
+    """Writes `gpu.json` and the table of the README from a file of `.ci/gpu`, or from such a `gpu.json`.
 
     Raises:
         UsageError: the file does not exist, is not one of these, is a rehearsal, or lacks a part that the table needs.
@@ -58,7 +58,7 @@ def record_of(path: str) -> Record:
 
 
 def condensed(raw: Record) -> Record:
-    """What is worth keeping of a run: its machine, its checks, and every rate."""
+    """The part of a run that is worth keeping: its machine, its checks, and every rate."""
     of = lambda part, section: raw["parts"].get(part, {}).get(section, {})
     rate = lambda row: float(f"{row['rate']:.4g}")
     pick = lambda rows, *names: {k: {n: row[n] for n in names if n in row} for k, row in rows.items()}

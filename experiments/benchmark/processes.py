@@ -96,7 +96,7 @@ print(json.dumps([jax_there - began, rgrad_there - jax_there, numpyro_there - rg
 def cold_section(settings: Any, advance: Advance) -> list[Row]:
     """The time to import jax, to import rgrad after it, to use rgrad (which imports NumPyro), and to a first result.
 
-    All relative to the first.
+    All times are relative to the first.
     """
     with tempfile.TemporaryDirectory() as cache:
         kept = {

@@ -26,7 +26,7 @@ THETA = 2.0
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 OURS = "rgrad"
 TORCH_DRAWS = 2**18  # draws in one call of PyTorch
-BLOCK = 2**14  # numbers in a block of NumPy, 64 KB, to fit into the cache of a core
+BLOCK = 2**14  # numbers in a block of NumPy: 64 KB, which fit into the cache of a core
 
 
 class RivalMoments(NamedTuple):

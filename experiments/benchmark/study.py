@@ -45,7 +45,7 @@ FIELDS = ("section", "contender", "n", "device", "rounds", "rate", "times", "tim
 
 
 def row(section: str, contender: str, n: int, **values: Any) -> Row:
-    """A row. `n` is the samples in a call, the draws, the dimension or the steps of all fits. Missing fields are None."""
+    """A row. `n` is the number of samples in a call, of draws, of dimensions, or of steps of all fits. Missing fields are None."""
     return {**dict.fromkeys(FIELDS), "section": section, "contender": contender, "n": n, **values}
 
 
@@ -69,8 +69,8 @@ def check(name: str, n: int, got: RivalMoments, slack: float = SLACK) -> None:
             and abs(measured / variance - 1) <= slack * relative + ROUNDING
         ):
             raise WrongResult(
-                f"{name}, {estimator}, N = {n:,}, {got.replicates:,} replicates: mean {mean:.6g} for {2 * THETA:g}, variance "
-                f"per sample {measured:.6g} for {variance:g}"
+                f"{name}, {estimator}, N = {n:,}, {got.replicates:,} replicates: mean {mean:.6g} (expected {2 * THETA:g}), "
+                f"variance per sample {measured:.6g} (expected {variance:g})"
             )
 
 
@@ -99,7 +99,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def in_turn(jobs: Mapping[Any, Callable[[int], float]], rounds: int, advance: Advance) -> dict[Any, list[float]]:
-    """The result of each job in each round. Every job has one turn in a round, and another job starts each time."""
+    """The result of each job in each round. Every job has one turn in a round, and each round starts with another job."""
     said: dict[Any, list[float]] = {name: [] for name in jobs}
     names = list(jobs)
     for r in range(rounds):
@@ -249,14 +249,14 @@ def timed_of_dimension(name: str, dimension: int, job: Any, replicates: int, see
             and abs(per_sample / truth - 1) <= SLACK * spread
         ):
             raise WrongResult(
-                f"{name}, {estimator}, {dimension:,} dimensions: mean {got:.6g} for {2 * THETA:g}, variance per sample "
-                f"{per_sample:.6g} for {truth:g}"
+                f"{name}, {estimator}, {dimension:,} dimensions: mean {got:.6g} (expected {2 * THETA:g}), variance per "
+                f"sample {per_sample:.6g} (expected {truth:g})"
             )
     return count * IN_DIMENSIONS * dimension / took
 
 
 def fit_section(settings: Any, left_out: dict[str, str], advance: Advance) -> list[Row]:
-    """Steps per second of all fits together."""
+    """Steps per second, over all fits together."""
     jobs: dict[str, Callable[[int], float]] = {}
 
     def timed_fits(name: str, job: benchmark_fit.FitJob, turn: int) -> float:

@@ -16,7 +16,7 @@ import rgrad
 from experiments.common.progress import Advance
 
 PARTS = 10  # the jackknife divides the replicates into this many parts
-BLOCK = 64  # data points that are computed at once, so that they fit into a cache
+BLOCK = 64  # data points that are computed at once, which fit into a cache
 Params = dict[str, Array]
 
 

@@ -8,13 +8,13 @@ from experiments.common.errors import UsageError
 
 
 def read_csv(path: str) -> tuple[list[str] | None, list[list[str]]]:
-    """The names of the columns, or None if the first line holds only numbers; and the rows, as text without spaces around.
+    """The names of the columns, or None if the first line holds only numbers; and the rows, as text stripped of spaces.
 
     The separator is a comma, or the semicolon or tab that spreadsheets write. All rows have the same number of cells.
 
     Raises:
-        UsageError: the file cannot be read or is empty, a line is blank or has another number of cells, or two columns
-            have the same name.
+        UsageError: the file cannot be read or is empty, a line is blank or has a different number of cells, or two
+            columns have the same name.
     """
     where = f"--data {path}"
     try:
@@ -38,9 +38,8 @@ def read_csv(path: str) -> tuple[list[str] | None, list[list[str]]]:
                 raise UsageError(f"{where}: line {reader.line_num} is blank; remove it")
             if rows and len(cells) != len(rows[0]):
                 hint = "; write numbers with a decimal point" if separator == "," and len(rows[0]) == 1 else ""
-                raise UsageError(
-                    f"{where}: line {reader.line_num} has {len(cells)} cells, not {len(rows[0])}; fix it{hint}"
-                )
+                count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+                raise UsageError(f"{where}: line {reader.line_num} has {count}, not {len(rows[0])}; fix it{hint}")
             rows.append(cells)
     except csv.Error as error:
         raise UsageError(f"{where}: line {reader.line_num}: {error}; fix it") from None

@@ -6,4 +6,4 @@ __all__ = ["UsageError", "nearest"]
 
 
 class UsageError(Exception):
-    """The input is invalid. The message says in one line which flag it was, what is wrong, and what to do."""
+    """The input is invalid. The message says in one line which flag is wrong, why, and what to do."""

@@ -1,9 +1,9 @@
-"""Ends a run on Ctrl-C or SIGTERM, with one true line about what was kept.
+"""Ends a run on Ctrl-C or SIGTERM, with one accurate line about what was kept.
 
-A thread of its own receives the signals. An exception in the main thread could be raised anywhere: NumPy and jaxlib print it or
-crash if that is in their imports, and Python drops it in a callback of the garbage collector. And in a long call of XLA there
-would be none. So the thread cleans up, prints the line, and ends the process. It waits until files that belong together are
-written (`held`). The second signal ends the process at once.
+A separate thread receives the signals, because an exception in the main thread could be raised anywhere. NumPy and jaxlib print
+it or crash if it is raised while they are imported. Python drops it in a callback of the garbage collector. During a long call
+of XLA it is not raised at all. So the thread cleans up, prints the line, and ends the process. It waits until files that belong
+together are written (`held`). The second signal ends the process at once.
 """
 
 import contextlib
@@ -60,12 +60,12 @@ def _end(signum: int) -> None:
 
 
 def ignore_interrupts() -> None:
-    """The run has ended: a signal changes nothing any more. If one came before, this function does not return."""
+    """The run has ended: signals no longer have any effect. If one came before, this function does not return."""
     _lock.acquire()
 
 
 def default_interrupts() -> None:
-    """The process has only to end: a signal ends it at once."""
+    """Nothing is left to do but to end the process: a signal ends it at once."""
     if _watching:
         for signum in SIGNALS:
             signal.signal(signum, signal.SIG_DFL)
@@ -73,7 +73,7 @@ def default_interrupts() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A signal ends the process only after the context. For writes that belong together, also in this context."""
+    """Delays signals until the end of the context. For files that belong together; contexts may be nested."""
     with _lock:
         yield
 
@@ -92,7 +92,7 @@ def cleaned(cleanup: Callable[[], object]) -> Iterator[None]:
 
 
 def keep(what: str) -> None:
-    """From now on, the message of an interrupt is this. Call it inside `held`, together with the write."""
+    """Sets what the message of an interrupt says. Call it inside `held`, together with the write."""
     global _kept
     _kept = what
 

@@ -109,7 +109,7 @@ def _import(flag: str, name: str, place: str) -> Any:
 
 
 def _from_file(flag: str, name: str, place: str) -> Any:
-    """Imports a .py file. Its module has a name of its own: a user's random.py must not replace that of Python."""
+    """Imports a .py file under a unique module name: a user's random.py must not replace Python's."""
     try:
         path = Path(user_path(place))
         there = path.is_file()

@@ -107,7 +107,7 @@ def check_axis(rows: Rows, flag: str, name: str, scale: str, *, words: bool = Fa
 
     Args:
         words: the axis may also show text, if all values are text.
-        gaps: whether some values may be missing. Default: not along the axis of words.
+        gaps: whether some values may be missing. Default: only if `words` is False.
     """
     values = [row[name] for row in rows]
     numbers = [value for value in values if isinstance(value, float)]
@@ -121,12 +121,12 @@ def check_axis(rows: Rows, flag: str, name: str, scale: str, *, words: bool = Fa
     if len(numbers) < len(values) and not (not words if gaps is None else gaps):
         raise UsageError(f"{flag} {name}: the column has empty cells in these rows; give another, or use --where")
     if scale == "log" and min(numbers) <= 0:
-        raise UsageError(f"{flag} {name}: the values start at {min(numbers):g}, and a logarithmic scale is above 0; "
+        raise UsageError(f"{flag} {name}: the smallest value is {min(numbers):g}, and a logarithmic scale needs values above 0; "
                          f"leave out {flag}-scale log")  # fmt: skip
 
 
 def one_each(rows: Rows, names: tuple[str, ...], what: str) -> None:
-    """Raises UsageError if there are several rows for one point of the figure. The message names the column that differs."""
+    """Raises UsageError if several rows belong to one point of the figure. The message names the column that differs."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         other = first.setdefault(tuple(row[name] for name in names), row)

@@ -78,7 +78,7 @@ class ProblemTask(NamedTuple):
         for start in range(0, replicates, chunk):
             count = min(chunk, replicates - start)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of draws that are nan, because `_check_finite` says more
+                warnings.simplefilter("ignore", UserWarning)  # about draws that are nan: `_check_finite` says more
                 part = rgrad.measure(draw, key, count, start=start)
             moments = part if moments is None else moments.merge(part)
             self._check_finite(moments, n)

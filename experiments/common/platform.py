@@ -26,7 +26,7 @@ def use_platform(jax: Any, platform: str) -> None:
         UsageError: jax has no device of this platform.
     """
     if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")  # so that jax does not look for other devices
+        jax.config.update("jax_platforms", "cpu")  # so jax does not look for other devices
     try:
         found = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # jax 0.10 asserts that there is a plug-in for cuda

@@ -111,7 +111,7 @@ def grid(count: int) -> tuple[Figure, list[Any]]:
 
 
 def legend_below(figure: Figure, entries: tuple[list[Any], list[str]], ncols: int = 3) -> None:
-    """One legend for the whole figure, below the panels. The figure gets taller, so that the panels keep their size."""
+    """One legend for the whole figure, below the panels. The figure gets taller, so the panels keep their size."""
     handles, labels = entries
     rows = math.ceil(len(labels) / ncols)
     figure.set_figheight(figure.get_figheight() + 0.2 * rows)

@@ -165,7 +165,7 @@ def _made(out: Path | None, parent: Path, made: list[Path]) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Locks a file or a folder within the context. The lock also ends with the process, for whatever reason.
+    """Locks a file or a folder within the context. The lock also ends when the process ends, whatever the reason.
 
     Raises:
         UsageError: another process holds the lock. The message is `busy`, with advice.
@@ -304,7 +304,7 @@ def version(name: str) -> str | None:
 
 
 def _git() -> tuple[str | None, bool | None]:
-    """The commit of the running code, and whether the tree differs from it. None outside of a checkout."""
+    """The commit of the running code, and whether the tree differs from it. None outside a checkout."""
 
     def git(*arguments: str) -> str | None:
         try:

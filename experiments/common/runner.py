@@ -55,7 +55,7 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
         settings = parse(model, sys.argv[1:] if argv is None else argv, f"python -m {run.__module__}")
         return _without_exit(run, settings) or 0
     except (Exception, KeyboardInterrupt) as error:
-        with held():  # waits for good if a signal ends the process, because that may be the cause of the error
+        with held():  # never returns if a signal ends the process, because that may be the cause of the error
             if isinstance(error, KeyboardInterrupt):  # `main` was called by other code, which did not watch for signals
                 print(f"interrupted; {printable(kept())}", file=sys.stderr)
                 return 130
@@ -69,7 +69,7 @@ def main(model: type[S], run: Run[S], argv: Sequence[str] | None = None) -> int:
 
 
 def _without_exit(run: Run[S], settings: S) -> int | None:
-    """`run(settings)`. The code of a user's problem must not end this process, with a status that looks like ours."""
+    """`run(settings)`. A user's code must not end this process with a status that looks like ours."""
     try:
         return run(settings)
     except SystemExit as stop:

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from experiments.common.errors import UsageError, nearest
 from experiments.common.paths import user_path
 
-# A number, or nested lists of them. `_params` refuses what is not finite, with the name of the parameter.
+# A number, or nested lists of numbers. `_params` rejects values that are not finite, with the name of the parameter.
 Number = Annotated[float, Field(allow_inf_nan=True)] | list[Any]
 DEPTH = 32  # the largest number of axes of an array. NumPy and JAX have a limit too, but their messages are obscure
 
@@ -249,14 +249,14 @@ def validated(model: type[S], values: dict[str, Any], where: str) -> S:
         if first["type"] == "too_short":
             message, given = "nothing is given", "; give at least one"
         if first["type"] == "missing":
-            message, given = "a value is missing", f"; {_shown(first['input'])} has too few"
+            message, given = f"a value is missing in {_shown(first['input'])}", "; give all of them"
         if first["type"] == "extra_forbidden":
             message, given = "unknown key", ""
         raise UsageError(f"{called(str(first['loc'][0]))}: {message[:1].lower()}{message[1:]}{given}") from None
 
 
 def _control_character(value: Any) -> str | None:
-    """A character in any text within the value that no path or name has, e.g. a null byte or a line break."""
+    """A control character, e.g. a null byte or a line break, in any text within the value. Paths and names have none."""
     rest = [value]
     while rest:  # not recursive, because the value may be nested deeply
         value = rest.pop()
@@ -271,7 +271,7 @@ def _control_character(value: Any) -> str | None:
 
 
 def _refuse_repeated(argv: Sequence[str]) -> None:
-    """Raises UsageError if a flag is given twice: only the last would count, also of a flag with several values."""
+    """Raises UsageError if a flag is given twice. Only the last would count, even for a flag with several values."""
     seen = set()
     for argument in argv:
         flag = argument.partition("=")[0].replace("_", "-")
@@ -287,7 +287,7 @@ def _refuse_code_of_others(
 ) -> None:
     """Raises UsageError if the folder of `--resume` names code that the user has not named.
 
-    A folder may come from someone else. To read it must not run code, and the checksums of a plan do not tell who wrote it.
+    A folder may come from someone else. Reading it must not run code, and the checksums of a plan do not say who wrote it.
     """
     for name in ("problem", "estimators"):
         given = saved.get(name, ())

@@ -35,7 +35,7 @@ class Lenient(io.TextIOBase):
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Keeps the first error. From now on the stream writes to nowhere, also when Python flushes it at the end."""
+        """Keeps the first error. From now on the stream discards all text, even when Python flushes it at the end."""
         self.error = self.error or error
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 

@@ -11,8 +11,8 @@ from experiments.common.plotting import figure_files, house_style, panels, plain
 def draw_figure(comparison: Any, problem: str) -> dict[str, bytes]:
     """`figure.png` and `figure.svg`.
 
-    A crossed marker is a biased estimator. A hollow marker without a cross is one whose bias is not known. A marker on
-    the line near the bottom is an estimator without variance.
+    A crossed marker is a biased estimator. A hollow marker without a cross is an estimator whose bias is not known. A
+    marker on the line near the bottom is an estimator without variance.
     """
     totals = comparison.totals
     cost = "seconds" if comparison.cost == "time" else "operations"

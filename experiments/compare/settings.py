@@ -19,7 +19,7 @@ class CompareSettings(ProblemSettings):
     problem: str = "sine"
     """A built-in problem, or your own as package.module:attribute or file.py:attribute."""
     estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = ("compared",)
-    """By name, or your own as module:function. `compared` selects all unbiased ones. Those that do not apply are left out."""
+    """Names of estimators, or your own as module:function. `compared` selects all unbiased ones. Those that do not apply are left out."""
     num_samples: Annotated[int, Field(ge=1, lt=2**31)] = 10
     """Samples in one gradient estimate, an integer."""
     budget: Annotated[float, Field(gt=0, le=1e6)] = 10.0

@@ -35,7 +35,7 @@ class Function(NamedTuple):
     examples: tuple[float, ...]
     """Example values of the knob. The sums and d/d phi use the last."""
     oscillates: bool = False
-    """Whether r oscillates like sin(knob z), so that the nodes must be dense enough."""
+    """Whether r oscillates like sin(knob z), so the nodes must be dense enough."""
     breaks: bool = False
     """Whether r has a step or a singularity at 0, towards which the nodes must become denser."""
 
@@ -45,7 +45,7 @@ class Function(NamedTuple):
 
 
 def power(z: Array, p: Any) -> Array:
-    """|z|^p. The derivative at z = 0, which a float can reach, is set to 0 instead of infinity."""
+    """|z|^p. The derivative is set to 0 instead of infinity at z = 0, which a float can reach."""
     return jnp.where(z == 0, 0.0, jnp.abs(jnp.where(z == 0, 1.0, z)) ** p)
 
 
@@ -75,7 +75,7 @@ def functions(settings: Any) -> list[Function]:
 
 
 class MapCells(NamedTuple):
-    """Cells as arrays of one shape: the knob of r, mu, sigma, and the derivatives of mu and sigma in the parameter."""
+    """Cells as arrays of one shape: the knob of r, mu, sigma, and the derivatives of mu and sigma with respect to the parameter."""
 
     knob: Any
     mu: Any
@@ -133,7 +133,7 @@ def families(settings: Any) -> FunctionFamily:
     """mu(phi) and sigma(phi) as named in the settings, tested at every phi.
 
     Raises:
-        UsageError: a name is unknown, is not a function of a number to a number, or has values that are not allowed.
+        UsageError: a name is unknown, does not map a number to a number, or has values that are not allowed.
     """
     family = FunctionFamily(load("--mu", settings.mu, SHIPPED), load("--sigma", settings.sigma, SHIPPED))
     phi, moves = _phis(settings), False
@@ -149,7 +149,7 @@ def families(settings: Any) -> FunctionFamily:
             i = bad.argmax()
             want = "positive, and differentiable" if which == "sigma" else "finite, and differentiable"
             raise UsageError(f"--{which} {name}: at phi = {phi[i]:g} it is {value[i]:g} with derivative {slope[i]:g}; it must be "
-                             f"{want}, give another --{which} or other --phis")  # fmt: skip
+                             f"{want}; give another --{which} or other --phis")  # fmt: skip
         moves = moves or bool(np.any(slope != 0))
     if not moves:
         raise UsageError(

@@ -15,7 +15,7 @@ ESTIMATORS = ("score_function", "best_constant", "reparameterized")
 BATCH = 16  # cells integrated at once
 MOST_NODES = 2**17
 COARSER = 0.71  # ratio of the nodes of a second rule to those of the first
-TOLERANCE = 1e-9  # largest difference of the two rules, relative to the variance
+TOLERANCE = 1e-9  # largest difference between the two rules, relative to the variance
 
 
 class Exact(NamedTuple):
@@ -70,7 +70,7 @@ def half_lines(step: float) -> Rule:
 
 
 def both(fine: Rule, coarse: Rule) -> Rule:
-    """The nodes of two rules, and weights of shape `(2, nodes)`, a row for each rule. A function is evaluated once for both."""
+    """The nodes of both rules, and weights of shape `(2, nodes)`, a row for each rule. A function is evaluated once for both."""
 
     def place(mu: Array, sigma: Array) -> tuple[Any, Any, Any]:
         (z, eps, weight), (other_z, other_eps, other) = fine(mu, sigma), coarse(mu, sigma)

@@ -104,7 +104,9 @@ def _verdict(found: Any) -> bool:
     if error > CLOSED_FORM:
         print(f"disagrees: quadrature and the closed forms of sin(omega z) have a relative difference of {error:.2g}")
     elif found.closed_form_error is not None:
-        print(f"sin(omega z): quadrature is within a relative {error:.1g} of the closed forms in every cell of the map")
+        print(
+            f"sin(omega z): quadrature agrees with the closed forms in every cell of the map, to {error:.1g} relative"
+        )
     judged = [c for c in found.checks if c["judged"]]
     disagree = [c for c in judged if not max(abs(c["z_mean"]), abs(c["z_variance"])) <= LIMIT]
     finite = [abs(c[z]) for c in judged for z in ("z_mean", "z_variance") if math.isfinite(c[z])]
@@ -116,9 +118,9 @@ def _verdict(found: Any) -> bool:
         )
     for c in disagree:
         place = ", ".join(f"{k} = {number(c[k])}" for k in ("mu", "sigma", "phi", "dimension") if c[k] is not None)
-        print(f"disagrees: {_text(c)}, {place}, d/d {c['parameter']}, {c['estimator']}: mean {number(c['mean'])} for "
-              f"{number(c['exact_mean'])}, variance {number(c['variance'])} [{number(c['variance_low'])}, "
-              f"{number(c['variance_high'])}] for {number(c['exact_variance'])}, z = {c['z_mean']:+.1f}, "
+        print(f"disagrees: {_text(c)}, {place}, d/d {c['parameter']}, {c['estimator']}: mean {number(c['mean'])} (exact "
+              f"{number(c['exact_mean'])}), variance {number(c['variance'])} [{number(c['variance_low'])}, "
+              f"{number(c['variance_high'])}] (exact {number(c['exact_variance'])}), z = {c['z_mean']:+.1f}, "
               f"{c['z_variance']:+.1f}")  # fmt: skip
     return bool(disagree) or error > CLOSED_FORM
 

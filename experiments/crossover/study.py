@@ -24,7 +24,7 @@ from experiments.crossover.cells import (
 )
 from experiments.crossover.exact import ESTIMATORS, Exact, exact, sine_variances
 
-FREEDOM = 2_000  # with fewer degrees of freedom, a variance is off by 5 standard errors too easily
+FREEDOM = 2_000  # with fewer degrees of freedom, a variance is too often off by 5 standard errors
 PLACE = ("part", "function", "r", "knob", "value", "mu", "sigma", "phi", "dimension", "parameter")
 SUMS_SHARE = 8  # the sums over D coordinates use this many times fewer replicates, because each costs D times as much
 
@@ -156,7 +156,7 @@ def _of_function(settings: Any, function: Function, family: FunctionFamily, key:
 
 
 def _row(part: str, function: Function, cell: MapCells, truth: Exact) -> dict[str, Any]:
-    """The exact variances, or nan, which `_checks` replaces by measured ones."""
+    """The exact variances, or nan, which `_checks` replaces with measured ones."""
     variances = {e: float(getattr(truth, e)) if truth.resolved else np.nan for e in ESTIMATORS}
     source = "infinite" if np.isinf(variances["reparameterized"]) else "quadrature" if truth.resolved else "measured"
     return {
@@ -178,7 +178,7 @@ def _ratios(variances: Mapping[str, float]) -> dict[str, float]:
 def _sums(
     function: Function, cell: MapCells, truth: Exact, dimensions: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """A row for each D, and the best constants: d/d mu_1 of `E[r(z_1) + R]`, R the sum over the D - 1 other coordinates.
+    """A row for each D, and the best constants: d/d mu_1 of `E[r(z_1) + R]`, where R is the sum over the other coordinates.
 
     R is independent of the score s of z_1, so `E[(r + R)^2 s^2] = E[r^2 s^2] + 2 E[R] E[r s^2] + E[R^2] E[s^2]`. The
     reparameterized gradient does not depend on R.

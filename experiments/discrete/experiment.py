@@ -47,8 +47,8 @@ def report(rows: list[dict[str, Any]], settings: DiscreteSettings) -> None:
             for r in rows if r["target"] == target
         ]  # fmt: skip
         title = (
-            f"{settings.bits} bits, t = {target:g}: gradient in one logit from {settings.num_samples} samples, over "
-            f"{settings.replicates:,} estimates; and the loss above its minimum after {settings.steps:,} steps, {settings.fits} runs"
+            f"{settings.bits} bits, t = {target:g}: gradient for one logit from {settings.num_samples} samples, over "
+            f"{settings.replicates:,} estimates; excess loss: loss minus its minimum after {settings.steps:,} steps, {settings.fits} runs"
         )
         print_table(header, lines, title)
-    print("the loss of biased estimators is that of the bits, not of their relaxation")
+    print("for biased estimators, the loss is also that of the bits, not that of their relaxation")

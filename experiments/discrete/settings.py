@@ -11,7 +11,7 @@ from experiments.common.settings import ONCE, ExperimentSettings
 
 
 class DiscreteSettings(ExperimentSettings):
-    """The toy problem of the literature: D bits and f(b) = mean (b - t)^2. The derivatives are in the logits.
+    """The toy problem of the literature: D bits and f(b) = mean (b - t)^2. Gradients are with respect to the logits.
 
     Reports variance and bias at one point, and training curves of Adam. The closer t is to 1/2, the less f depends on b.
     """
@@ -29,7 +29,7 @@ class DiscreteSettings(ExperimentSettings):
         "gumbel_softmax",
         "straight_through",
     )
-    """By name. The last two are biased."""
+    """Names of estimators. The last two are biased."""
     bits: Annotated[int, Field(ge=1, le=16)] = 6
     """D, an integer up to 16. One of the estimators enumerates all 2^D values."""
     targets: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), ONCE] = (0.499, 0.45)

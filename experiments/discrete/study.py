@@ -70,7 +70,7 @@ class DiscreteTask(NamedTuple):
         return self.ways[name].row.evaluations(bits, self.samples)
 
     def measure(self, name: str, targets: Array, logit: float, key: Array, replicates: int) -> rgrad.Moments:
-        """The gradient in the first logit, if all are `logit`. The bits are exchangeable. Shape `(targets,)`."""
+        """The gradient with respect to the first logit, if all are `logit`. The bits are exchangeable. Shape `(targets,)`."""
         logits = jnp.full(self.bits, logit)
         state = {part: jnp.asarray(value) for part, value in self.ways[name].start.items()}
 

@@ -48,13 +48,14 @@ def run(settings: DistributionsSettings) -> int:
 def in_processes(of: Callable[[str], list[Cell]], names: Sequence[str]) -> Iterator[list[Cell]]:
     """`map(of, names)`, in two processes, because tracing holds Python's lock.
 
-    They are replaced after every `ROWS_AT_ONCE` names, because compiled programs use up the memory maps of a process.
-    The pool's own `max_tasks_per_child` is not used: with it, Python 3.11 can wait forever for processes that ended.
+    The processes are replaced after every `ROWS_AT_ONCE` names, because compiled programs use up the memory maps of a
+    process. The pool's own `max_tasks_per_child` is not used: with it, Python 3.11 can wait forever for processes that
+    ended.
     """
-    # A helper process of Python removes the semaphores of this one, and warns about it if a signal ended this one.
+    # If a signal ends this process, a helper process of Python removes its semaphores and prints a warning.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     for start in range(0, len(names), ROWS_AT_ONCE):
-        # This process stops them. On Ctrl-C, they would print tracebacks.
+        # This process stops the others. On Ctrl-C, they would print tracebacks.
         pool = ProcessPoolExecutor(2, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
         with cleaned(kill_children), pool as processes:
             yield from processes.map(of, names[start : start + ROWS_AT_ONCE])

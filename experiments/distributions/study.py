@@ -18,7 +18,7 @@ ESTIMATORS = {
     if row.compared and not row.biased and name != "reparameterized+antithetic"
 }
 REFUSALS = (TypeError, ValueError, NotImplementedError)
-Z = 6.5  # for 1,500 normal means, a run has 1e-7 false alarms. Heavy tails need such a large limit
+Z = 6.5  # with 1,500 normal means, 1e-7 false alarms are expected in a run. Heavy tails need such a large limit
 ROUNDING = 3e-4  # relative to the truth and to 1, for 32-bit floats
 
 
@@ -97,7 +97,7 @@ def _measured(row: Row, kept: Mapping[str, Any], theta: Any, truth: Any, replica
 
 
 def _judged(truth: Any, mean: Any, error: Any) -> tuple[str, str]:
-    said = f"{_short(mean)} +- {_short(error)} for {_short(truth)}"
+    said = f"{_short(mean)} +- {_short(error)}, expected {_short(truth)}"
     if np.any(~np.isfinite(mean)):
         return "nan", said
     scale = ROUNDING * (1 + np.abs(truth))

@@ -67,7 +67,7 @@ def total(base: Callable[[Any], Any], g: Callable[[Any], Any], largest: int = 40
 
 
 def weights(batch_shape: Sequence[int]) -> Any:
-    """The weight of each coordinate in the objective. All differ, so that a test detects exchanged coordinates."""
+    """The weight of each coordinate in the objective. All differ, so a test detects exchanged coordinates."""
     size = int(np.prod(batch_shape))
     return jnp.array([1.0, -0.5, 0.7, 0.3][:size])
 

@@ -14,14 +14,14 @@ import rgrad
 from experiments.elbo.targets import PHIS, SCIPY, ElboTarget
 
 Row = dict[str, Any]
-EXACT = 1e-5  # largest relative difference of the sides of an equation without sampling, in 64 bits
+EXACT = 1e-5  # largest relative difference between the sides of an equation without sampling, in 64 bits
 LIMIT = 6.0  # in standard errors. By chance: once in 500 million normal means
 NORMAL = 1.96
 POINTS, SAMPLES, CALLS = 8, 64, 200  # points of a density, samples of one ELBO, and ELBOs whose mean is compared
 
 
 def row(part: str, target: str, q: str, dimension: int, quantity: str, value: Any, **others: Any) -> Row:
-    """The columns of every row. The interval is that of the difference if there is a reference, else that of the value."""
+    """The columns of every row. The interval is that of the difference if there is a reference, otherwise of the value."""
     columns: Row = {
         "part": part, "target": target, "q": q, "dimension": dimension, "quantity": quantity, "estimator": None,
         "entropy": None, "distance": None, "replicates": None, "value": float(value), "reference": None,

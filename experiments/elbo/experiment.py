@@ -72,7 +72,7 @@ def report(rows: list[dict[str, Any]], settings: ElboSettings, left_out: set[str
     for reason in sorted(left_out):
         print(f"left out: {reason}")
     print(
-        "for z = mu + C eps the sampled and the exact entropy have the same reparameterized gradient, sample by sample: "
+        "for z = mu + C eps, the sampled and the exact entropy give the same reparameterized gradient, sample by sample: "
         "(6a) = (6h) above"
     )
     judged = [r for r in rows if r["holds"] is not None]
@@ -81,8 +81,8 @@ def report(rows: list[dict[str, Any]], settings: ElboSettings, left_out: set[str
     for r in wrong:
         who = f", {r['estimator']}/{r['entropy']} at distance {r['distance']:g}" if r["estimator"] else ""
         print(
-            f"does not hold: {r['part']}, {r['q']}, D = {r['dimension']}, {r['quantity']}{who}: {number(r['value'], 8)} for "
-            f"{number(r['reference'], 8)}, off by {number(r['difference'])}, allowed is {number(r['allowed'])}"
+            f"does not hold: {r['part']}, {r['q']}, D = {r['dimension']}, {r['quantity']}{who}: {number(r['value'], 8)} "
+            f"(expected {number(r['reference'], 8)}), off by {number(r['difference'])}, at most {number(r['allowed'])} is allowed"
         )
     return wrong
 

@@ -19,8 +19,8 @@ class ElboSettings(ExperimentSettings):
     """Checks equations (4) to (7c) of Aziz's notes for z = mu + C eps, and measures the noise of ELBO gradients.
 
     Both sides of each equation are evaluated in 64 bits at the smallest and the largest D. For each D, the variance is
-    measured for the derivatives in mu, in the diagonal of C, and in C below its diagonal. It is also measured for
-    Gamma, Beta and Dirichlet.
+    measured for the derivatives with respect to mu, the diagonal of C, and the entries of C below its diagonal. It is
+    also measured for Gamma, Beta and Dirichlet.
 
     Each variance is that of one estimate, summed over the coordinates of a block. The exit status is 1 if an equation or
     the mean of an estimate is wrong: by 1e-5 relative, or by 6 standard errors if it is sampled.
@@ -43,7 +43,7 @@ class ElboSettings(ExperimentSettings):
         "reparameterized/exact",
         "reparameterized/detached",
     )
-    """ESTIMATOR/ENTROPY, also your own. ENTROPY is sampled, exact or detached (for reparameterized: sticking the landing)."""
+    """ESTIMATOR/ENTROPY; an estimator may be your own. ENTROPY is sampled, exact or detached (with reparameterized: sticking the landing)."""
     families: Annotated[tuple[Family, ...], ONCE] = ("gamma", "beta", "dirichlet")
     """Any of gamma, beta and dirichlet, each with a target of the same family. Empty: none."""
     family_estimators: Annotated[tuple[str, ...], Field(min_length=1), ONCE] = (

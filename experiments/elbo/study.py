@@ -84,7 +84,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], Callable[[Params], Any]]] = {
 
 
 def family_case(name: str, settings: Any) -> Case:
-    """q and a target of the same family. Each parameter of q is e^(+-distance) times that of the target. ELBO = -KL."""
+    """q and a target of the same family. Each parameter of q is that of the target times e^(+-distance). ELBO = -KL."""
     D = settings.family_dimension
     shape = {"gamma": (D,), "beta": (), "dirichlet": (D + 1,)}[name]
     rng = np.random.default_rng([settings.seed, D, 3])
@@ -137,8 +137,8 @@ def _gradients(case: Case, ways: Mapping[str, Way], n: int, place: Params, key: 
 def measured_rows(case: Case, ways: Mapping[str, Way], settings: Any, key: Array, advance: Advance) -> list[Row]:
     """For each distance, estimator and block: the variance of the gradient, and its mean along the exact gradient.
 
-    The variance of a block is the sum over its coordinates. It is measured as the mean of half the squared
-    distance between two independent estimates. So its interval does not assume that the coordinates are independent.
+    The variance of a block is the sum over its coordinates. It is measured as the mean of half the squared distance
+    between two independent estimates, so its interval does not assume that the coordinates are independent.
 
     Raises:
         UsageError: a gradient is nan or infinite.

@@ -40,7 +40,7 @@ class ElboTarget(NamedTuple):
 
 
 def gaussian(dimension: int, rng: np.random.Generator) -> ElboTarget:
-    """N(m, S), S a sample covariance of 2 D + 2 vectors: correlated. The q close to it has m and the Cholesky factor of S."""
+    """N(m, S), where S is the sample covariance of 2 D + 2 vectors. The q close to it has m and the Cholesky factor of S."""
     m = rng.normal(size=dimension)
     A = rng.normal(size=(dimension, 2 * dimension + 2)) / np.sqrt(2 * dimension + 2)
     L = np.linalg.cholesky(A @ A.T)

@@ -81,7 +81,7 @@ def energy_score() -> Objective:
     """`sum_i E|y - x_i| - n E|y - y'| / 2`: the continuous ranked probability score, summed over the observations.
 
     A proper score (Gneiting and Raftery 2007): it is minimised by the distribution of the data, so it finds sigma too.
-    Compared to the squared error it has a second term, which rewards a spread. For a normal, with
+    Compared with the squared error it has a second term, which rewards a spread. For a normal, with
     z_i = (mu - x_i) / sigma, `E|y - x_i| = sigma (z_i (2 Phi(z_i) - 1) + 2 phi(z_i))` and
     `E|y - y'| = 2 sigma / sqrt(pi)`. If the data are not normal, its minimiser differs from the maximum-likelihood estimate.
     """
@@ -103,8 +103,8 @@ def kl() -> Objective:
     """`KL(q, N(m, s^2))`, as a negative ELBO: `-E_q[log N(y; m, s^2)] - H[q]`, with mean m and variance s^2 of the data.
 
     `((mu - m)^2 + sigma^2) / (2 s^2) + log(s / sigma) - 1/2`; the derivatives are `(mu - m) / s^2` and
-    `sigma / s^2 - 1 / sigma`. Compared to the squared error it has the entropy of q, `log sigma + log(2 pi e) / 2`, which
-    keeps sigma from 0. It is *given* m and s^2, so it only shows the mechanism.
+    `sigma / s^2 - 1 / sigma`. Compared with the squared error it has the entropy of q, `log sigma + log(2 pi e) / 2`,
+    which keeps sigma away from 0. It is *given* m and s^2, so it only shows the mechanism.
     """
     return Objective(
         sampled=lambda y, d: -norm.logpdf(y, d.mean, jnp.sqrt(d.variance)),

@@ -113,7 +113,9 @@ def _print_ratios(task: FitTask, measured: Measured) -> None:
     if lines:
         names = list(task.parts[0].exact)
         where = "" if task.data is None else ", at the start and at the maximum-likelihood optimum"
-        print_table(["objective", "estimator", "at", *names], lines, f"variance over that of reparameterized{where}")
+        print_table(
+            ["objective", "estimator", "at", *names], lines, f"variance divided by that of reparameterized{where}"
+        )
 
 
 def _maximum_likelihood(task: FitTask) -> dict[str, float]:
@@ -171,20 +173,20 @@ def _print_findings(task: FitTask, fitted: Fitted) -> None:
         if name == "squared_error":
             so_far = ", ".join(f"{sigma / data.sigma:.2g}" for sigma in medians.values()) or "none settled"
             print(f"squared_error: its gradient for sigma is 2 n sigma in every formula, so sigma falls to 0 (medians so far, relative to "
-                  f"sigma of the data: {so_far}). The formulas agree. The objective is wrong: no term rewards a spread.")  # fmt: skip
+                  f"the sigma of the data: {so_far}). The formulas agree. The objective is wrong: no term rewards a spread.")  # fmt: skip
             continue
         if least:
             away = [e for e in finals if e not in medians or abs(medians[e] / least - 1) > NEAR]
             arrived = [e for e in finals if e not in away]
-            print(f"{name}: {_list(arrived)} ended within {NEAR:.0%} of the sigma of the minimiser, {least:.5g}"
+            print(f"{name}: {_list(arrived)} ended within {NEAR:.0%} of the minimiser's sigma, {least:.5g}"
                   + (f"; {_list(away)} did not: use more --steps, or another --learning-rate" if away else ""))  # fmt: skip
         if name == "energy_score" and least:
             off = least / data.sigma - 1
-            # On normal data the two differ by chance, about 0.24 / sqrt(n) relative; four times that is not due to chance.
-            chance = "which is within chance" if abs(off) < data.x.size**-0.5 else "because the data are not normal"
+            # On normal data the two differ by chance, by about 0.24 / sqrt(n) relative. Four times that is not due to chance.
+            chance = "which may be chance" if abs(off) < data.x.size**-0.5 else "because the data are not normal"
             print(f"energy_score: a proper score. Its minimiser is {off:+.1%} from the maximum-likelihood sigma, {chance}.")  # fmt: skip
         if name == "kl":
-            print("kl: it is given the sample mean and variance. It only shows that the entropy keeps sigma from 0.")  # fmt: skip
+            print("kl: it is given the sample mean and variance. It only shows that the entropy keeps sigma away from 0.")  # fmt: skip
     if any(AVERAGE in by for by in fitted.values()):
         print("score_function+moving_average: its gradients in the tables use a baseline from one earlier call.")
 

@@ -44,7 +44,7 @@ class FitSettings(ProblemSettings):
         "score_function+leave_one_out",
         "score_function+moving_average",
     )
-    """By name, or your own as module:function."""
+    """Names of estimators, or your own as module:function."""
     optimizer: OptimizerName = "adam"
     """Optimizer from optax."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

@@ -99,8 +99,9 @@ def _print_comparison(rows: list[dict[str, Any]], s: Any) -> None:
     ]  # fmt: skip
     print_table(header, lines, f"after {s.steps:,} steps, at the best rate; means over {s.seeds} seeds")
     print(
-        f"equal compute: {s.steps * s.num_samples:,} evaluations of log g for each fit, {s.num_samples} per step. seconds: per fit of "
-        "those run at once, without compilation. ELBO in nats; held-out: log likelihood in nats per row, and accuracy on the held-out rows"
+        f"equal compute: {s.steps * s.num_samples:,} evaluations of log g for each fit, {s.num_samples} per step. seconds: time of the "
+        "simultaneous fits divided by their number, without compilation. ELBO in nats; held-out: log likelihood in nats per row, and "
+        "accuracy on the held-out rows"
     )
 
 
@@ -131,7 +132,7 @@ def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
             yield [f"sds relative to NUTS, {who}", ratios, "-", "-"]
     if (p := found.posterior) is not None:
         yield [
-            "r-hat of NUTS, the largest",
+            "largest r-hat of NUTS",
             f"{p.r_hat.max():.4f}",
             f"<= {CHAINS_BAR}",
             say(p.r_hat.max() <= CHAINS_BAR),
@@ -139,7 +140,7 @@ def verdicts(found: Study, rows: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def _stops(found: Study, chosen_only: bool = False) -> list[str]:
-    """Lines that say which fits met a value that is not finite, and when.
+    """Lines that say which fits had a value that is not finite, and when.
 
     Args:
         chosen_only: leave out the learning rates that were not chosen. It is normal that the largest rate diverges.
@@ -152,7 +153,7 @@ def _stops(found: Study, chosen_only: bool = False) -> list[str]:
             who = f"{f.family}, {f.estimator}, rate {rate:g}"
             if (stopped := at[at >= 0]).size:
                 lines.append(
-                    f"{who}: {stopped.size} of {at.size} fits met an ELBO or a gradient that is not finite, "
+                    f"{who}: {stopped.size} of {at.size} fits had an ELBO or a gradient that is not finite, "
                     f"the first at step {stopped.min():,}, and were frozen in the last good state"
                 )
             if lost := int((~np.isfinite(elbo) & (at < 0)).sum()):

@@ -34,7 +34,7 @@ class LogisticSettings(ExperimentSettings):
         "score_function+leave_one_out",
         "score_function",
     )
-    """By name (also score_function+exact_entropy), or your own as module:function."""
+    """Names of estimators (also score_function+exact_entropy), or your own as module:function."""
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1), ONCE] = (0.003, 0.01, 0.03)
     """Initial learning rates of Adam. They decay to 0 over the steps (cosine schedule)."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 2_000

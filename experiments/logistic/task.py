@@ -45,7 +45,7 @@ class Runs(NamedTuple):
     seconds: np.ndarray
     """Seconds per fit after each piece: time of the program without compilation, divided by the number of fits."""
     stopped_at: np.ndarray
-    """The step that met a value that is not finite. -1 if none did."""
+    """The step with the first value that is not finite. -1 if there is none."""
 
 
 def run_fits(model: Model, family: str, way: LogisticWay, plan: LogisticPlan, key: Array, advance: Advance) -> Runs:

@@ -1,4 +1,4 @@
-"""Plots a slice of a results folder: one column over another.
+"""Plots a slice of a results folder: one column against another.
 
 python -m experiments.plot
 """

@@ -1,4 +1,4 @@
-"""Plots a slice of a results folder: one column over another."""
+"""Plots a slice of a results folder: one column against another."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def run(settings: PlotSettings) -> None:
     title = ", ".join(f"{name} = {text}" for name, text in settings.where.items())
     scales = (settings.x_scale, settings.y_scale)
     if "/" in f"{settings.x}{settings.y}{settings.heat}":
-        raise UsageError("--x, --y, --heat: the name of a column with / cannot be part of a file's name; rename it")
+        raise UsageError("--x, --y, --heat: a column name with / cannot be part of a file name; rename the column")
     if settings.heat:
         files = draw_heat(chosen.rows, settings.x, settings.y, settings.heat, settings.hue, title, scales)
         name = f"{settings.heat}-over-{settings.x}-{settings.y}"

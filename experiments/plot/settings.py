@@ -1,4 +1,4 @@
-"""Plots a slice of a results folder: one column over another.
+"""Plots a slice of a results folder: one column against another.
 
 python -m experiments.plot DIR --x loc --y variance --hue estimator
 """
@@ -15,7 +15,7 @@ Scale = Literal["auto", "linear", "log"]
 
 
 class PlotSettings(BaseModel):
-    """Draws one column over another as lines, or over two others as heatmaps, from the table.csv of a results folder."""
+    """Draws one column against another as lines, or over two others as heatmaps, from the table.csv of a results folder."""
 
     model_config = STRICT
 

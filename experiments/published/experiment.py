@@ -18,7 +18,7 @@ def run(settings: PublishedSettings) -> int:
     def study(advance: Advance) -> Outcome:
         rows = []
         for source in settings.sources:
-            # The key of each source does not depend on which others are selected.
+            # The key of a source does not depend on which other sources are selected.
             key = jax.random.fold_in(jax.random.key(settings.seed), list(RUN).index(source))
             rows += RUN[source](settings, key, advance)
         return Outcome(rows, lambda: draw_figure(rows, LIMIT), lambda: report(rows), tables=readme_tables(rows))

@@ -57,7 +57,7 @@ def post(settings: Any, key: Array, advance: Advance) -> list[Row]:
 
 
 def gradients(f: Callable[[Array], Array], mu: float, key: Array, estimator: rgrad.Estimator) -> dict[str, Array]:
-    """One estimate, from one sample, of the gradient of E[f(x)], x ~ N(mu, sigma^2), in mu and in sigma = 1."""
+    """One estimate, from one sample, of the gradient of E[f(x)], x ~ N(mu, sigma^2), for mu and sigma, at sigma = 1."""
     expectation = lambda at: rgrad.expect(f, dist.Normal(at["mu"], at["sigma"]), key, 1, estimator)
     return jax.grad(expectation)({"mu": jnp.asarray(mu, float), "sigma": jnp.asarray(1.0)})
 
@@ -133,7 +133,7 @@ def gal(settings: Any, key: Array, advance: Advance) -> list[Row]:
 
 
 def naesseth(settings: Any, key: Array, advance: Advance) -> list[Row]:
-    """The gradient of an ELBO in the first shape of a Dirichlet: unbiased, with errors in a published order.
+    """The gradient of an ELBO for the first shape of a Dirichlet: unbiased, with errors in a published order.
 
     theta ~ Dirichlet(1, ..., 1), x_i ~ Categorical(theta), and q = Dirichlet(alpha). alpha_1 is 1.5, 2 or 3, and the
     other shapes are those of the posterior (where alpha_1 is 2). The entropy of q is exact, and each estimate uses one

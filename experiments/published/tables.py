@@ -1,6 +1,6 @@
 """Published values, with their sources: printed numbers, closed forms, and quadrature in 64 bits without rgrad.
 
-Printed numbers are kept as text, because the last digit tells how they were rounded.
+Printed numbers are kept as text, because the last digit shows how they were rounded.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def rounding(printed: str) -> float:
 
 
 class CostFamily(NamedTuple):
-    """A cost f(x; k), its derivative in x, and the values of k that are compared."""
+    """A cost f(x; k), its derivative with respect to x, and the values of k that are compared."""
 
     text: str
     cost: Callable[[float, Any], Any]
@@ -133,7 +133,7 @@ def _rule(low: float, high: float, density: Callable[[Vector], Vector]) -> tuple
 
 
 def _variance(values: Vector, weights: Vector) -> float:
-    """Rounds to 12 places, so that a zero variance is exactly 0."""
+    """The variance, rounded to 12 places, so a zero variance is exactly 0."""
     return round(float(weights @ values**2 - (weights @ values) ** 2), 12)
 
 

@@ -36,7 +36,7 @@ AXES = pairs(parse_axes, "NAME=VALUES ...")
 
 
 def checked(axes: Mapping[str, Any]) -> dict[str, Axis]:
-    """The axes, after checking them. A table in which there is a list or another table is a container of parameters.
+    """The axes, after checking them. A table that contains a list or another table is a container of parameters.
 
     Raises:
         ValueError: a range is incomplete, empty, or logarithmic and not positive; or the values are not a list.

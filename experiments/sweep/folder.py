@@ -1,7 +1,7 @@
 """The folder of a sweep: its plan, and a file for each finished chunk, so that the sweep can be killed at any time.
 
-`plan.json` holds the settings, whatever else determines the numbers (`origin.py`), the division into chunks, the numbers of
-replicates that were requested in turn, and a checksum of all that. A chunk is a range of cells of one shape over a range of
+`plan.json` holds the settings, everything else that determines the numbers (`origin.py`), the division into chunks, the numbers
+of replicates that were requested in turn, and a checksum of all this. A chunk is a range of cells of one shape over a range of
 replicates. `chunks/SHAPE-CELL-START-STOP.chunk` holds the SHA-256 of its name, the settings, their origin and the rest of the
 file, then a line break, then the moments as an .npy array. Files are written under temporary names, synced and renamed, so each
 is complete or absent. The checksums detect later damage. Nothing is deleted: a damaged chunk is renamed.
@@ -134,14 +134,14 @@ def extended(plan: SweepPlan, settings: Any) -> SweepPlan:
 
 @contextlib.contextmanager
 def share_locked(folder: Path, process: int) -> Iterator[None]:
-    """Locks the share of a process within the context. Others see by the lock whether it still runs.
+    """Locks the share of a process within the context. The lock shows the others that it is still running.
 
     Raises:
         UsageError: another process holds the lock.
     """
     path = folder / f".lock-{process}"
     try:
-        path.open("a").close()  # it stays: without it, a waiting process and a later one could both get the lock
+        path.open("a").close()  # never deleted: otherwise a waiting process and a later one could both get the lock
     except OSError as error:  # e.g. a folder of this name
         raise UsageError(f"{folder}: cannot open {path.name}: {error.strerror}; remove it") from None
     with locked(path, f"{folder}: another process is working on this sweep"):

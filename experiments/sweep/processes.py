@@ -1,7 +1,7 @@
 """Several processes on one sweep. Each works on its share of the chunks.
 
-The runtime of jax connects them until all have agreed on the sweep. After that they need only the folder. If one of them is
-lost, the others therefore finish their shares; while they are connected, jax would abort all of them.
+The runtime of jax connects them until all have agreed on the sweep. After that they need only the folder. So if one of them
+is lost, the others finish their shares. While they are connected, jax would abort all of them.
 """
 
 import errno
@@ -27,12 +27,12 @@ class Group(NamedTuple):
     process: int = 0
 
     def settle(self, refused: UsageError | None = None, same: str = "") -> None:
-        """Raises an error in every process if any of them refuses, or has another `same` than process 0.
+        """Raises an error in every process if any of them refuses, or if its `same` differs from that of process 0.
 
         All processes wait for each other here.
 
         Args:
-            refused: why this process cannot go on.
+            refused: the reason why this process cannot continue.
             same: what must be the same in all processes, as hexadecimal digits.
         """
         if self.processes > 1:
@@ -50,7 +50,7 @@ class Group(NamedTuple):
                     "same flags, except --process"
                 )
             if refused is not None:
-                self.disconnect()  # in all processes, so that none of them waits for another
+                self.disconnect()  # in all processes, so none of them waits for another
         if refused is not None:
             raise refused
 
@@ -81,7 +81,7 @@ def join(settings: Any) -> Group:
         }  # fmt: skip
         jax.distributed.initialize(**where, initialization_timeout=settings.wait + GRACE)
         group = Group(jax.process_count(), jax.process_index())
-        # The first exchange connects all processes, and may wait as long.
+        # The first exchange connects all processes, and may also wait that long.
         group.settle()
         return group
     except (ValueError, RuntimeError) as error:
@@ -100,7 +100,7 @@ def _check_port(settings: Any) -> None:
         try:
             socket.create_server((host, int(port))).close()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:  # a name may not be an address of this machine; jax listens at all
+            if error.errno == errno.EADDRINUSE:  # other errors are fine: jax listens at all addresses, not at this one
                 raise UsageError(
                     f"--coordinator {settings.coordinator}: another program uses this port; give another port, the same in "
                     "all processes"

@@ -28,7 +28,7 @@ class SweepSettings(ProblemSettings):
         "score_function",
         "score_function+leave_one_out",
     )
-    """By name, or your own as module:function."""
+    """Names of estimators, or your own as module:function."""
     axes: Annotated[dict[str, Axis], Field(min_length=1), AXES] = {  # noqa: RUF012 (a copy for each model)
         "loc": {"from": -3.0, "to": 3.0, "points": 61},
         "scale": {"from": 0.1, "to": 10.0, "points": 21, "log": True},
@@ -59,7 +59,7 @@ class SweepSettings(ProblemSettings):
     @field_validator("axes", mode="before")
     @classmethod
     def _axes(cls, axes: Any) -> Any:
-        return checked(axes) if isinstance(axes, dict) else axes  # which is then refused for its type
+        return checked(axes) if isinstance(axes, dict) else axes  # the validation of types rejects the latter
 
     @classmethod
     def resumed(cls, path: str) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def _begun_together(settings: Any, group: Group, stack: contextlib.ExitStack) ->
     """Process 0 starts the sweep and writes its plan, and the others read it. All must have the same settings and code.
 
     Raises:
-        UsageError: in all processes, if one of them cannot go on. Nothing is written if it is for its settings.
+        UsageError: one of the processes cannot continue. All of them raise it. Nothing is written if the settings are the
+            reason.
     """
     with _settling(group) as settle:
         task, grid = _task_and_grid(settings)
@@ -193,7 +194,7 @@ def _task_and_grid(settings: Any) -> tuple[ProblemTask, Grid]:
     with usage("--axes", ValueError, TypeError, AttributeError):
         grid = grid_of(load_problem(settings.problem), values, settings.params, settings.wrt or None)
     num_samples = tuple(dict.fromkeys(shape.n for shape in grid.shapes))
-    for at in _corners(grid):  # a value that is not allowed is nearly always at an end of its axis
+    for at in _corners(grid):  # values that are not allowed are nearly always at an end of an axis
         prepare(
             settings.model_copy(update={"params": settings.params | at}),
             settings.problem,

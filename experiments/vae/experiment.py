@@ -83,7 +83,7 @@ def report(
     print(f"held-out log likelihood with independent pixels, without z: {number(independent)} nats per image")
     if compared:
         print_table(
-            ["held-out ELBO above that by", "at equal", "margin", "95 % interval", "verdict"],
+            ["held-out ELBO above that of", "at equal", "margin", "95 % interval", "verdict"],
             [
                 [r["other"], f"{r['at']}, {number(r['place'])}", number(r["margin"], 3),
                  f"[{number(r['low'], 3)}, {number(r['high'], 3)}]", r["verdict"]]

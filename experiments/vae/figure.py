@@ -62,7 +62,7 @@ def _curve(axis: Any, x: Sequence[float], y: np.ndarray, i: int, name: str) -> N
 
 
 def _from_independent(axis: Any, independent: float, best: float) -> None:
-    """Cuts off values far below a model without z. The first steps are there, and would flatten the rest."""
+    """Cuts off values far below a model without z: those of the first steps, which would flatten the rest."""
     if best > independent:
         axis.set_ylim(independent - 0.1 * (best - independent), best + 0.1 * (best - independent))
 

@@ -22,7 +22,7 @@ class VaeSettings(ExperimentSettings):
         "reparameterized",
         "score_function+leave_one_out",
     )
-    """By name, or your own as module:function. The first is compared with each of the others."""
+    """Names of estimators, or your own as module:function. The first is compared with each of the others."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """bernoulli: a pixel is on if its level is 8 or more of 16. gaussian: level / 16, with one learned noise scale."""
     entropy: Literal["detached", "sampled", "exact"] = "detached"

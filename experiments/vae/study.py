@@ -126,7 +126,7 @@ def beginning(task: VaeTask) -> Standing:
 def training(task: VaeTask, at: Standing) -> Iterator[Standing]:
     """Trains to the last step, with `every` steps of each estimator in turn.
 
-    The seconds are those of the steps of all seeds, without compilation and measurement.
+    The seconds include the steps of all seeds, but neither compilation nor measurement.
     """
     if at.step == task.settings.steps:
         return
@@ -276,11 +276,11 @@ def _at(rows: Sequence[Row], name: str, unit: str, place: float) -> np.ndarray:
 
 def _verdict(margin: float, half: float) -> str:
     if not np.isfinite(margin):
-        return "not known: not finite"
+        return "unknown: not finite"
     if abs(margin) <= half:
-        return "none that shows"
+        return "not significant"
     by = "more" if abs(margin) > 2 * half else "less"
-    return f"{'better' if margin > 0 else 'worse'}, by {by} than the interval is wide"
+    return f"{'better' if margin > 0 else 'worse'}, by {by} than the width of the interval"
 
 
 def margins_file(compared: Sequence[Row]) -> bytes:

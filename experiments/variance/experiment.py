@@ -20,7 +20,7 @@ def run(settings: VarianceSettings) -> int:
     def study(advance: Advance) -> Outcome:
         measured = []
         for n in settings.num_samples:
-            # The key of each n depends only on the seed and on n.
+            # The key of each n depends only on the seed and n.
             key = jax.random.fold_in(jax.random.key(settings.seed), n)
             measured.append(task.measure(key, n, settings.replicates, advance))
         rows = to_rows(task, measured)

@@ -23,7 +23,7 @@ class VarianceSettings(ProblemSettings):
         "score_function",
         "score_function+leave_one_out",
     )
-    """By name, or your own as module:function; `all` selects every one that applies."""
+    """Names of estimators, or your own as module:function. `all` selects every one that applies."""
     num_samples: Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], Field(min_length=1), ONCE] = (
         10,
         100,

@@ -11,8 +11,8 @@ from rgrad.comparison.witnesses import judge_all
 
 Advance = Callable[[float], None]
 FIRST = 3  # batches of each estimator before anything is decided
-BETWEEN = 64  # the fewest calls between two judgments of the bias, which take about as long as a few calls
-LONGEST = 16  # the most calls after which it is decided again what to measure
+BETWEEN = 64  # the fewest calls between two judgments of the bias. A judgment takes about as long as a few calls
+LONGEST = 16  # the most calls between two decisions about what to measure
 COORDINATES = 2**12  # for each of those calls; see `Questions`
 
 
@@ -56,8 +56,8 @@ def measure_all(
 class Questions:
     """The open questions: whether the best so far is better than its rival and, in turn, whether it is biased.
 
-    Looking at all measurements takes as long as a few calls of a cheap f. It is done after every batch if a batch has
-    many calls. If there are so many coordinates that it has only a few, it is done after several batches.
+    Evaluating all measurements takes as long as a few calls of a cheap f. It happens after every batch if a batch has
+    many calls, and after several batches if a batch has few calls, because there are many coordinates.
     """
 
     def __init__(self, runs: Mapping[str, Run], task: Contenders, cost: str):

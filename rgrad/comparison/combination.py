@@ -91,9 +91,9 @@ def combine(estimators: Sequence[Estimator | str] | Mapping[str, Estimator | str
     All members get the same key. Those that draw in the same way (`reparameterized`, `score_function`, ...) therefore
     share their samples, and f is evaluated once for all of them. The difference of two members is then a control
     variate that costs almost nothing. For x^2 at N(2, 1), the pathwise gradient has variance 4 per sample and the score
-    function 87. The combination 73/63 of the first minus 10/63 of the second has variance 2.41. (Members with samples
-    of their own would have to share the budget of evaluations. No weighted mean of them is better than spending the
-    whole budget on the best one.)
+    function 87. The combination 73/63 of the first minus 10/63 of the second has variance 2.41. (Members with their own
+    samples would have to share the budget of evaluations. No weighted mean of them is better than spending the whole
+    budget on the best one.)
 
     The weights must not depend on the samples that they weight. They are therefore fitted beforehand, on separate calls
     with the same f, q and n:

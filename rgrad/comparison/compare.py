@@ -70,15 +70,16 @@ def compare(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`). Or a dict of losses
             by name, each `loss(params, key) -> scalar`, which are differentiated with respect to `wrt`.
-        estimators: a dict by name, or a list, of functions or names of `rgrad.ESTIMATORS`. By default the rows of `rgrad.estimators.table` that are marked as compared. Those that do
-            not apply to the problem are left out, with the reason.
-        params: the point: by name, or in the structure of the problem's own. What is missing takes the problem's
+        estimators: a dict by name, or a list, of functions or names of `rgrad.ESTIMATORS`. By default the rows of
+            `rgrad.estimators.table` that are marked as compared. Those that do not apply to the problem are left out,
+            with the reason.
+        params: the point: by name, or in the structure of the problem's own. Missing parameters keep the problem's
             values. Losses need it: any pytree of numbers, with names as in `rgrad.Problem.params`.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
         n: the number of samples of one gradient estimate. (Losses choose their own.)
         budget: seconds of measuring. Compiling comes first and is not included. It usually takes one to ten seconds for
             each estimator and reference, and more for a large f (`Comparison.compile_seconds`). With
-            `cost="operations"` a second means 1e9 operations, so that the result is the same on slow and fast machines.
+            `cost="operations"` a second means 1e9 operations, so the result is the same on slow and fast machines.
         cost: the cost of a gradient: "time", measured with many estimates at once in one program, or "operations"
             (`rgrad.comparison.costs`).
         references: for losses only: the names of those that are known to be correct. The others are judged by the first
@@ -132,7 +133,9 @@ def _check(budget: Any, n: Any, cost: str, references: Any, problem: Any, estima
         raise ValueError(f"compare: cost must be 'time' or 'operations', got {cost!r}")
     losses = isinstance(problem, Mapping)
     if not losses and references is not None:
-        raise ValueError("compare: references are for losses only; omit them, a problem's are chosen automatically")
+        raise ValueError(
+            "compare: references are for losses only; omit them: those of a problem are chosen automatically"
+        )
     if losses and estimators is not None:
         raise ValueError("compare: losses already are estimators; omit the argument estimators")
     for name in references or ():

@@ -206,7 +206,7 @@ def _array(value: Any, what: str) -> Array:
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError):
-        return jnp.asarray(numbers(value, what))  # which says what is wrong
+        return jnp.asarray(numbers(value, what))  # its error says what is wrong
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`Judged`: verdicts and their reasons as numbers, one for each coordinate. Words are made when they are asked for."""
+"""`Judged`: verdicts and their reasons as numbers, one for each coordinate. The words are made on demand."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The labels of the coordinates of several parameters. They are made when they are asked for."""
+"""The labels of the coordinates of several parameters, made on demand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload

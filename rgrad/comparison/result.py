@@ -24,10 +24,10 @@ class Comparison(NamedTuple):
     """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
 
     rows: Sequence[Row]
-    """A sequence that makes a row when it is asked for one, so that a million coordinates take no time. One row
-    for each estimator and coordinate. Variances and costs are per call. `efficiency` is relative to the best, and inf
-    if the variance is 0. `biased` is True, False, or None if there is no verdict. `operations` are those of
-    `rgrad.comparison.costs`. A bias of `smallest_bias` would have been detected 9 times in 10.
+    """One row for each estimator and coordinate. The sequence makes its rows on demand, so a million coordinates take
+    no time. Variances and costs are per call. `efficiency` is relative to the best, and inf if the variance is 0.
+    `biased` is True, False, or None if there is no verdict. `operations` are those of `rgrad.comparison.costs`. A bias
+    of `smallest_bias` would have been detected 9 times in 10.
     """
     totals: list[Row]
     """One row for each estimator, over all coordinates: the sum of their variances, the largest `smallest_bias`."""

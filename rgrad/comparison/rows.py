@@ -1,4 +1,4 @@
-"""`Rows`: the rows of a comparison, which are made when they are asked for."""
+"""`Rows`: the rows of a comparison, made on demand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -11,7 +11,7 @@ from rgrad.comparison.verdicts import FREE
 
 Row = dict[str, Any]
 WIDTH = 2**12  # the coordinates whose numbers are computed together
-KEPT = 64  # the blocks of so many coordinates that are kept
+KEPT = 64  # the number of such blocks that are kept
 
 
 class Rows(Sequence[Row]):
@@ -107,7 +107,7 @@ class Rows(Sequence[Row]):
         return self._kept[name, block]
 
     def _best_products(self, at: slice) -> np.ndarray[Any, Any]:
-        """The least variance x cost in each coordinate, of the estimators that are able and vary there, or nan."""
+        """The least variance x cost in each coordinate, of the estimators in `able` that vary there. nan if none does."""
         able = [self._entries[name] for name in self._able if self._entries[name].total > 0]
         products = [columns_of(entry.moments, at).variance * entry.cost for entry in able]
         least = np.full(len(range(len(self._labels))[at]), np.inf)

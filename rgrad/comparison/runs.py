@@ -90,7 +90,7 @@ class Run:
         by_time = cost == "time"
         heavy = np.zeros(moments.mean.size, bool)
         if not program.constant:
-            # The tail of rounding errors says nothing.
+            # The tail of rounding errors carries no information.
             heavy = self._tails.heavy(self.calls, fresh=fresh) & (moments.variance > rounding(moments, total))
         return Entry(
             moments,

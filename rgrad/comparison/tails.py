@@ -1,4 +1,4 @@
-"""`Tails`: the largest deviations of the calls so far, which tell whether a variance may be infinite."""
+"""`Tails`: the largest deviations of the calls so far, which show whether a variance may be infinite."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class Tails:
     For more than `FOLLOWED` coordinates, they would take far more memory and time than the gradients. Then only the
     whole gradient is followed: the square root of how far its squared distance from the first mean is from the median
     of such distances. Its tail is that of the heaviest coordinate, and the coordinates with light tails add up to a
-    distance that hardly varies. A suspicion then holds for all coordinates, because it is not known which one it is.
+    distance that hardly varies. A suspicion then applies to all coordinates, because it is not known which one is heavy.
     """
 
     def __init__(self, size: int):

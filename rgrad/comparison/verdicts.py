@@ -1,4 +1,4 @@
-"""Tests of whether an estimator is biased, and of whether its variance is finite. They say what they could detect."""
+"""Tests of whether an estimator is biased and whether its variance is finite. They report what they could detect."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from rgrad.comparison.judged import BIASED, FEW, HEAVY, NAN, UNBIASED, UNKNOWN, 
 RATE = 0.01  # the share of comparisons in which any unbiased estimator is called biased
 POWER = 0.9  # the probability with which the smallest bias is detected
 EFFECTIVE = 100  # the fewest draws that must determine a variance before a mean is judged by it
-FREE = 200  # below so many degrees of freedom the interval of a variance covers less than its level
+FREE = 200  # below this many degrees of freedom the interval of a variance covers less than its level
 TOP = 2000  # the number of largest deviations that are kept to judge the tail
 ROWS = 16  # the arrays that are judged together in the cache; see `blocks`
 FEWEST = 20_000  # a tail is not judged with fewer draws

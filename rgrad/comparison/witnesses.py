@@ -33,8 +33,8 @@ def judge_all(found: Mapping[str, Any], task: Any) -> dict[str, Judged]:
     Each reference may be wrong. Quadrature misses features that are narrower than the distance between its nodes, the
     score of a rounded sample is wrong, and a gradient through f misses its jumps. Therefore, in each coordinate:
 
-    - A reference counts if one of another kind agrees with it, as far as the noise of both allows. The exact gradient
-      must also agree with the score function, which is wrong in other ways than quadrature.
+    - A reference counts if a reference of another kind agrees with it, as far as the noise of both allows. The exact
+      gradient must also agree with the score function, which can be wrong in other ways than quadrature.
     - An estimator is "BIASED" if it differs from such a reference, and from a second one that agrees with the
       reference.
     - It is "unbiased so far" if it agrees with the reference. It may itself be the one that confirms the reference.

@@ -189,8 +189,8 @@ def one_at_a_time(q: Any) -> Any:
     if any(leaf is q for leaf in jax.tree.leaves(q)) or isinstance(q, FREE):
         return q
     raise NoRule(
-        f"optimal: {name_of(q)} is not known to be normalised in each of its parameters separately, and would be biased if it is "
-        "not",
+        f"optimal: {name_of(q)} is not known to be normalised in each of its parameters separately, so the estimate might be "
+        "biased",
         "use rgrad.leave_one_out, or register it with rgrad.estimators.control_variates.one_at_a_time",
     )
 

@@ -150,10 +150,10 @@ def estimator_of(given: Estimator | str, caller: str) -> Estimator:
 
 
 def estimators_of(given: Estimators, caller: str) -> dict[str, Estimator]:
-    """The estimators by name. Functions in a list take their name from the table, or their own.
+    """The estimators by name. A function in a list has its name in the table, or else its own name.
 
     Raises:
-        ValueError: an unknown name, two estimators of one name, or none at all.
+        ValueError: an unknown name, two estimators with the same name, or no estimators.
         TypeError: an estimator is neither a name nor callable.
     """
     if isinstance(given, Mapping):

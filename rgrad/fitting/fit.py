@@ -156,7 +156,7 @@ def _dtype_of(leaf: Any, what: str) -> Any:
     try:
         return jnp.result_type(leaf)
     except TypeError:
-        return numbers(leaf, what).dtype  # which says what is wrong
+        return numbers(leaf, what).dtype  # its error says what is wrong
 
 
 def _last_of(trace: Trace, dtype: Any) -> Trace:
@@ -256,7 +256,7 @@ def _keep_floats(good: Array, new: Any, old: Any) -> Any:
     """The new state of an optimizer if the step was good, else the old one.
 
     Its counters advance in any case, because nothing depends on them in a fit that has stopped. They are then the same
-    in all fits of a `vmap`, so that Adam computes one power of its decay rates, and not one for each fit.
+    in all fits of a `vmap`, so Adam computes one power of its decay rates, and not one for each fit.
     """
     moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
     return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)

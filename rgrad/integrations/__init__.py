@@ -1,1 +1,1 @@
-"""What the libraries of others need to use rgrad: a loss for NumPyro's SVI."""
+"""Integrations with other libraries: a loss for NumPyro's SVI."""

@@ -39,10 +39,10 @@ from rgrad.integrations.sites import (
 
 
 def costs(of: ModelAndGuide, deps: Dependence, n: int, key: Array, given: Given) -> tuple[list[Term], Any]:
-    """The cost terms given the values of some sites, with their derivatives in the parameters of all other sites.
+    """The cost terms given the values of some sites, with their derivatives for the parameters of all other sites.
 
     The guide runs until a site that has no value and whose estimator evaluates the rest. The rest is this function with
-    one more value. So each level takes one such site out of the terms.
+    one more value, so each level takes one such site out of the terms.
     """
     try:
         ran = run(of, key, given, deps)
@@ -71,8 +71,8 @@ def _with_scores(terms: list[Term], sites: list[LatentSite], given: Given, deps:
 def _scores(site: LatentSite, terms: list[Term], deps: Dependence, n: int) -> Iterator[Term]:
     """The score function of a site: terms of value 0 whose derivative is (cost - baseline) d log q.
 
-    Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged by
-    itself, because the sums may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
+    Costs that depend on the same sites and have the same plates are added first. Each of these sums is charged
+    separately, because they may still be summed over later sites. Leave-one-out is linear, so it is computed for each.
     """
     log_q = log_density_of(site)
     baseline = baseline_over_particles(baseline_of(site.estimator), n, f"SVILoss: site {site.name!r}")

@@ -1,4 +1,4 @@
-"""The variance of the gradients of a NumPyro SVI."""
+"""The variance of the gradients in NumPyro's SVI."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def measure_svi(svi: SVI, state: Any, key: Array, replicates: int, *args: Any, *
 
     Args:
         svi: a `numpyro.infer.SVI`, with any loss.
-        state: what `svi.init` or `svi.update` returns.
+        state: the state from `svi.init` or `svi.update`.
         key: one PRNG key.
         replicates: the number of independent gradients.
-        args, kwargs: those of the model and the guide.
+        args, kwargs: the arguments of the model and the guide.
 
     Returns:
         `Moments` of the gradient per call, a dict by the name of the site. The parameters are unconstrained.

@@ -119,7 +119,7 @@ def unmasked(q: Any) -> Any:
 
 
 def is_score_function(estimator: Any) -> bool:
-    """Whether it is the score function with at most a baseline, which needs no evaluation of the rest of its own."""
+    """Whether it is the score function with at most a baseline, which does not evaluate the rest of the model itself."""
     inner = estimator.func if isinstance(estimator, partial) else estimator
     return inner is score_function and set(getattr(estimator, "keywords", {})) <= {"baseline"}
 
@@ -203,7 +203,7 @@ class Dependence(NamedTuple):
     """For each latent site, the plates of the costs that depend on it."""
 
     def inside(self, site: LatentSite) -> bool:
-        """Whether the site has no batch but its plates, and all that depends on it is inside these plates."""
+        """Whether the site has no batch except its plates, and everything that depends on it is inside these plates."""
         frames = set(site.frames)
         dims = {f.dim for f in frames}
         shape = site.distribution.batch_shape
@@ -218,7 +218,7 @@ def values_of_each(q: Any) -> Array:
     """The values of each element of a batch, shape `(K, *q.shape())`.
 
     Raises:
-        rgrad.NotApplicable: the elements have no finite support that can be listed, or different ones.
+        rgrad.NotApplicable: the elements have no finite support that can be listed, or their supports differ.
     """
     one = elementary(q)
     single = one if one.batch_shape == () else None
@@ -248,7 +248,7 @@ class _Marked(Messenger):  # type: ignore[misc]
 
 
 def dependence(of: ModelAndGuide, latents: Mapping[str, Any]) -> Dependence:
-    """From the traced program of the costs; nothing is computed.
+    """The dependence, from the traced program of the costs. Nothing is computed.
 
     Args:
         latents: the shape and dtype of each latent site.
@@ -284,7 +284,7 @@ def _union(provenance: Any) -> frozenset[str]:
 def summed_to(terms: list[Term], frames: Any) -> Array:
     """The sum of terms: one number for each element of the plates `frames`, or a scalar if there are none.
 
-    All other axes are summed over, also those that no plate declares.
+    All other axes are summed over, including those that no plate declares.
     """
     kept = [in_plates(term.value, {*term.frames} & {*frames}) for term in terms]
     total = sum(kept, start=jnp.zeros(()))

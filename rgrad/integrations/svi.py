@@ -1,4 +1,4 @@
-"""A loss for NumPyro's SVI in which every latent site has an estimator of its own."""
+"""A loss for NumPyro's SVI in which every latent site has its own estimator."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SVILoss(ELBO):  # type: ignore[misc]
 
         svi = SVI(model, guide, optim, rgrad.SVILoss(num_particles=8, estimators={"z": "enumerated"}))
 
-    Sites that are not named are reparameterized if they can be. All others use the score function, with a leave-one-out
-    baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS` and of your own works at any
-    site to which it applies.
+    Sites that are not named are reparameterized if possible. Otherwise they use the score function, with a leave-one-out
+    baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS`, and any of your own, works at
+    every site to which it applies.
 
     - A site is charged only with the costs that can depend on it, and within plates each element only with its own. As
       in NumPyro, the elements of a plate must not use one another's values inside the plate.
@@ -111,7 +111,7 @@ class SVILoss(ELBO):  # type: ignore[misc]
     def loss_with_mutable_state(
         self, rng_key: Any, param_map: Any, model: Any, guide: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """The loss, a scalar per call, and the values of mutable sites: those of the first particle."""
+        """The loss, a scalar per call, and the values of mutable sites in the first particle."""
         of = ModelAndGuide(model, guide, args, kwargs, dict(param_map), self.entropy, self._chosen)
         warn_if_wrong()
         shapes, sites = self._sites(of)

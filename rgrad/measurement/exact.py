@@ -62,11 +62,11 @@ def exact_moments(
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`).
         estimator: a function, or a name of `rgrad.ESTIMATORS`.
-        params: the point: by name, or in the structure of the problem's own. What is missing takes the problem's values.
+        params: the point: by name, or in the structure of the problem's own. Missing parameters keep the problem's values.
         wrt: the names of the parameters to differentiate. By default the problem's own `wrt`, or every parameter.
 
     Raises:
-        TypeError: the problem or the estimator is something else.
+        TypeError: `problem` or `estimator` has the wrong type.
         ValueError: an unknown name of a parameter or estimator, an integer to differentiate, or a value that is not finite.
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,

@@ -20,7 +20,7 @@ from rgrad.protocols import Objective, Problem
 
 
 def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    """The exact gradient in the parameters `names`, as one vector in 64 bits. None if it cannot be computed.
+    """The exact gradient for the parameters `names`, as one vector in 64 bits. None if it cannot be computed.
 
         d E_q[f] = sum_k w_k (f(x_k) d log q(x_k) + d f(x_k))
 

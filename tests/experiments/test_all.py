@@ -129,7 +129,7 @@ def test_a_users_problem_and_estimator(run):
         assert abs(row["mean"] - row["exact_mean"]) < 6 * row["standard_error"]
 
 
-def test_flags_win_over_the_file_name_by_name(run):
+def test_flags_override_the_file_name_by_name(run):
     Path("my.toml").write_text(
         'estimators = ["reparameterized"]\nwrt = ["loc"]\nnum_samples = [10]\nreplicates = 100\n[params]\nloc = 3\nscale = 2\n'
     )
@@ -284,7 +284,7 @@ def test_help_needs_no_jax(tmp_path):
         assert name in done.stdout
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's program")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
 def test_the_operations_of_the_main_job():
     """The program of three estimators has one stream of noise for all, and one square root for every two draws.
 

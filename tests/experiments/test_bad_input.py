@@ -1,8 +1,8 @@
 """Input that could be read as something else: flags, TOML, problem files, data files, folders, plots.
 
-Each row of the tables runs an experiment's command in this process, in a folder with the row's files. It must exit with
-status 2 and print one line on stderr, without a traceback, and leave nothing in the folder. `GENERATED` has rows for every
-number of every experiment. The other tables are written by hand, one row for each kind of mistake.
+Each row of the tables runs an experiment's command in this process, in a folder with the row's files. The command must exit
+with status 2, print one line on stderr without a traceback, and leave nothing in the folder. `GENERATED` has rows for every
+number of every experiment. The other tables are written by hand, with one row for each kind of mistake.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def bounds_of(metadata: Any) -> tuple[float | None, float | None]:
 
 
 def numbers_of(name: str) -> Iterator[tuple[str, type, int, tuple[float | None, float | None]]]:
-    """Name, type, how many (0: any number of them), and a number on either side of the range, of each numeric setting."""
+    """For each numeric setting: name, type, how many numbers (0: any), and a number on either side of the range."""
     for field, info in settings_of(name)[0].model_fields.items():
         kind, metadata = info.annotation, list(info.metadata)
         options = [option for option in get_args(kind) if option is not type(None)]
@@ -566,7 +566,7 @@ DATA = [
         ("a.csv", "x\n1\n2\n".encode("utf-16"), "give a .csv file in UTF-8"),
         ("a.csv", "x,x\n1,2\n3,4\n", "two columns are named 'x'; rename one of them"),
         ("a.csv", "x,y\n1,2\n3,4\n", "it has 2 columns; choose one with --column (there are: x, y)"),
-        ("a.csv", "x,y\n1,2\n3\n", "line 3 has 1 cells, not 2; fix it"),
+        ("a.csv", "x,y\n1,2\n3\n", "line 3 has 1 cell, not 2; fix it"),
         ("a.csv", "x,y\n1,2\n3,4,5\n", "line 3 has 3 cells, not 2; fix it"),
         ("a.csv", "x\n1,\n2,\n", "line 2 has 2 cells, not 1; fix it"),
         ("a.csv.gz", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\xff\xff", "give a .csv file in UTF-8"),
@@ -685,8 +685,8 @@ PLOTS = [
         ("--x loc --hue estimator --y estimator --where scale=1", "--y estimator: the column holds text, e.g. 'a'"),
         ("--x loc --hue estimator --y empty --where scale=1", "--y empty: the column holds no number in these rows"),
         ("--x empty --where estimator=a scale=1 loc=0", "--x empty: the column holds no number in these rows"),
-        ("--x loc --hue estimator --where scale=1 --x-scale log", "--x loc: the values start at -1, and a logarithmic scale is above 0"),
-        ("--x loc --hue estimator --y loc --where scale=1 --y-scale log", "--y loc: the values start at -1"),
+        ("--x loc --hue estimator --where scale=1 --x-scale log", "--x loc: the smallest value is -1, and a logarithmic scale needs values above 0"),
+        ("--x loc --hue estimator --y loc --where scale=1 --y-scale log", "--y loc: the smallest value is -1"),
         ("--x estimator --where scale=1 loc=1 --x-scale log", "--x estimator: the column holds text"),
         ("--x loc --y scale --heat variance", "there are several rows for loc = -1.0, by estimator"),
         ("--x loc --y scale --heat empty --where estimator=a", "--heat empty: the column holds no number in these rows"),
@@ -708,7 +708,7 @@ PLOTS = [
     *plots(("--x loc", "--x loc: the column has empty cells"), table="loc,variance\n1,2\n,3\n"),
     *plots(("--x loc", "--x loc: the column holds text, e.g. 'a'"), table="loc,variance\n1,2\na,3\n"),
     *plots(("--x loc", "--y variance: the column holds no number"), table="loc,variance\n1,nan\n2,inf\n"),
-    *plots(("--x a/b", "the name of a column with / cannot be part of a file's name"), table="a/b,variance\n1,2\n"),
+    *plots(("--x a/b", "a column name with / cannot be part of a file name"), table="a/b,variance\n1,2\n"),
     *rows(
         ("nowhere --x loc", "nowhere: it has no table.csv"),
         ("r --x loc", "r: it has no table.csv", {"r/other.csv": ""}),
@@ -892,8 +892,8 @@ def test_the_plot_that_is_drawn(row, run):
     assert ran.left == {f"r/{row.says}.png", f"r/{row.says}.svg"}
 
 
-def test_what_stands_in_the_place_of_a_file_of_ours(tmp_path, capsys):
-    """A folder for the lock, and a checkpoint with the right checksum that holds something else."""
+def test_something_else_in_the_place_of_our_files(tmp_path, capsys):
+    """A folder in place of the lock, and a checkpoint with the right checksum that holds something else."""
     (tmp_path / ".lock-0").mkdir()
     with pytest.raises(UsageError, match=r"cannot open \.lock-0: Is a directory; remove it"), share_locked(tmp_path, 0):
         pass
@@ -913,7 +913,7 @@ def test_a_call_of_sys_exit_in_the_middle_of_a_run(run, monkeypatch):
 
 
 def test_a_bug_is_one_line_and_a_report(run, monkeypatch):
-    """An error that is not bad input, e.g. a KeyError of ours, is exit status 70 and names the file with the traceback."""
+    """An error of ours, e.g. a KeyError, gives exit status 70 and names the file with the traceback."""
     monkeypatch.setattr("experiments.variance.experiment.prepare", lambda *args: {}["planted"])
     ran = run(Row("variance", (), ""))
     assert (ran.status, ran.out, ran.err.count("\n")) == (70, "", 1)
@@ -923,7 +923,7 @@ def test_a_bug_is_one_line_and_a_report(run, monkeypatch):
     assert "KeyError: 'planted'" in Path(report).read_text()
 
 
-# In a process of its own: environment variables that jax and Matplotlib read when they are imported, and sys.exit.
+# In a separate process: environment variables that jax and Matplotlib read when they are imported, and sys.exit.
 ENVIRONMENT = [
     ({"JAX_PLATFORMS": "cuda"}, "variance", "error: JAX_PLATFORMS=cuda: "),
     ({"JAX_PLATFORMS": "nonsense"}, "sweep", "error: JAX_PLATFORMS=nonsense: "),

@@ -70,7 +70,7 @@ def test_bad_input(flags, message, run_main, tmp_path):
     assert not Path("new").exists()
 
 
-def test_the_estimators_are_those_of_the_library():
+def test_the_list_of_estimators_is_that_of_the_library():
     """The list exists twice, because `--help` does not import jax."""
     assert expanded(CompareSettings().estimators) == tuple(ESTIMATORS)
 

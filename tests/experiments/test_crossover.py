@@ -42,7 +42,7 @@ def cells(knob, mu=0.0, sigma=1.0, dmu=1.0, dsigma=0.0):
 
 
 def joined(*of):
-    """Several sets of cells as one, so that one program handles all."""
+    """Several sets of cells as one, so one program handles all."""
     return MapCells(*(np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*of, strict=True)))
 
 
@@ -201,7 +201,7 @@ def test_a_run(run_main, mine):
     status, out, err = run_main(CrossoverSettings, run, *SMALL)
     assert (status, err) == (0, "")
     assert "0 disagree with quadrature" in out
-    assert float(re.findall(r"quadrature is within a relative (\S+) of the closed forms", out)[0]) < 1e-10
+    assert float(re.findall(r"closed forms in every cell of the map, to (\S+) relative", out)[0]) < 1e-10
     (line,) = re.findall(r"sin\(10 z\) +0\.5 +0\.5 +50 +0\.5 +50 +-100 +(\S+)", out)
     assert line == "0.01"
     result = json.loads(Path("here/result.json").read_text())
@@ -222,7 +222,7 @@ def test_a_run(run_main, mine):
     assert all(float(c["variance_low"]) < float(c["variance"]) < float(c["variance_high"]) for c in checks)
 
 
-def test_a_wrong_quadrature_is_found(run_main, mine, monkeypatch):
+def test_wrong_quadrature_is_detected(run_main, mine, monkeypatch):
     """Exit status 1, and a line that names the place, if an exact variance is a quarter too large."""
     right = task.exact
 

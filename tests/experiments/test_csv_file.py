@@ -20,7 +20,7 @@ REFUSED = {
     "nothing": ("", "it is empty"),
     "spaces": (" \n\n", "it is empty"),
     "a blank line": ("x\n1\n\n2\n", "line 3 is blank; remove it"),
-    "a short row": ("x,y\n1,2\n3\n", "line 3 has 1 cells, not 2; fix it"),
+    "a short row": ("x,y\n1,2\n3\n", "line 3 has 1 cell, not 2; fix it"),
     "a long row": ("x,y\n1,2,3\n", "line 2 has 3 cells, not 2; fix it"),
     "decimal commas": ("x\n1,5\n", "line 2 has 2 cells, not 1; fix it; write numbers with a decimal point"),
     "equal names": ("x,y,x\n1,2,3\n", "two columns are named 'x'; rename one of them"),

@@ -50,7 +50,7 @@ def test_truths_are_those_of_closed_forms(x64):
         integral(lambda t: dist.Normal(t[0], 1.0).mask(False), lambda x: x, (-INF, 0.0, INF))(np.zeros(1))
 
 
-def test_what_is_said_of_right_and_wrong_estimators(monkeypatch, table):
+def test_verdicts_on_right_and_wrong_estimators(monkeypatch, table):
     half = lambda f, q, key, n: rgrad.reparameterized(f, q, key, n) * 0.9
     nameless = lambda f, q, key, n: [][1]
     chosen = {"right": rgrad.reparameterized, "off": half, "broken": nameless, "disarm": rgrad.disarm}
@@ -81,12 +81,12 @@ def test_a_name_that_is_not_there(run_main):
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_no_estimator_is_wrong_for_any_distribution(run_main):
-    """2,046 cells, 6.5 standard errors each: a false alarm in 1e-6 of the runs for normal means."""
+    """2,046 cells, 6.5 standard errors each. For normal means, a run has a false alarm with probability 1e-6."""
     status, out, _ = run_main(distributions.DistributionsSettings, distributions.run, "--out", "here")
     assert status == 0, out
 
 
-def test_a_truth_that_is_none_is_reported():
+def test_a_wrong_truth_is_reported():
     unnormalised = integral(lambda t: dist.Normal(t[0], 1.0).mask(False), lambda x: x, (-INF, 0.0, INF))
     row = Row("Normal(masked)", lambda t: dist.Normal(t[0], 1.0).mask(False), (0.0,), lambda x: x, unnormalised)
     (cell,) = cells(row, 2, 100)

@@ -44,9 +44,9 @@ SMALL = ("--dimensions", 2, "--estimators", "reparameterized/exact", "reparamete
 
 
 def test_the_variances_are_those_of_closed_forms():
-    """The target is N(m, S) with P = S^-1, and q = N(mu, C C') is near it. The gradient in mu is from n samples.
+    """The target is N(m, S) with P = S^-1, and q = N(mu, C C') is near it. The gradient for mu is from n samples.
 
-    With reparameterized it has variance tr(P C C' P) / n. With sticking the landing it has that of (P - (C C')^-1) C
+    With reparameterized, its variance is tr(P C C' P) / n. With sticking the landing, it is that of (P - (C C')^-1) C
     eps. The measured values are within 6 standard errors of a thousand pairs (1e-8), which is 6 * 4 % of the value.
     """
     settings = ElboSettings(dimensions=(2,), replicates=1000)
@@ -96,7 +96,7 @@ def test_laplace_finds_a_gaussian_and_the_mode_of_the_logistic_posterior(x64):
     np.testing.assert_array_equal(flat[1], np.eye(2))
 
 
-def test_wrong_equations_are_seen(monkeypatch):
+def test_wrong_equations_are_detected(monkeypatch):
     """A density off by 2e-5, an exact entropy off by 0.3, and a chain rule with C^-1 instead of C^-T, all at once.
 
     Exactly the rows that they affect are reported.
@@ -123,7 +123,7 @@ def test_wrong_equations_are_seen(monkeypatch):
     }  # fmt: skip
 
 
-def test_the_exit_status_is_1_where_an_estimator_is_off(run):
+def test_the_exit_status_is_1_if_an_estimator_is_off(run):
     """An estimator whose mean is off by 2 %: more than 6 standard errors of 2,000 estimates, about 0.05 % each."""
     status, out, err = run("--estimators", "mine:off/detached", "--families", "--dimensions", 2, "--distances", 0.5,
                            "--num-samples", 200, "--out", "here")  # fmt: skip

@@ -31,7 +31,7 @@ def ran(code, cwd, redirect=""):
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_long_call_is_interrupted(signum, status, tmp_path):
-    """The call does not return to Python for minutes, as a large program of XLA."""
+    """The call does not return to Python for minutes, like a large program of XLA."""
     code = f"import threading; threading.Timer(0.1, send, [{signum}]).start()\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     assert ran(code, tmp_path) == (status, "", "interrupted; nothing was written\n")
 
@@ -69,7 +69,7 @@ with cleaned(lambda: os.rmdir("a")), cleaned(lambda: 1 / 0), cleaned(lambda: os.
 
 
 def test_an_error_that_the_clean_up_causes_is_not_printed(tmp_path):
-    """`main` prints inside `held`, which waits for good while the process ends."""
+    """`main` prints inside `held`, which never returns while the process ends."""
     code = """
 from experiments.common.runner import main
 from experiments.variance import VarianceSettings

@@ -1,6 +1,6 @@
-"""Runs that are killed at random moments: what they say is true, no result is half-written, and the next run ends the same.
+"""Runs that are killed at random moments: what they print is true, no result is half-written, and the next run ends the same.
 
-The moments have a seed. A failure says it, and `RGRAD_KILLS=SEED pytest ...` repeats the same moments.
+The moments depend on a seed. A failure prints it, and `RGRAD_KILLS=SEED pytest ...` repeats the same moments.
 """
 
 import csv
@@ -76,7 +76,7 @@ def leftovers(folder):
 
 
 def listens(process):
-    """Whether the process has its handlers. Until then, for 30 ms, Python starts, and signals have their default effect."""
+    """Whether the process has its handlers. Before that, Python starts for 30 ms, and signals have their default effect."""
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
     return caught is not None and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1
 
@@ -135,7 +135,7 @@ class Killer:
         assert all(any(either) for either in whole), "a result is half-written or wrong"
         complete = all(same for _, same in whole)
         signum = signals[0]
-        if status == 0 or (status == -signum != -signal.SIGKILL):  # it had ended, or had only to end
+        if status == 0 or (status == -signum != -signal.SIGKILL):  # it had ended, or was about to end
             assert complete
             assert all((folder / figure).exists() for figure in FIGURES)
             assert err == ""

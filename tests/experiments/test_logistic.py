@@ -47,7 +47,7 @@ def log_g(w):
 
 
 def exact_elbo(p):
-    """From 40 x 40 Gauss-Hermite nodes, and the entropy of a normal."""
+    """The ELBO from 40 x 40 Gauss-Hermite nodes and the entropy of a normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     eps = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), -1)
     w = np.outer(weights, weights) / weights.sum() ** 2
@@ -142,7 +142,7 @@ def test_a_learning_rate_that_diverges(run):
              "reparameterized", "--learning-rates", 1e4, "--steps", 12, "--seeds", 2, "--points", 4, "--no-nuts")  # fmt: skip
     status, out, err = run(*flags, "--out", "a")
     assert status == 2
-    said = "rate 10000: 2 of 2 fits met an ELBO or a gradient that is not finite, the first at step 1"
+    said = "rate 10000: 2 of 2 fits had an ELBO or a gradient that is not finite, the first at step 1"
     assert said in out
     assert err.startswith("error: ")
     assert said in err
@@ -212,7 +212,7 @@ BAD = [
     (["--data", "words.csv", "--column", "y"], "could not convert string to float: 'a'"),
     (["--data", "nan.csv", "--column", "y"], "row 2, column 'x' is nan"),
     (["--data", "same.csv", "--column", "y"], "column 'x' has one value in all"),
-    (["--data", "ragged.csv", "--column", "y"], "line 3 has 1 cells, not 2"),
+    (["--data", "ragged.csv", "--column", "y"], "line 3 has 1 cell, not 2"),
     (["--data", "empty.csv", "--column", "y"], "--data empty.csv: it is empty"),
     (["--data", "one.csv", "--column", "y"], "expected a line of names, at least two columns and two rows"),
 ]
@@ -233,7 +233,7 @@ def test_bad_input(flags, message, run):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_what_must_hold(run):
+def test_the_default_run_meets_its_limits(run):
     """The default command: ELBOs, accuracy and means against NUTS on all 569 rows. The standard errors of the ELBOs are
     below a sixth of their distance from the limits, so false failures have a probability below 1e-6."""
     status, out, err = run("--out", "a")

@@ -12,7 +12,7 @@ from experiments.fit.fitting import AVERAGE, EXACT
 OTHERS = (TRAINED, AVERAGE, EXACT, "sticking_the_landing", "doubly_reparameterized", "vimco")
 
 
-def test_every_estimator_has_a_style_of_its_own():
+def test_every_estimator_has_its_own_style():
     names = [*rgrad.ESTIMATORS, *OTHERS]
     assert set(names) <= set(STYLES)
     assert len({style_of(name) for name in names}) == len(names)

@@ -35,7 +35,7 @@ def test_quadrature_agrees_with_the_closed_forms(k):
 
 
 def test_the_table_of_gal_is_right_in_all_printed_digits():
-    """The derivatives are in sigma. In sigma^2 their variances would be a quarter of these."""
+    """The derivatives are with respect to sigma. For sigma^2 their variances would be a quarter of these."""
     costs = {
         "x + x^2": (lambda x: x + x**2, lambda x: 1 + 2 * x),
         "sin x": (np.sin, np.cos),
@@ -102,7 +102,7 @@ def test_a_variance_of_exactly_zero(normal):
     assert not abs(row_of_variance(CLAIM(1.0), constant)["z"]) <= LIMIT
 
 
-def test_only_a_reversed_order_speaks_against_an_order(normal):
+def test_only_a_reversed_order_contradicts_an_order(normal):
     smaller = rgrad.measure(lambda key: jax.random.normal(key), jax.random.key(1), 1000)
     assert row_of_order(CLAIM(1.0), normal, smaller)["z"] == 0
     reversed_ = row_of_order(CLAIM(1.0), smaller, normal)

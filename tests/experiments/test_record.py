@@ -22,7 +22,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_second_run_in_the_same_folder_is_refused(name, run_main):
-    """At once, and the folder of the first stays."""
+    """The refusal is immediate, and the folder of the first run stays."""
     with output_folder("a", name):
         status, out, err = run_main(*load(name), *QUICK[name], "--out", "a")
         assert (status, out) == (2, "")
@@ -81,7 +81,7 @@ def test_a_full_disk_or_a_lost_folder_leaves_nothing_half_written(tmp_path, monk
 
 
 def test_the_files_say_what_is_kept(tmp_path):
-    """After the files, and after the figures. It is what the line of an interrupt says."""
+    """The sentence for an interrupt, after the files and after the figures."""
 
     def draw():
         assert kept() == f"the results without the figure are in {tmp_path}/"

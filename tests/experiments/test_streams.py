@@ -1,4 +1,4 @@
-"""Results survive a stdout or stderr that is full, closed or ASCII, a reader that is gone, and a figure that fails."""
+"""Results survive a stdout or stderr that is full, closed or ASCII, a reader that has left, and a figure that fails."""
 
 import contextlib
 import io
@@ -78,7 +78,7 @@ def lenient(place, monkeypatch, **options):
     return stream
 
 
-def test_a_full_disk_is_said_and_the_rest_is_dropped(monkeypatch):
+def test_a_full_disk_is_reported_and_the_rest_is_dropped(monkeypatch):
     stream = lenient("/dev/full", monkeypatch)
     for _ in range(10_000):
         print("a line that does not fit")

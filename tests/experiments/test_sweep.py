@@ -90,7 +90,7 @@ def test_parquet_holds_the_same(whole):
 
 
 def kill_and_resume(folder, whole, sweep, moment):
-    """Killed when `moment` chunks exist, and a little later. Resumed by another process."""
+    """Kill a run when `moment` chunks exist, or a little later. Another process resumes it."""
     process = subprocess.Popen(command(*FLAGS, "--out", folder), stdout=subprocess.DEVNULL, cwd=folder.parent)
     while len(chunks(folder)) < moment and process.poll() is None:
         time.sleep(0.001)
@@ -118,7 +118,7 @@ def test_killed_at_ten_random_moments(whole, sweep, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "renamed", "a folder"])
-def test_a_damaged_chunk_is_made_again(copy, whole, sweep, damage):
+def test_a_damaged_chunk_is_computed_again(copy, whole, sweep, damage):
     (copy / "table.csv").unlink()
     first, second = chunks(copy)[:2]
     content = first.read_bytes()
@@ -206,7 +206,7 @@ def together():
 
 
 def test_two_processes(whole, tmp_path):
-    """Two processes give the same bytes, and each computes half of the chunks. If one does not start, the other says so."""
+    """Two processes give the same bytes, and each computes half of the chunks. If one does not start, the other reports it."""
     flags = (*FLAGS, "--out", "two", *together())
     started = [
         subprocess.Popen(command(*flags, i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -243,7 +243,7 @@ def test_two_processes(whole, tmp_path):
 
 
 def test_a_busy_port(sweep):
-    """At once. The program that uses it may be another sweep."""
+    """The refusal is immediate. The program that uses the port may be another sweep."""
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as busy:
         where = f"127.0.0.1:{busy.getsockname()[1]}"
@@ -319,7 +319,7 @@ def test_bad_input(sweep, flags, message):
     assert not Path("results").exists()
 
 
-def test_a_folder_of_other_settings(copy, sweep):
+def test_a_folder_with_other_settings(copy, sweep):
     status, _, err = sweep("--resume", copy, "--seed", 1, "--axes", "loc=-1:2:6", "scale=1,3", "n=10")
     assert status == 2
     assert "it was started with other settings: " in err
@@ -338,7 +338,7 @@ def test_a_folder_of_other_settings(copy, sweep):
     assert "cannot read" in sweep("--resume", copy)[2]
 
 
-def test_a_plan_with_another_bit(copy, sweep):
+def test_a_plan_with_a_changed_digit(copy, sweep):
     """ "seed": 0 becomes 1. Without a checksum, all chunks would be called damaged, and computed for the other seed."""
     plan = (copy / "plan.json").read_text()
     (copy / "plan.json").write_text(plan.replace('"seed": 0', '"seed": 1'))
@@ -439,7 +439,7 @@ def test_plot_bad_input(whole, run_main, flags, message):
     assert message in err
 
 
-def test_plot_of_no_results(run_main, tmp_path):
+def test_plot_without_results(run_main, tmp_path):
     status, _, err = plot(run_main, tmp_path, "--x", "loc")
     assert (status, err) == (
         2,

@@ -61,8 +61,8 @@ def test_the_joint_density_is_scipys(likelihood):
 
 
 def test_the_training_loss_and_its_gradient_are_those_of_quadrature():
-    """With both estimators and one latent. False failures: 1e-6. Catches a bias of 0.06 nats, for gradients of up to 1 per
-    coordinate."""
+    """For both estimators and one latent. False failures: 1e-6. Catches a bias of 0.06 nats; the gradients are up to 1
+    per coordinate."""
     data = jnp.array([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
     params = jax.tree.map(lambda x: 0.7 * x + 0.1, initial_params(KEY, 3, 2, 1))
     settings = SimpleNamespace(batch=4, num_samples=2, likelihood="bernoulli", entropy="detached")
@@ -144,14 +144,14 @@ def test_margins():
         pytest.approx(2.5 - half, rel=1e-4),
         pytest.approx(2.5 + half, rel=1e-4),
     )
-    assert by_step["verdict"] == "none that shows"
+    assert by_step["verdict"] == "not significant"
     assert (by_time["at"], by_time["place"], by_time["margin"]) == ("seconds", 10.0, pytest.approx(7.5))
     verdict = vae_task._verdict
     assert [verdict(m, 1.0) for m in (2.1, 1.9, -1.9, -2.1)] == [
-        "better, by more than the interval is wide", "better, by less than the interval is wide",
-        "worse, by less than the interval is wide", "worse, by more than the interval is wide",
+        "better, by more than the width of the interval", "better, by less than the width of the interval",
+        "worse, by less than the width of the interval", "worse, by more than the width of the interval",
     ]  # fmt: skip
-    assert verdict(np.nan, 1.0) == "not known: not finite"
+    assert verdict(np.nan, 1.0) == "unknown: not finite"
 
 
 def test_a_run(whole):
@@ -219,7 +219,7 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_kept(whole):
     assert [r for i, r in enumerate(WITHOUT_TIMES(rows)) if i != 4] == [
         r for i, r in enumerate(WITHOUT_TIMES(truth)) if i != 4
     ]
-    assert {c["verdict"] for c in vae_task.margins(end.rows, settings.estimators)} == {"not known: not finite"}
+    assert {c["verdict"] for c in vae_task.margins(end.rows, settings.estimators)} == {"unknown: not finite"}
     with pytest.raises(UsageError, match=rf"not finite \({re.escape(OTHER)}, seed 1: step 150\), and the last good"):
         raise_divergence(rows, settings)
 
@@ -310,4 +310,4 @@ def test_the_reparameterization_trick_is_ahead_by_more_than_its_interval(run_mai
     """The claim of the experiment, at its default size, at equal steps and at equal time."""
     assert run_main(VaeSettings, run, "--out", "out")[0] == 0
     compared = vae_task.margins(results("out"), VaeSettings().estimators)
-    assert [c["verdict"] for c in compared] == ["better, by more than the interval is wide"] * 2
+    assert [c["verdict"] for c in compared] == ["better, by more than the width of the interval"] * 2

@@ -1,4 +1,4 @@
-"""What a part gets: its section of the report, its time and its sizes; and jobs in threads."""
+"""What a part receives: its section of the report, its time and its sizes; and jobs in threads."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Context:
         return self.until - time.time()
 
     def enough(self, seconds: float, what: str) -> bool:
-        """Whether so many seconds are left. If not, `what` is recorded as skipped."""
+        """Whether this many seconds are left. If not, `what` is recorded as skipped."""
         if self.left() >= seconds:
             return True
         self.skip(what)

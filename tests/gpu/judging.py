@@ -1,4 +1,4 @@
-"""How a gradient estimate is judged: its moments over many calls against what they must be."""
+"""How a gradient estimate is judged: its moments over many calls are compared with what they must be."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ def judged(case: Case, moments: Any) -> tuple[bool, dict[str, Any]]:
     mean, error, variance = flat(moments.mean), flat(moments.standard_error), flat(moments.variance)
     truth = flat(case.mean)
     off = np.maximum(np.abs(mean - truth) - ROUNDING * (1 + np.abs(truth)), 0)
-    constant = error < 1e-7 * (1 + np.abs(truth))  # e.g. an exact sum: it may be off by rounding only
+    constant = error < 1e-7 * (1 + np.abs(truth))  # e.g. an exact sum: it may only be off by rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(constant, np.where(off <= 10 * ROUNDING * (1 + np.abs(truth)), 0.0, np.inf), off / error)
         out = {"mean": mean, "truth": truth, "standard error": error, "variance": variance, "z": float(np.max(z))}
@@ -69,7 +69,7 @@ def judged(case: Case, moments: Any) -> tuple[bool, dict[str, Any]]:
 
 
 def difference(a: Any, b: Any) -> dict[str, float]:
-    """The largest difference of two trees, absolute and relative to the largest number; and how many numbers differ."""
+    """The largest difference between two trees, absolute and relative to the largest number; and how many numbers differ."""
     a, b = flat(a), flat(b)
     largest = float(np.max(np.abs(a - b))) if a.size else 0.0
     return {

@@ -33,7 +33,7 @@ def long_run(ctx: Context) -> None:
 
 
 def run_long(ctx: Context, draw: Any, replicates: int, expected: float) -> None:
-    """Measure so many replicates, and look at clocks and power in the middle."""
+    """Measure this many replicates, and record clocks and power in the middle."""
     smi: dict[str, str] = {}
     watch = threading.Timer(0.5 * expected, lambda: smi.update(nvidia_smi(WATCHED)))
     before = memory()

@@ -1,4 +1,4 @@
-"""Parts a1 and a2: the machine and the first result, and the experiment `variance` in a process of its own."""
+"""Parts a1 and a2: the machine and the first result, and the experiment `variance` in a separate process."""
 
 import hashlib
 import importlib
@@ -50,7 +50,7 @@ def nvidia_smi(fields: str) -> dict[str, str]:
 
 
 def memory() -> dict[str, Any]:
-    """The memory of JAX's first device, as far as it is known."""
+    """The memory of JAX's first device, if known."""
     jax = importlib.import_module("jax")
     found = jax.devices()[0].memory_stats() or {}
     return {k: found[k] for k in ("bytes_in_use", "peak_bytes_in_use", "bytes_limit", "num_allocs") if k in found}
@@ -123,7 +123,7 @@ def variance(ctx: Context) -> None:
     """`python -m experiments.variance` on this platform. All means and variances must be within 5 standard errors."""
     missing = [name for name in ("tyro", "pydantic") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SkippedPart(f"no {' and no '.join(missing)}, which the command line of the experiment needs")
+        raise SkippedPart(f"not installed: {', '.join(missing)}; the command line of the experiment needs them")
     out = ctx.report.path.parent / "variance"
     command = [sys.executable, "-m", "experiments.variance", "--out", str(out), "--platform", ctx.size("gpu", "cpu")]
     command += ctx.size([], ["--num-samples", "10", "--replicates", "2000"])

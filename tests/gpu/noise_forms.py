@@ -14,15 +14,15 @@ import rgrad
 from tests.gpu.post import THETA
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-FEW = 30  # rows of at most so many numbers lie along the second axis, as in rgrad: it is the long one
+FEW = 30  # rows of at most this many numbers lie along the first axis, as in rgrad: the second one is the long one
 LOG = (3.3333331174e-1, -2.4999993993e-1, 2.0000714765e-1, -1.6668057665e-1, 1.4249322787e-1, -1.2420140846e-1,
        1.1676998740e-1, -1.1514610310e-1, 7.0376836292e-2)  # fmt: skip
 SINE = (-1.6666654611e-1, 8.3321608736e-3, -1.9515295891e-4)
 COSINE = (4.166664568298827e-2, -1.388731625493765e-3, 2.443315711809948e-5)
 
 Form = Callable[[int, int], Callable[[Any], tuple[Any, Any]]]
-"""Of the numbers of rows and of numbers in a row: a function of a key that makes the rows and reduces each of them to
-its mean and its second moment."""
+"""Maps the number of rows and their length to a function of a key. It makes the rows and reduces each of them to its
+mean and its second moment."""
 
 
 def threefry(key: tuple[Any, Any], counter: Any) -> tuple[Any, Any]:
@@ -121,7 +121,7 @@ def pairs(rows: int, n: int, library: bool = False, together: bool = False) -> A
 
 
 def joined(rows: int, n: int, barrier: bool = False) -> Any:
-    """All normals in one array. `barrier`: it is kept in memory, so that no kernel makes it a second time."""
+    """All normals in one array. `barrier`: it is kept in memory, so no kernel makes it a second time."""
 
     def run(key: Any) -> tuple[Any, Any]:
         first, second, axis = words(key, rows, n)

@@ -1,4 +1,4 @@
-"""Part d3: PyTorch, eager and compiled, in a process of its own (`torch_worker.py`)."""
+"""Part d3: PyTorch, eager and compiled, in a separate process (`torch_worker.py`)."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def torch_rates(ctx: Context) -> None:
     if status:
         ctx.skip(f"the rest of PyTorch: its process ended with status {status}")
     if not best:
-        raise RuntimeError("PyTorch gave no result; see torch.log in the folder of the results")
+        raise RuntimeError("PyTorch returned no result; see torch.log in the folder of the results")
     ctx.note("best", speed_ups(ctx, best))
     for name, found in best.items():
         say(f"   n = {name}: {found['rate']:.3g} draws/s ({found['how']})")

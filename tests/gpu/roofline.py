@@ -7,7 +7,7 @@ from tests.gpu.context import Context, SkippedPart
 from tests.gpu.report import say
 
 LANES = 64  # 32-bit integer operations of one multiprocessor in one cycle, on compute capability 8.0 and 9.0
-CLOCK, UNITS = 1.755e9, 132  # of an H100, if the run does not tell
+CLOCK, UNITS = 1.755e9, 132  # of an H100, if the run does not report them
 
 
 def roofline(ctx: Context) -> None:

@@ -28,7 +28,7 @@ def both_gradients(e: Any) -> tuple[Any, Any]:
 
 
 def at_once(n: int, total: int) -> tuple[Any, int]:
-    """The compiled program for so many draws at once, and the number of draws in a call."""
+    """The compiled program for this many draws at once, and the number of draws in a call."""
     rows = max(1, total // n)
 
     def run(key: Any) -> Any:
@@ -39,7 +39,7 @@ def at_once(n: int, total: int) -> tuple[Any, int]:
 
 
 def streamed(n: int, total: int, turns: int) -> tuple[Any, int]:
-    """The same for a loop of so many turns, each with one key."""
+    """The same for a loop with this many turns, each with one key."""
     rows = max(1, total // n)
 
     def run(key: Any) -> Any:

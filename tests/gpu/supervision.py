@@ -14,7 +14,7 @@ from tests.gpu.summary import summary
 from tests.gpu.worker import LEAST, Orders
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / ".ci" / "gpu"
-GRACE = 25.0  # a part may take so many seconds more than its time, but not more than twice its time
+GRACE = 25.0  # a part may take this many seconds more than its time, but not more than twice its time
 LAST_GRACE = 10.0  # the same after the deadline
 MOST_STARTS = 8
 
@@ -105,7 +105,7 @@ def watch(process: Any, orders: Orders) -> str:
         grace = min(GRACE, current.get("budget", GRACE)) if time.time() < orders.deadline else LAST_GRACE
         if late > grace:
             end(process)
-            return f"it was not done {late:.0f} s after its time, so its process was killed"
+            return f"it was not finished {late:.0f} s after its time, so its process was killed"
     return ""
 
 
@@ -120,7 +120,7 @@ def environment(rehearse: bool) -> dict[str, str]:
 
 
 def end(process: Any) -> None:
-    """Kill a process and those that it has started."""
+    """Kill a process and its children."""
     if process.poll() is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The post's problem in PyTorch, in a process of its own. It prints one line of JSON for each result.
+"""The post's problem in PyTorch, in a separate process. It prints one line of JSON for each result.
 
 It imports nothing but PyTorch. The argument `tiny` asks for a rehearsal on the CPU.
 """

@@ -1,4 +1,4 @@
-"""Gradients of bounds, of nested expectations and of several variables, and estimators of a user's own."""
+"""Gradients of bounds, of nested expectations and of several variables, and a user's own estimators."""
 
 from typing import Any
 

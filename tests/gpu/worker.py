@@ -108,6 +108,6 @@ def planted(fault: str) -> None:
 
 
 def end_with_parent() -> None:
-    """Let Linux kill this process when the process that started it ends, in whatever way."""
+    """Let Linux kill this process when the process that started it ends, whatever the reason."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

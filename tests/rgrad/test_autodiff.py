@@ -71,7 +71,7 @@ def test_attach_is_the_ratio_of_densities_and_computes_none():
 
 
 @pytest.mark.parametrize("density", [-np.inf, np.inf, np.nan])
-def test_attach_leaves_values_where_the_density_is_not_finite(density):
+def test_attach_keeps_values_when_the_density_is_not_finite(density):
     terms = lambda t: rgrad.attach(jnp.array([1.0, 2.0]), jnp.array([density, 3.0 * t]))
     np.testing.assert_array_equal(terms(1.0), [1.0, 2.0])
     np.testing.assert_array_equal(jax.jacfwd(terms)(1.0), [0.0, 6.0])
@@ -105,7 +105,7 @@ def test_attach_gradient_raises_at_second_order(twice, under, f):
 
 
 @pytest.mark.parametrize("under", UNDER)
-def test_a_parameter_without_a_rule_raises_only_where_it_is_differentiated(under):
+def test_a_parameter_without_a_rule_raises_only_if_it_is_differentiated(under):
     def f(loc, scale):
         return rgrad.attach_gradient(jnp.ones(2), {"loc": loc, "scale": scale}, {"loc": jnp.ones(2)}, "weak").sum()
 
@@ -145,7 +145,7 @@ def test_mixed_second_derivatives_raise_too(first, then, wrap):
             wrap(two(wrap(one(two_parameters, first)), then))(1.0, 2.0, 1.0)
 
 
-def test_a_parameter_of_f_alone_is_differentiated_as_ever():
+def test_a_parameter_that_only_f_uses_is_differentiated_as_usual():
     z = np.array([-1.0, 0.5, 2.0])
     assert jax.grad(two_parameters, 2)(1.0, 2.0, 1.0) == pytest.approx(np.sum((1 + 2 * z) ** 3))
     assert jax.grad(jax.grad(two_parameters, 2), 2)(1.0, 2.0, 1.0) == 0.0

@@ -1,7 +1,7 @@
 """Every combination of distribution, draws, estimator and expectation works, or is refused by name.
 
-A refusal names the call and the cause, contradicts nothing, and if it names other estimators, they work here. Programs
-are only traced. CI takes a sample of the product, the long test all of it.
+A refusal names the call and the cause, and contradicts nothing. If it names other estimators, they work here. Programs
+are only traced. CI tests a sample of the combinations, and the long test tests all of them.
 """
 
 import itertools

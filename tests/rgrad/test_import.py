@@ -1,4 +1,4 @@
-"""`import rgrad`: every public name is there, and nothing that is slow to import before it is used."""
+"""`import rgrad`: every public name is there, and what is slow to import waits for its first use."""
 
 import ast
 import subprocess

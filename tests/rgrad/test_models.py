@@ -99,7 +99,7 @@ FAST = ("batch of ones", "attention", "Cholesky")
 
 
 def each(fast):
-    """The tests of the other models take minutes, because every operation is compiled separately."""
+    """Each of these models. The others are long tests: every operation is compiled separately, which takes minutes."""
     return pytest.mark.parametrize(
         "name", [n if n in fast else pytest.param(n, marks=pytest.mark.long) for n in MODELS]
     )

@@ -27,7 +27,7 @@ AROUND = {
 
 
 @pytest.mark.parametrize("around", AROUND)
-def test_whattakes_options(around):
+def test_what_takes_options(around):
     apply, truth = AROUND[around]
     said = []
 
@@ -65,7 +65,7 @@ def test_a_compiled_function_is_that_function_under_everything(of):
 
 
 @pytest.mark.parametrize("of", [*AROUND, *GRADIENTS])
-def test_where_there_are_no_options(of, monkeypatch):
+def test_without_options(of, monkeypatch):
     """This is the case on an accelerator."""
     monkeypatch.setattr(compiling, "options", lambda one_core=False, short_sums=False: None)
     test_a_compiled_function_is_that_function_under_everything(of)
@@ -97,7 +97,7 @@ def test_small_programs_have_one_core(lanes, one_core, monkeypatch):
     assert asked == [None, one_core]
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of the CPU's compiler")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it tests options of the CPU compiler")
 def test_options_that_this_compiler_does_not_know_are_left_out(monkeypatch):
     known = "xla_cpu_prefer_vector_width"
     assert options()[known] == 512

@@ -1,6 +1,6 @@
 """The programs that would run on an NVIDIA GPU, lowered here by `jax.export` and read as StableHLO.
 
-They contain no call of the host, no 64-bit number and no gather of noise, and each loop is one `while`.
+They contain no host callback, no 64-bit number and no gather of noise, and each loop is one `while`.
 """
 
 import re
@@ -78,7 +78,7 @@ def test_the_program_for_a_gpu(name):
     assert len(GATHER.findall(text)) == text.count('"stablehlo.gather"(')
 
 
-def test_what_the_test_looks_for_is_seen():
+def test_the_test_detects_what_it_looks_for():
     """A callback, a number of 64 bits and a gather of noise are in the text of programs that have them."""
 
     def text(f, *arguments):

@@ -94,7 +94,7 @@ def check_moments(e):
 
 
 def check_tails(e):
-    """The counts beyond +-4, +-5 and +-6 are Poisson distributed: false failures 6e-8 in total."""
+    """The counts beyond +-4, +-5 and +-6 follow Poisson distributions: false failures 6e-8 in total."""
     for edge in (4, 5, 6):
         for beyond in ((e > edge).sum(), (e < -edge).sum()):
             low, high = stats.poisson.interval(1 - 1e-8, e.size * erfc(edge / 2**0.5) / 2)
@@ -140,12 +140,12 @@ CHECKS = [check_moments, check_tails, check_distribution, check_independence]
 
 @pytest.mark.parametrize("shape", [LONG, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_law_of_the_normals(check, shape, normals):
+def test_the_distribution_of_the_normals(check, shape, normals):
     check(normals[shape])
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_checks_see_a_fault(check, normals):
+def test_the_checks_detect_a_fault(check, normals):
     e = normals[LONG].copy()
     if check is check_moments:
         e *= 1.002
@@ -162,7 +162,7 @@ def test_the_checks_see_a_fault(check, normals):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_the_law_of_a_hundred_million():
+def test_the_distribution_of_a_hundred_million():
     """With 1e8 numbers this catches correlations of 0.001, cdfs off by 3e-4, tails off by 5e-2 at 4 and by 1 at 6."""
     e = np.concatenate([many(jax.random.fold_in(KEY, i), 2**15, 763) for i in range(4)])
     assert e.size > 1e8 - 1e5
@@ -180,7 +180,7 @@ def test_uniforms():
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (30,), (31,), (9, 8)])  # up to 30 numbers per key are few, more are many
-def test_the_same_numbers_however_they_are_asked_for(shape):
+def test_the_same_numbers_under_every_transformation(shape):
     """Eager, under jit, vmap over any axis, scan and shard_map: equal up to rounding in the last bit."""
     keys = jax.random.split(KEY, 4)
     make = lambda k: noise.normal(k, shape)
@@ -316,7 +316,7 @@ def test_jax_random_stays_selectable():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="it reads the program for CPU")
-def test_two_estimators_of_one_key_make_the_noise_once():
+def test_two_estimators_with_one_key_make_the_noise_once():
     """The program has two conditionals (one makes the words, one splits the numbers) and one loop of square roots."""
 
     def gradients(t, key):
@@ -341,7 +341,7 @@ def test_few_numbers_of_many_keys_have_the_keys_along_the_rows():
 
 
 @pytest.mark.parametrize("shape", [(), (3, 3), (30,), (31,)])
-def test_elsewhere_it_is_that_of_jax_in_the_same_arrangement(shape):
+def test_other_platforms_use_jax_random_in_the_same_arrangement(shape):
     """The lowering for other platforms uses jax.random, with the same arrangement."""
     keys = jax.random.split(KEY, (2, 3))
     data = jax.random.key_data(keys)
@@ -358,8 +358,8 @@ def test_elsewhere_it_is_that_of_jax_in_the_same_arrangement(shape):
 
 @pytest.mark.parametrize("shape", [(1,), (10,), (3, 11), (64,)])
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_on_cuda_it_is_the_same_numbers(shape, kind):
-    """The lowering for NVIDIA GPUs, run here. It contains no branch, no call of the host and no 64-bit numbers."""
+def test_cuda_gives_the_same_numbers(shape, kind):
+    """The lowering for NVIDIA GPUs, run here. It contains no branch, no host callback and no 64-bit numbers."""
     data = jax.random.key_data(jax.random.split(KEY, 5))
     args = data[:, 0], data[:, 1]
     there, here = (noise._of_blocks(*args, shape=shape, kind=kind, on_cpu=on_cpu) for on_cpu in (False, True))

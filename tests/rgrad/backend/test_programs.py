@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 
 
 class Counted:
-    """A function of functions, and how often it was traced."""
+    """A function of functions that counts how often it was traced."""
 
     def __init__(self):
         self.traces = 0

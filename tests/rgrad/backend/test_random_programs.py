@@ -1,6 +1,6 @@
 """Compiled programs against NumPy in 64 bits: random ones, and models as a user would write them.
 
-The reference is never plain `jax.jit`, whose products are wrong by default on some CPUs and versions
+The reference is never plain `jax.jit`: on some CPUs and versions its products are wrong by default
 (`rgrad.check_compiler`).
 """
 
@@ -35,7 +35,7 @@ def test_300_programs_are_right(kind):
     assert wrong(programs(300, seed=7), lambda f: jax.jit(f, compiler_options=chosen)) == []
 
 
-def test_a_wrong_program_is_seen():
+def test_a_wrong_program_is_detected():
     off = lambda o, x: x.sum() * (1 + 1e-3 * isinstance(o, Jax))
     (found,) = wrong([Program("a sum", off, (np.ones(100, np.float32),))], jax.jit)
     assert "a sum: off by" in found
@@ -74,7 +74,7 @@ assert bool(found.plain) == bool(known) and found.with_options == ()
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_check_compiler_sees_a_fault(monkeypatch):
+def test_check_compiler_detects_a_fault(monkeypatch):
     module = sys.modules["rgrad.backend.compiler_check"] if rgrad.check_compiler else None
     off = lambda xp, x, w, t: x.sum() + (xp is not np)  # off by 1, of about 100
     monkeypatch.setattr(module, "PROGRAMS", {"a sum": off, "a mean": lambda xp, x, w, t: x.mean()})

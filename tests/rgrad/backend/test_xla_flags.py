@@ -151,7 +151,7 @@ def in_64_bits(key, n):
 
 @pytest.mark.parametrize("n", [compiling.SHORT_SUMS, 10**6, pytest.param(10**9, marks=pytest.mark.long)])
 def test_sums_within_a_call_are_exact_to_1e_6(n):
-    """For both sizes of n, with and without sums in pieces: in `measure`, and in a program of the user's."""
+    """For both sizes of n, with and without sums in pieces: in `measure`, and in a user's own program."""
     key = jax.random.key(n)
     first = noise.fold_in(noise.fold_in(key, 0), 0)  # the key of the first replicate
     truth = in_64_bits(first, n)

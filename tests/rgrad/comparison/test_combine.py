@@ -63,7 +63,7 @@ def test_parameters_that_are_held_twice_and_members_that_draw_their_own():
     assert_unbiased(draw, jnp.array([mean, 0.4 * mean]), smallest_bias=0.12, replicates=60_000)
 
 
-def test_the_best_member_alone_where_nothing_helps():
+def test_only_the_best_member_if_nothing_helps():
     """A linear f has no pathwise variance in the mean. Two copies of one estimator do not help each other."""
     q = dist.Normal(0.5, 1.0)
     same = combine([rgrad.reparameterized, rgrad.reparameterized]).fitted(jnp.sin, q, KEY, 4, 100)
@@ -75,7 +75,7 @@ def test_the_best_member_alone_where_nothing_helps():
     np.testing.assert_allclose(linear.weights[-1, 0], 1)
 
 
-def test_compare_fits_it_by_itself():
+def test_compare_fits_it_automatically():
     class problem:
         params = dict(loc=0.5)  # noqa: C408, RUF012
 

@@ -138,7 +138,7 @@ def test_an_objective_that_jumps_in_a_parameter_has_no_reference():
     assert "the objective jumps in at" in c.recommendation
 
 
-def test_what_does_not_apply_is_left_out_and_a_gradient_that_is_nan_is_told():
+def test_what_does_not_apply_is_left_out_and_a_nan_gradient_is_reported():
     problem = of_normal(lambda x: jnp.sqrt(jnp.maximum(x, 0.0)), wrt=("loc",))
     c = by_operations(problem, {**TWO, "arm": rgrad.arm}, budget=0.05)
     assert list(c.left_out) == ["arm"]
@@ -166,7 +166,7 @@ def test_a_feature_between_the_nodes_of_quadrature_makes_nothing_biased(height, 
         assert abs(row["mean"] - truth) < 6 * row["standard_error"]
 
 
-def test_zero_in_every_draw_is_biased_where_the_gradient_is_known():
+def test_zero_in_every_draw_is_biased_if_the_gradient_is_known():
     def silent(f, q, key, n):
         x = q.rsample(key, (n,))
         return jnp.where(x > 1e6, x, 0.0)
@@ -226,7 +226,7 @@ def test_a_reference_counts_if_another_confirms_it(means, exact, jump, verdicts)
 
 
 def test_what_is_disputed_is_not_recommended():
-    """One of the two is wrong, maybe the one with the least variance. Without the other there is only a caveat."""
+    """One of the two is wrong, perhaps the one with the smallest variance. Without the other there is only a caveat."""
     for names, recommended in ((("path", "loo"), None), (("loo",), "loo")):
         found = {"path": witness(2.0), "loo": witness(1.5, 0.005), "score": witness(1.5)}
         task = Contenders(
@@ -245,7 +245,7 @@ def test_what_is_disputed_is_not_recommended():
         assert ("it is not known which is right" in c.recommendation) is (recommended is None)
 
 
-def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
+def test_a_verdict_from_two_references_is_as_sure_as_the_less_sure_one():
     """The estimator is off by 0.1. The score confirms the exact gradient to 0.05 (five standard errors) or to 0.5."""
     for error, verdict in ((0.01, "BIASED"), (0.1, "cannot tell")):
         found = {"loo": witness(2.0, error), "mine": witness(2.1, 0.001)}
@@ -255,7 +255,7 @@ def test_what_is_told_by_two_references_is_as_sure_as_the_less_sure_one():
         assert of.smallest_bias[0] > 4 * error
 
 
-def test_silence_is_excused_where_something_is_rare():
+def test_zero_in_every_draw_is_excused_if_something_is_rare():
     """All draws are 0, but the gradient is 2. If an event of probability 1e-9 may account for it, there is no verdict."""
     found = {"silent": witness(0.0, 0.0), "loo": witness(2.0)}
     for rarest, verdict in ((1.0, "BIASED"), (1e-9, "cannot tell"), (0.0, "cannot tell")):
@@ -295,7 +295,7 @@ def entry(variance, noise, cost=1.0):
 
 
 def test_it_says_when_it_cannot_tell():
-    """Two are 4 % apart, each known to 10 %: a lead of log(1.1 x 1.04) / 0.141 = 0.95 standard errors, not 1.645."""
+    """Two efficiencies differ by 4 %, each known to 10 %: the lead is log(1.1 x 1.04) / 0.141 = 0.95 standard errors, not 1.645."""
     judged = dict.fromkeys("ab", Judged(np.array([UNBIASED]), np.zeros(1), np.zeros(1, int), np.zeros(1)))
     task = Contenders({}, {}, ("x",), ("a", "b"), {}, None, {})
     say = lambda *pair: recommend(dict(zip("ab", pair, strict=True)), ["a", "b"], judged, task)
@@ -428,7 +428,7 @@ def test_unbiased_means_of_rare_draws_are_not_called_biased(chance):
         assert flagged <= many * RATE / 20 + 5 * (many * RATE / 20) ** 0.5
 
 
-def test_a_bias_of_the_smallest_size_is_seen_nine_times_in_ten():
+def test_a_bias_of_the_smallest_size_is_detected_nine_times_in_ten():
     rng, none = np.random.default_rng(0), np.zeros(4000, bool)
     truth = Mean.exact(np.ones(4000))
     smallest = judge(mean_of(1 + rng.standard_normal((400, 4000))), truth, 1, 1e-7, False, none).smallest_bias.mean()
@@ -576,7 +576,7 @@ def test_a_bug_in_the_objective_is_raised_and_not_taken_for_an_estimator_that_do
             rgrad.exact_moments(problem, estimator)
 
 
-def test_an_estimator_of_ones_own_that_takes_no_five_samples_has_no_exact_moments():
+def test_a_users_estimator_that_refuses_five_samples_has_no_exact_moments():
     def pairs(f, q, key, n):
         if n % 2:
             raise ValueError("pairs: n must be even")

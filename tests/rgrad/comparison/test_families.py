@@ -237,8 +237,8 @@ def test_there_are_200():
 def test_no_right_estimator_is_called_biased(family):
     """All estimators are right, because nothing here jumps.
 
-    By chance, an estimator is called biased in 1 % of comparisons. That this happens with all 5 keys, in any of 200
-    problems, has probability 2e-8. A bias of 0.1 standard deviations of a call would be detected in 6 of 10 problems.
+    By chance, an estimator is called biased in 1 % of comparisons. The probability that this happens with all 5 keys in
+    any of 200 problems is 2e-8. A bias of 0.1 standard deviations of a call would be detected in 6 of 10 problems.
     This has found one fault: scores above the diagonal of a `scale_tril`. All families take 18 minutes on two cores.
     """
     assert 200 * RATE**KEYS < 1e-6

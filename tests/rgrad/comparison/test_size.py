@@ -1,4 +1,4 @@
-"""`rgrad.compare` with very many coordinates: without Python code for each of them, and in bounded memory."""
+"""`rgrad.compare` with very many coordinates: it runs no Python code for each of them, and its memory is bounded."""
 
 import pickle
 import sys
@@ -188,7 +188,7 @@ def test_moments_in_blocks_are_those_of_all_calls(lanes, width, monkeypatch):
 @pytest.mark.parametrize("size", [2, FOLLOWED + 1])
 @pytest.mark.parametrize("power", [-0.7, -0.2])
 def test_tails_are_followed_in_bounded_memory(size, power):
-    """The variance of |z|^-0.7 is infinite. With many coordinates, the tail of the whole gradient tells it."""
+    """The variance of |z|^-0.7 is infinite. With many coordinates, only the tail of the whole gradient shows it."""
     rng, calls = np.random.default_rng(0), 200
     tails = Tails(size)
     for _ in range(200):
@@ -223,7 +223,7 @@ def test_a_coordinate_that_contributes_nothing_disqualifies_no_estimator():
         assert entry.eligible is eligible
 
 
-def test_the_next_best_is_the_next_best_or_it_is_said_that_another_cannot_be_recommended():
+def test_the_next_best_is_named_or_it_is_said_that_another_cannot_be_recommended():
     one = lambda variance, heavy=False: entry_of(np.ones(1), np.full(1, variance), heavy)
     task = Contenders({}, {}, ("x",), ("a", "b", "c"), {}, None, {})
     say = lambda found: conclude(found, task, "operations", 10, 1.0, 1.0).recommendation
@@ -237,7 +237,7 @@ def test_the_next_best_is_the_next_best_or_it_is_said_that_another_cannot_be_rec
         assert ", the next best of those that can be recommended (95 %" in say(found)
 
 
-def test_losses_have_samples_of_their_own():
+def test_losses_have_their_own_samples():
     loss = lambda p, key: p["a"] * jax.random.normal(key)
     c = rgrad.compare({"a": loss}, key=jax.random.key(0), params={"a": 1.0}, cost="operations", budget=1e-4)
     assert "One call is one gradient estimate. Measured for" in str(c)
@@ -245,7 +245,7 @@ def test_losses_have_samples_of_their_own():
     assert "samples" not in str(c)
 
 
-def test_progress_is_told_of_compiling_and_of_measuring():
+def test_progress_covers_compiling_and_measuring():
     problem = Problem(lambda p: dist.Normal(p["loc"], 1.0), lambda p, x: x**2, {"loc": 1.0})
     shares = []
     two = ["reparameterized", "score_function+leave_one_out"]
@@ -276,7 +276,7 @@ def test_ten_thousand_coordinates_from_end_to_end():
     assert "The 10,000 coordinates are not shown" in str(c)
 
 
-def test_verdicts_keep_their_reasons_when_they_are_put_together():
+def test_verdicts_keep_their_reasons_when_they_are_joined():
     two = no_verdict(4, "first").updated(np.array([0, 1, 1, 0], bool), no_verdict(4, "second"))
     three = two.untold(np.array([0, 0, 1, 0], bool), "third")
     assert [three.why(i) for i in range(4)] == ["first", "second", "third", "first"]

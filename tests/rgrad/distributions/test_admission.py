@@ -156,12 +156,12 @@ class Outside(dist.LeftTruncatedDistribution):
         return self.base_dist.loc + jax.random.normal(key, sample_shape)
 
 
-def test_samples_outside_of_the_support_are_nan_in_the_gradient_too():
+def test_samples_outside_the_support_are_nan_in_the_gradient_too():
     q = lambda t: Outside(dist.StudentT(3.0, t), 0.0)
     assert np.isnan(jax.grad(lambda t: rgrad.expect(lambda x: x, q(t), KEY, 100))(0.0))
 
 
-def test_samples_outside_of_the_support_are_nan():
+def test_samples_outside_the_support_are_nan():
     x = rgrad.distributions.draws.draw(Shifted(0.0), KEY, 100, "test")
     assert 0 < np.isnan(x).sum() < 100
     np.testing.assert_array_equal(np.isnan(x), ~(Shifted(0.0).sample(KEY, (100,)) > -1e-4))
@@ -171,7 +171,7 @@ W = jnp.array([1.0, 2.0, 5.0])
 
 
 class RawProbs:
-    """E[W[x]] = W @ p / sum(p): d/dp = (W - E) / sum(p). The probs sum to 2, so that the division matters."""
+    """E[W[x]] = W @ p / sum(p): d/dp = (W - E) / sum(p). The probs sum to 2, so the division matters."""
 
     params = {"p": jnp.array([0.5, 0.9, 0.6])}  # noqa: RUF012
     distribution = staticmethod(lambda params: dist.Categorical(probs=params["p"], validate_args=False))

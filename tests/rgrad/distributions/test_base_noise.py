@@ -1,4 +1,4 @@
-"""The score from the noise of a sample: it is right if the sample is rounded, or nan if too little is left of it."""
+"""The score from the noise of a sample: it is right although the sample is rounded, or nan if too few digits are left."""
 
 from functools import partial
 

@@ -19,7 +19,7 @@ DRAWS = {"antithetic": rgrad.antithetic, "stratified": rgrad.stratified, "quasi"
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_every_sample_has_the_law_of_q(name):
+def test_every_sample_has_the_distribution_of_q(name):
     """Mean, second and fourth moment and a tail of *each* sample of a call, in two dimensions. Catches 0.03 in the
     means, which are 0, 1, 3 and 0.0668."""
     q = DRAWS[name](dist.Normal(jnp.zeros(2), 1.0).to_event(1))
@@ -121,7 +121,7 @@ def test_what_they_gain():
         assert variance[name] < most * variance["independent"], (name, variance)
 
 
-def test_leave_one_out_on_pairs_would_give_8_for_4_and_is_refused():
+def test_leave_one_out_on_pairs_would_give_8_instead_of_4_and_is_refused():
     """E[x^2] at N(2, 1), n = 2: unchecked, it gives 8, not 4. Leaving out the whole pair is unbiased. Catches 0.2."""
     q = lambda t: rgrad.antithetic(dist.Normal(t, 1.0))
     loss = lambda t, key, n, estimator: rgrad.expect(lambda x: x**2, q(t), key, n, estimator)
@@ -175,7 +175,7 @@ class OfAnother:
 
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("keyed", [False, True])
-def test_dependent_draws_are_found_inside_of_anything(name, keyed):
+def test_dependent_draws_are_found_inside_anything(name, keyed):
     """A baseline of their values is then refused, and so is a bound of several samples."""
     q = WRAPPED[name](rgrad.antithetic(dist.Normal(0.0, 1.0)))
     f = (lambda x, key: x) if keyed else (lambda x: x)
@@ -189,7 +189,7 @@ def test_dependent_draws_are_found_inside_of_anything(name, keyed):
     )
 
 
-def test_baselines_that_are_none_of_their_values_are_accepted():
+def test_baselines_that_do_not_use_the_values_are_accepted():
     two_pairs_on = lambda v: jnp.roll(v, 2)
     for name, baseline in [("antithetic", two_pairs_on), ("antithetic", 2.0), ("quasi", rgrad.moving_average()), ("stratified", 1.0)]:  # fmt: skip
         estimator = partial(rgrad.score_function, baseline=baseline)

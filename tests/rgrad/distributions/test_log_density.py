@@ -80,7 +80,7 @@ for name in ("HurdleDistribution", "RightCensoredDistribution", "IntervalCensore
 
 
 def test_scores_at_special_points(x64):
-    """Against differences of NumPyro's values, to 1e-5. The differences err by 1e-6, because some second derivatives
+    """Against differences of NumPyro's values, to 1e-5. The differences are off by 1e-6, because some second derivatives
     jump. The wrong derivatives were off by 0.07 or more."""
     h = 1e-6
 

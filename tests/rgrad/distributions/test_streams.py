@@ -21,9 +21,9 @@ def words_used(draw, key):
     """Count how often each word is drawn in one call: a Counter of (key, which of its words).
 
     A word of threefry is determined by a key and a counter. `split` and `fold_in` use the same words: child i of
-    `split(key, n)` is `fold_in(key, i)`. So a key may be split in one way only, or folded with different numbers, or
-    its bits may be drawn once. Only the operations on keys are run. A sampler counts as drawing from every key it
-    receives. (`jax.random.poisson` has two loops with one key, and uses one of them.)
+    `split(key, n)` is `fold_in(key, i)`. So only one of these may happen to a key: it is split in one way, it is folded
+    with different numbers, or its bits are drawn once. Only the operations on keys are run. A sampler counts as drawing
+    from every key it receives. (`jax.random.poisson` has two loops with one key, and uses one of them.)
     """
     used = Counter()
     is_key = lambda x: x is not None and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -141,7 +141,7 @@ def test_no_word_is_drawn_twice_by_other_draws(draws):
     assert_no_word_twice(lambda key: jax.grad(loss)(2.0, key))
 
 
-def test_a_word_that_is_drawn_twice_is_seen():
+def test_a_word_that_is_drawn_twice_is_detected():
     """One case is `fold_in(key, 1)` beside `split(key, n)`: both give the same key."""
     normal, split, fold_in = jax.random.normal, jax.random.split, jax.random.fold_in
     for draw in (

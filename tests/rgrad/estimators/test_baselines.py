@@ -1,4 +1,4 @@
-"""Baselines add no bias, by enumeration of every tuple of samples. Those that would are refused."""
+"""Baselines add no bias, by enumeration of every tuple of samples. Baselines that would add bias are refused."""
 
 from functools import partial
 
@@ -57,7 +57,7 @@ def test_no_bias_by_enumeration(baseline, n, x64):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_moving_average_over_three_calls_by_enumeration(decay, x64):
-    """All 729 sequences of three calls with two samples that pass on the state. Gradients are unbiased to 1e-10."""
+    """All 729 sequences of three calls with two samples, where each call passes on the state. Unbiased to 1e-10."""
     logits = jnp.asarray(LOGITS)
 
     def calls(samples):
@@ -163,7 +163,7 @@ def test_a_baseline_that_uses_its_own_sample_only_sometimes_is_refused(name):
         jax.jit(lambda v, step: rgrad.surrogate(v, v, FLAGS[name](step)))(jnp.arange(4.0), 20)
 
 
-def test_what_is_not_seen_when_tracing_is_nan_at_the_actual_values():
+def test_what_tracing_does_not_detect_is_nan_at_the_actual_values():
     """A switch on two traced integers: the trace does not show that their values differ in this way."""
     late = lambda step, start: lambda v: jnp.where(step <= start, rgrad.leave_one_out(v), v.mean())
     terms = jax.jit(lambda v, step, start: rgrad.surrogate(v, v, late(step, start)))
@@ -213,7 +213,7 @@ UNSHOWN = {
 
 
 def test_what_the_trace_shows():
-    """Shown to be independent by the trace, without changing any value. Never so for a baseline that is dependent."""
+    """The trace shows that a baseline is independent, without changing any value. It never does for a dependent one."""
     values = jnp.arange(8.0)
     for name, baseline in SHOWN.items():
         assert shown_independent(baseline, values), name
@@ -229,7 +229,7 @@ def test_a_scan_of_the_values_before_is_taken_as_it_is():
     np.testing.assert_allclose(found, jax.jit(jax.grad(truth))(logits), atol=1e-6)
 
 
-def test_a_vouched_baseline_is_not_looked_at():
+def test_a_vouched_baseline_is_not_checked():
     values = jnp.arange(4.0)
     calls = []
     vouched = rgrad.independent(lambda v: calls.append(1) or v.mean())

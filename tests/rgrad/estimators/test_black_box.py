@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def above(x):
-    """1 if x > 0.3, computed by NumPy. Differentiating it in x raises."""
+    """1 if x > 0.3, computed by NumPy. Differentiating it with respect to x raises."""
     shape = jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32)
     return jax.pure_callback(lambda x: np.float32(np.asarray(x) > 0.3), shape, x, vmap_method="expand_dims")
 

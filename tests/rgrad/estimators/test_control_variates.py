@@ -185,14 +185,14 @@ def test_more_refusals():
         rgrad.expect(lambda x: x, Mine(), KEY, 4, optimal)
 
 
-def test_control_variates_that_are_none():
+def test_invalid_control_variates():
     for wrong in (3.0, "delta", rgrad.optimal, (1.0, 2.0)):
         estimator = partial(rgrad.score_function, control_variate=wrong)
         with pytest.raises(TypeError, match=r"is not a pair \(h, expectation\)"):
             rgrad.expect(lambda x: x, dist.Normal(0.0, 1.0), KEY, 4, estimator)
 
 
-def test_a_control_variate_of_a_keyed_objective_is_one_of_x_alone():
+def test_a_control_variate_of_a_keyed_objective_is_a_function_of_x_only():
     f = lambda x, key: x**2 + jax.random.normal(key)
     for cv in ((lambda x: 3 * x, 6.0), lambda f, q: (lambda x: 3 * x, 3 * q.mean)):
         estimator = partial(rgrad.score_function, control_variate=cv)

@@ -379,7 +379,7 @@ def test_vectors_are_unbiased(kind):
     assert_unbiased(draw, dict.fromkeys(names, truth), smallest_bias=0.02)
 
 
-def test_the_conditional_noise_has_the_law_of_the_noise():
+def test_the_conditional_noise_has_the_distribution_of_the_noise():
     """Noise drawn given the sample has the mean and mean square of the sample's own noise. Catches 0.05."""
     for build, _, a in VECTORS.values():
         how = relaxation(build(jnp.asarray(a)), "test")

@@ -220,7 +220,7 @@ CORE = (
     "x^2, loc and scale", "theta x^2, theta in f too", "(w.x)^2", "full covariance", "StudentT", "VonMises", "Gamma", "Dirichlet",
     "LogNormal", "Exponential", "Bernoulli", "Poisson",
 )  # fmt: skip
-# (Quasi-random draws and the optimal baseline have exact tests of their own.)
+# (Quasi-random draws and the optimal baseline have their own exact tests.)
 ALWAYS = (
     "reparameterized", "score_function+leave_one_out", "score_function+delta", "score_function+antithetic+pairs", "generalized",
     "rejection", "measure_valued",

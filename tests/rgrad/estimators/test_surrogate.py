@@ -72,7 +72,7 @@ def test_groups_are_centred_each_on_its_own(wrap):
 
 
 @pytest.mark.parametrize("groups", [None, jnp.array([0, 0, 1, 1])], ids=["one group", "two groups"])
-def test_unnormalised_log_density_is_right_where_centring_cancels_the_normaliser(groups, x64):
+def test_unnormalised_log_density_is_right_if_centring_cancels_the_normaliser(groups, x64):
     """log q plus a different normaliser for each group: exact to 1e-10. Without centring it is off by over 0.1."""
     logits = jnp.asarray(LOGITS)
 
@@ -145,7 +145,7 @@ def test_values_are_kept_and_integers_become_floats():
 
 
 def test_one_huge_weight_leaves_the_baselines_of_the_others_right():
-    """If one sample has nearly all the weight, the others still have a mean of their own. Against NumPy in 64 bits."""
+    """If one sample has nearly all the weight, the others still have their own mean. Against NumPy in 64 bits."""
     rng, n = np.random.default_rng(0), 40
     values, groups, mask = rng.normal(size=n), rng.integers(0, 3, n), rng.random(n) < 0.9
     weights = np.exp(rng.normal(size=n))
@@ -185,8 +185,8 @@ def with_baseline(baseline, key, t=2.0):
     return jax.grad(loss)(t)
 
 
-def test_a_baseline_array_that_is_made_of_the_values_is_refused():
-    """If it can be detected: by the trace, also under vmap and scan; without a trace, the plain mean."""
+def test_a_baseline_array_computed_from_the_values_is_refused():
+    """A trace detects it, also under vmap and scan. Without a trace, only the plain mean is detected."""
     key = jax.random.key(0)
     for name, baseline in MADE_OF_VALUES.items():
         with pytest.raises(ValueError, match=r"computed from the values .*rgrad.independent"):

@@ -150,7 +150,7 @@ def truth():
     [pytest.param(1, 0.06, marks=pytest.mark.long), (2, 0.06), pytest.param(3, 0.07, marks=pytest.mark.long)],
 )
 def test_unbiased_for_all_parameters(k, smallest_bias, truth):
-    """The mean of 3 bounds: each gradient against quadrature, in every parameter. False failures: one in a million.
+    """The mean of 3 bounds: each gradient against quadrature, for every parameter. False failures: one in a million.
 
     Sticking the landing is biased for q from K = 2 on, and right for the model's own parameter.
     """
@@ -197,7 +197,7 @@ def sums_over_pairs():
     """The gradients of `bits_bound` and `gamma_bound` for K = 2, by enumeration and by quadrature."""
 
     def of(q, log_p, points, base):
-        """The sum over pairs of `points`, whose weights are `base` at the parameters of now."""
+        """The sum over pairs of `points`, whose weights are `base` at the current parameters."""
         log_q = jax.vmap(q.log_prob)(points)
         probability = base * jnp.exp(log_q - jax.lax.stop_gradient(log_q))
         bound = jnp.logaddexp(*jnp.meshgrid(*[jax.vmap(log_p)(points) - log_q] * 2)) - np.log(2)
@@ -220,7 +220,7 @@ def sums_over_pairs():
 
 
 def test_estimators_with_rules():
-    """Those that have rules for certain distributions, with options and by name. False failures: one in a million.
+    """Estimators that have rules for certain distributions, with options and by name. False failures: one in a million.
 
     Rebar also needs the density between the bits, in `elbo` too: d/dl (p 1.5 + H[p]) = p (1 - p) (1.5 - l).
     """
@@ -259,8 +259,8 @@ def test_sticking_the_landing_is_biased_for_more_than_one_sample(x64):
     assert_unbiased(dreg, right, smallest_bias=0.001, replicates=40_000)
 
 
-def test_no_noise_where_q_is_p():
-    """Both are exactly 0 there, and the others are not."""
+def test_no_noise_if_q_is_p():
+    """Doubly reparameterized and sticking the landing give exactly 0 there. The others do not."""
     q = lambda loc: dist.Normal(loc, 1.0)
     loss = lambda loc: jnp.stack([iwae(q(0.5).log_prob, q(loc), jax.random.key(0), 4, 2, r) for r in RULES.values()])
     for name, slope in zip(RULES, jax.jit(jax.jacrev(loss))(0.5), strict=True):
@@ -370,7 +370,7 @@ def test_vmap_jit_scan_and_widths(width):
                 np.testing.assert_allclose(mine, his, rtol=1e-12, atol=1e-12)
 
 
-def test_second_derivatives_raise_where_they_would_be_wrong():
+def test_second_derivatives_raise_if_they_would_be_wrong():
     key = jax.random.key(0)
     for name in ("doubly_reparameterized", "sticking_the_landing"):
         loss = lambda p: normal_bound(p, key, 3, 2, RULES[name])

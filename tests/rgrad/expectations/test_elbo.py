@@ -250,7 +250,7 @@ def test_jit_vmap_and_scan():
                 np.testing.assert_allclose(alone, other[i], rtol=2e-4, atol=1e-5)
 
 
-def test_a_fit_stops_where_log_g_becomes_nan_and_keeps_the_last_good_parameters():
+def test_a_fit_stops_when_log_g_becomes_nan_and_keeps_the_last_good_parameters():
     def log_g(z):  # the density is 0 to the right of 1
         return jnp.where(z.sum() < 1.0, 10 * z.sum(), jnp.nan)
 

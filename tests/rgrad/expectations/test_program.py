@@ -246,7 +246,7 @@ def test_compared_as_a_loss():
 
 @pytest.mark.long
 def test_hessians_are_right_to_every_order():
-    """By estimators that are; others raise. False failures: one in a million."""
+    """With estimators whose own Hessians are right. The others raise. False failures: one in a million."""
     with jax.enable_x64(True):
         truth = jax.hessian(lambda t: exactly(lambda draw: bits_and_normal(t, draw)))(T.astype(float))
     draw = lambda key: [
@@ -302,7 +302,7 @@ def test_tracing_is_quadratic(estimator):
         assert len(calls) == length * (length + 1) // 2
 
 
-def test_each_draw_has_a_key_of_its_own():
+def test_each_draw_has_its_own_key():
     """All values and all keys of two particles differ."""
     seen = []
 
@@ -325,7 +325,7 @@ def _values_of(program, key, seen):
 
 
 def test_leave_one_out_is_over_the_particles():
-    """Of one bit: the same numbers as those of `expect` with the same samples."""
+    """For one bit: the same numbers as those of `expect` with the same samples."""
     f = lambda b: 3.0 * b + 1.0
     logits = jnp.array(0.4)
 

@@ -172,7 +172,7 @@ def test_bad_input(call, error, match):
         call(optax.sgd(0.1))
 
 
-def test_nothing_need_be_recorded():
+def test_recording_is_optional():
     square = lambda x, key: x**2
     fitted = rgrad.fit(square, 1.0, optax.sgd(0.1), KEY, 3, record=lambda x: ())
     assert fitted.trace.params == ()
@@ -183,8 +183,8 @@ def test_nothing_need_be_recorded():
     assert rgrad.fit(square, bare, optax.sgd(0.1), KEY, 3).trace.loss.shape == (3,)
 
 
-def test_the_same_fits_however_they_are_called():
-    """One trajectory: by itself, under vmap (compiled with our own options), under jit, and when differentiated."""
+def test_the_same_fits_under_every_transformation():
+    """One trajectory: without a transformation, under vmap (with our compiler options), under jit, and differentiated."""
     fit = lambda at, key: rgrad.fit(loss, {"loc": at, "scale": 1.0}, optax.adam(0.02), key, 50).params["loc"]
     keys, at = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
     alone = [fit(*of) for of in zip(at, keys, strict=True)]
@@ -213,7 +213,7 @@ def test_a_fit_that_stops_does_not_hold_up_the_others():
     assert not re.search(r"stablehlo.power.*tensor<64x", program)
 
 
-def test_an_error_of_the_loss_is_said_once():
+def test_an_error_of_the_loss_is_reported_once():
     def broken(params, key):
         if len(calls) > 1:
             raise ValueError("mine")

@@ -147,7 +147,7 @@ def subsampled():
 
 
 def scaled_and_masked():
-    """Everything scaled by 3; of three local bits one is masked in model and guide, and it still changes a cost."""
+    """Everything is scaled by 3. One of three local bits is masked in model and guide, but still changes a cost."""
     mask = jnp.array([True, False, True])
 
     def both(sample_z):
@@ -361,7 +361,7 @@ def variances(case, losses, replicates=20_000):
 
 
 def test_less_noise_than_numpyro():
-    """The variance in the logits of a bit that chooses a normal: measured ratios are 7.6 and 180.
+    """The variance for the logits of a bit that chooses a normal: the measured ratios are 7.6 and 180.
 
     The variances are known to about 2 %, so the limits of 5 and 80 are far away. False failures: under one in a million.
     """
@@ -397,7 +397,7 @@ def test_local_bits_do_not_add_noise_to_each_other(estimator):
 
 
 def test_enumeration_in_a_plate_evaluates_the_model_once_for_each_value():
-    """Of 100 bits: operations grow with 2, not 2^100. With a term that mixes the bits, it is refused by the limit."""
+    """For 100 bits, the operations grow with 2, not 2^100. With a term that mixes the bits, the limit refuses it."""
     case, evaluated = many_bits(100), []
 
     def counted():
@@ -502,7 +502,7 @@ def variances_mean(case, loss):
 
 
 def test_scores_that_would_be_wrong_are_refused():
-    """The score omits the moving edge of a Uniform (it would give -0.5 for +0.5), and a probability of exactly 0."""
+    """The score omits the moving edge of a Uniform (it would give -0.5 instead of +0.5), and a probability of exactly 0."""
     model = lambda: numpyro.sample("u", dist.Uniform(0.0, 5.0))
     guide = lambda: numpyro.sample("u", dist.Uniform(0.0, numpyro.param("t", 1.0)))
     loss = lambda t, way: rgrad.SVILoss(2, {"u": way}).loss(KEY, {"t": t}, model, guide)

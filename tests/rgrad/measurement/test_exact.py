@@ -1,4 +1,4 @@
-"""Exact references against closed forms (Mohamed et al. 2020, Gal 2016, the post), and None if there are none."""
+"""Exact moments against closed forms (Mohamed et al. 2020, Gal 2016, the post), and None if they are unknown."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def test_leave_one_out_against_enumeration_of_calls():
     assert exact.variance(3)["p"] == pytest.approx(p @ (estimate - mean) ** 2)
 
 
-def test_gal_where_reinforce_wins():
+def test_gal_when_reinforce_wins():
     sine = normal(lambda x: jnp.sin(10 * x), loc=0.0)
     score, path = (rgrad.exact_moments(sine, e).per_sample for e in (rgrad.score_function, rgrad.reparameterized))
     assert score == {"loc": pytest.approx(0.5), "scale": pytest.approx(1.0)}
@@ -140,7 +140,7 @@ def keyed_noise(f, q, key, n):
     ],
     ids=["step", "heavy", "rolled", "no U-statistic", "own noise", "median", "second draw", "kink", "in step", "subclass", "gamma", "poisson", "three dimensions"],
 )  # fmt: skip
-def test_not_known_is_none(problem, estimator):
+def test_unknown_is_none(problem, estimator):
     assert rgrad.exact_moments(problem, estimator) is None
 
 

@@ -272,7 +272,7 @@ def test_traced_or_not_the_moments_are_the_same():
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 7])
-def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
+def test_the_pieces_of_the_cores_cover_everything(cores, monkeypatch):
     """Each replicate is in exactly one piece. Pieces are whole batches except at both ends. One loop gives the same."""
     monkeypatch.setattr(streaming, "CORES", cores)
     first = lambda key: jax.random.key_data(key)[0]
@@ -286,7 +286,7 @@ def test_the_pieces_of_the_cores_are_all_of_it(cores, monkeypatch):
         assert_same(moments, moments_of(draws(cubed, start, count)), rtol=1e-5)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's cores")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it tests the threads of the CPU")
 def test_settings_of_jax_hold_in_every_piece(monkeypatch):
     """64 bits in a context apply only to the calling thread."""
     monkeypatch.setattr(streaming, "CORES", 3)

@@ -94,7 +94,7 @@ def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
     assert alone.rows()[0]["mean"] != first.rows()[0]["mean"]
 
 
-def test_cells_have_draws_of_their_own_unless_they_share_them():
+def test_cells_have_their_own_draws_unless_they_share_them():
     """x = loc + eps: with common noise, 2 x differs between cells by exactly 2 (loc' - loc).
 
     Without it, the difference has standard deviation 0.13 and is within 1e-7 of 2 with probability 6e-7.
