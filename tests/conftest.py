@@ -14,7 +14,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests spend most of their time on compilation. With less optimisation it is faster, and the results are the same.
 # One thread is enough to compile a program, because each core has its own worker.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+)
 
 import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which jax.jit cannot be trusted on CPU
 import jax
