@@ -214,32 +214,69 @@ def test_two_processes(whole, tmp_path):
     ]
     said = [process.communicate(timeout=200) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
-    # With another seed, both are refused in one line, and nothing is written.
-    flags = tuple("other" if flag == "two" else flag for flag in flags)
-    different = [
-        subprocess.Popen(
-            command(*flags, i, "--seed", i), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-        )
-        for i in range(2)
-    ]
-    for process in different:
-        _, err = process.communicate(timeout=200)
-        assert process.returncode == 2, err
-        assert (
-            err
-            == "error: process 1 has other settings, code or versions than process 0; start all processes with the same flags, except --process\n"
-        )
-    assert not (tmp_path / "other").exists()
     assert table(tmp_path / "two") == table(whole)
     assert "6 cells in" in said[0][0]
     assert "cells" not in said[1][0]
-    flags = tuple("alone" if flag == "other" else flag for flag in flags)
+    flags = tuple("alone" if flag == "two" else flag for flag in flags)
     alone = subprocess.run(command(*flags, 0, "--wait", 2), capture_output=True, text=True, cwd=tmp_path, timeout=200)
     assert alone.returncode == 2
     assert alone.stderr.startswith(
         "error: --wait 2: after 2 seconds not all of the 2 processes have connected; start each"
     )
     assert not (tmp_path / "alone").exists()
+
+
+OTHER_VERSION = """
+import importlib.metadata as metadata, runpy, sys
+true = metadata.version
+metadata.version = lambda name: "0.1" if name == "jax" else true(name)
+runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        ("--seed", 1),
+        *(
+            pytest.param(difference, marks=pytest.mark.long)
+            for difference in (
+                ("--axes", "loc=-1:2:5", "scale=1,2", "n=10"), ("--estimators", "reparameterized"),
+                ("--replicates", 6000), ("--chunk", 4), "version",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_two_processes_that_differ(difference, tmp_path):
+    """Both are refused in one line, and nothing is written."""
+    flags = (*FLAGS, "--out", "other", *together())
+    first, second = command(*flags, 0), command(*flags, 1)
+    if difference == "version":
+        second = [sys.executable, "-c", OTHER_VERSION, *second[3:]]
+    else:
+        second = command(*replaced(flags, difference), 1)
+    started = [
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                         env={**os.environ, "PYTHONPATH": str(ROOT)})
+        for argv in (first, second)
+    ]  # fmt: skip
+    for process in started:
+        _, err = process.communicate(timeout=200)
+        assert (process.returncode, err) == (
+            2,
+            "error: process 1 has other settings, code or versions than process 0; start all processes with the same flags, except --process\n",
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def replaced(flags, difference):
+    """The flags, with another value of one of them."""
+    name, *_values = difference
+    if name not in flags:
+        return (*difference, *flags)
+    start = flags.index(name)
+    end = next(i for i in range(start + 1, len(flags)) if str(flags[i]).startswith("--"))
+    return (*flags[:start], *difference, *flags[end:])
 
 
 def test_a_busy_port(sweep):
