@@ -139,7 +139,7 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
     not depend on x_k, so it adds no bias. Each sample is credited only for what *it* contributes to the bound.
 
     Needs `q.log_prob`, a support that does not depend on the parameters, finite weights, and K >= 2. Unbiased, and so
-    are derivatives of every order. Takes memory for K^2 numbers for each bound.
+    are derivatives of every order. Takes memory for K numbers for each bound.
 
     Returns:
         Shape `(n,)`, per bound. The bounds are independent.
@@ -168,19 +168,25 @@ def vimco(f: Objective, q: Any, key: Array, n: int) -> Array:
 
 def attach_vimco(log_w: Array, log_q: Array) -> Array:
     """The bound of each row of K log weights, with the derivative of `vimco` for samples of log densities log_q."""
-    baseline = bound_of(_replaced_by_others(lax.stop_gradient(log_w)))
+    baseline = _bounds_without_each(lax.stop_gradient(log_w))
     return attach(bound_of(log_w), log_q.sum(-1)) - (attach(baseline, log_q) - baseline).sum(-1)
 
 
-def _replaced_by_others(log_w: Array) -> Array:
-    """Row k has log w_k replaced by the mean of the others. Shape `(..., K)` to `(..., K, K)`.
+def _bounds_without_each(log_w: Array) -> Array:
+    """Entry k is the bound with log w_k replaced by the mean of the others. Shape `(..., K)`, with memory for K numbers.
 
-    The others are summed without log w_k. The total minus log w_k would be pure rounding if log w_k is far below them.
+    The others are accumulated from both ends. The total minus log w_k would be pure rounding if log w_k is far below
+    them.
     """
-    k = log_w.shape[-1]
-    own = jnp.eye(k, dtype=bool)
-    others = jnp.where(own, 0.0, log_w[..., None, :]).sum(-1, keepdims=True) / (k - 1)
-    return jnp.where(own, others, log_w[..., None, :])
+    axis, k = log_w.ndim - 1, log_w.shape[-1]
+    before = lambda x, fill: jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
+    after = lambda x, fill: jnp.concatenate([x[..., 1:], jnp.full_like(x[..., :1], fill)], -1)
+    both = lambda accumulate, fill: (
+        before(accumulate(log_w, axis, reverse=False), fill),
+        after(accumulate(log_w, axis, reverse=True), fill),
+    )
+    mean = sum(both(lax.cumsum, 0.0)) / (k - 1)
+    return jnp.logaddexp(jnp.logaddexp(*both(lax.cumlogsumexp, -jnp.inf)), mean) - log(k)
 
 
 def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:
