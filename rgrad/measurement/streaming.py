@@ -24,6 +24,8 @@ from jax.extend.core import get_opaque_trace_state
 from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, size_of
 from rgrad.backend.noise import fold_in
 from rgrad.backend.programs import compiled
+from rgrad.measurement.chunks import in_chunks
+from rgrad.measurement.integers import difference, in_two_parts, is_wide
 from rgrad.tracing.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
@@ -82,9 +84,10 @@ def power_sums_by_core(
     one another at every step. On other platforms, and if anything is traced, there is one piece.
     """
     traced = get_opaque_trace_state(convention="flax") != nothing_traced()
-    if jax.default_backend() != "cpu" or traced:
-        flight = min(in_flight(), IN_FLIGHT_TRACED) if traced else in_flight()
-        batch = batch or batch_for(draw, key, flight)
+    if traced:
+        return [(_under_transformations(draw, key, start, stop, batch), stop - start)]
+    if jax.default_backend() != "cpu":
+        batch = batch or batch_for(draw, key, in_flight())
         return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
     batch = batch or min(MOST_LANES, batch_for(draw, key, IN_CACHE))
     program = program_of_one_core(draw, key, batch)
@@ -93,6 +96,26 @@ def power_sums_by_core(
     pieces = list(zip(firsts, [*firsts[1:], stop], strict=True))
     sums = side_by_side(lambda piece: jax.block_until_ready(program(key, *map(words, piece))), pieces)
     return [(done, b - a) for done, (a, b) in zip(sums, pieces, strict=True)]
+
+
+def _under_transformations(draw: Callable[[Array], Any], key: Array, start: int, stop: int, batch: int | None) -> Any:
+    """The `SUMS` if something is traced. Under `vmap`, the settings are measured in chunks, whatever their number."""
+    closed, shapes = jax.make_jaxpr(draw, return_shape=True)(key)
+    structure = jax.tree.structure(shapes)
+    is_traced = [isinstance(x, jax.core.Tracer) for x in closed.consts]
+    traced = [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
+    flight = min(in_flight(), IN_FLIGHT_TRACED)
+    work, largest = size_of(closed.jaxpr)
+    # No more lanes than replicates: under `vmap`, every setting has its own lanes.
+    batch = batch or min(_batch(work, largest, flight), 2 ** (stop - start - 1).bit_length())
+
+    def sums(key: Array, *traced: Any) -> Any:
+        given = iter(traced)
+        consts = [next(given) if is_one else x for x, is_one in zip(closed.consts, is_traced, strict=True)]
+        again = lambda key: jax.tree.unflatten(structure, jax.core.eval_jaxpr(closed.jaxpr, consts, key))
+        return power_sums(again, key, words(start), words(stop), batch)
+
+    return in_chunks(sums, max(1, flight // (batch * largest)), key, *traced)
 
 
 def side_by_side(call: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
@@ -152,11 +175,11 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         is_first = (high == first[0]) & (low == first[1])
         one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # the first lane that is wanted in the first batch
         origins = [
-            jnp.where(is_first, leaf[one], origin) if _is_wide(leaf.dtype) else origin
+            jnp.where(is_first, leaf[one], origin) if is_wide(leaf.dtype) else origin
             for leaf, origin in zip(x, origins, strict=True)
         ]
         # All elements of the call in one array, one row each. One program for all leaves halves the compile time.
-        apart = [_less(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
+        apart = [difference(leaf, origin, dtype).reshape(lanes, -1).T for leaf, origin in zip(x, origins, strict=True)]
         low = low + np.uint32(lanes & 0xFFFFFFFF)
         return (
             (high + (low == 0).astype(high.dtype), low),
@@ -172,7 +195,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     zeros = SUMS((one, one), one, one, (word,) * 4, (word,) * 4, word.astype(jnp.uint32), constant, binary)
     begin = first, zeros, [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
     _, sums, origins = lax.while_loop(lambda state: _before(*state[0], end), step, begin)
-    parts = zip(*(_in_two_parts(origin, dtype) for origin in origins), strict=True)
+    parts = zip(*(in_two_parts(origin, dtype) for origin in origins), strict=True)
     sums = sums._replace(origin=tuple(jnp.concatenate(part) for part in parts))
     total, ends = _across_lanes(sums), np.cumsum(sizes)
     pick = lambda leaf, size, end: jax.tree.map(lambda row: row[end - size : end].reshape(leaf.shape), total)
@@ -180,29 +203,6 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
 
 
 _program = compiled(_power_sums, ("draw", "lanes"))
-
-
-def _less(x: Array, origin: Array, dtype: Any) -> Array:
-    """`x - origin` as a float. For integers of 32 bits and more, the exact difference is rounded once."""
-    if not _is_wide(x.dtype):
-        return x.astype(dtype)
-    unsigned = x.astype(f"uint{8 * x.dtype.itemsize}"), origin.astype(f"uint{8 * x.dtype.itemsize}")
-    above, below = unsigned[0] - unsigned[1], unsigned[1] - unsigned[0]
-    return jnp.where(x >= origin, above.astype(dtype), -below.astype(dtype))
-
-
-def _in_two_parts(origin: Array, dtype: Any) -> tuple[Array, Array]:
-    """The high and the low half of the bits of an integer, as floats that sum to it. (0, 0) for a float."""
-    if not _is_wide(origin.dtype):
-        return jnp.zeros(origin.size, dtype), jnp.zeros(origin.size, dtype)
-    half = origin.dtype.type(4 * origin.dtype.itemsize)
-    high = lax.shift_right_arithmetic(origin, half) if origin.dtype.kind == "i" else origin >> half
-    low = origin - (high << half)
-    return high.astype(dtype).ravel() * 2.0 ** int(half), low.astype(dtype).ravel()
-
-
-def _is_wide(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.integer)) and dtype.itemsize >= 4
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
@@ -277,6 +277,9 @@ def in_flight(device: Any = None) -> int:
 
 def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
     """How many replicates to make at once: a power of two, at most 65536 on CPU."""
-    work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
+    return _batch(*size_of(jax.jit(draw).trace(key).jaxpr.jaxpr), in_flight)
+
+
+def _batch(work: int, largest: int, in_flight: int) -> int:
     lanes, most_work = (2**16, MOST_WORK) if in_flight <= IN_FLIGHT else (2**24, MOST_WORK_ELSEWHERE)
     return 2 ** max(0, round(math.log2(min(lanes, in_flight / largest, most_work / work))))

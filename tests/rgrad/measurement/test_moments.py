@@ -493,3 +493,23 @@ def test_numbers_in_flight():
     assert batch_for(draw, jax.random.key(0), 2**26) == 2**23
     large, small = (measure(draw, jax.random.key(0), 1000, batch=batch) for batch in (2**17, 2**6))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), large, small)
+
+
+def test_many_settings_under_vmap_take_the_memory_of_a_few():
+    """10,000 settings of 400 replicates: compiled, they need less than 200 MB (4.4 MB for each setting before).
+
+    With one level of `vmap`, with two, outside and inside `jit`, and for several keys, the moments are those of one setting.
+    """
+
+    def moments(theta, scale, key):
+        q = lambda t: dist.Normal(t, scale)
+        loss = lambda t, key: rgrad.expect(lambda x: x**2, q(t), key, 10, rgrad.score_function)
+        return rgrad.measure(lambda key: jax.grad(loss)(theta, key), key, 400).variance
+
+    many = jax.vmap(moments, (0, None, None))
+    compiled = jax.jit(many).lower(jnp.linspace(-1, 1, 10_000), 1.0, KEY).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2e8
+    thetas, scales, keys = jnp.linspace(-1, 1, 700), jnp.array([1.0, 2.0]), jax.random.split(KEY, 2)
+    found = jax.jit(jax.vmap(jax.vmap(jax.jit(moments), (0, None, None)), (None, 0, 0)))(thetas, scales, keys)
+    for i, j in ((0, 0), (1, 699), (1, 350)):
+        np.testing.assert_allclose(found[i, j], moments(thetas[j], scales[i], keys[i]), rtol=1e-5)
