@@ -18,8 +18,13 @@ def same_varying(*arrays: ArrayLike) -> tuple[Array, ...]:
     values = [jnp.asarray(x) for x in arrays]
     axes = [jax.typeof(x).manual_axis_type.varying for x in values]
     every = frozenset[str]().union(*axes)
-    missing = (tuple(sorted(every - own)) for own in axes)
-    return tuple(lax.pcast(x, more, to="varying") if more else x for x, more in zip(values, missing, strict=True))
+    return tuple(varying_over(x, every) for x in values)
+
+
+def varying_over(x: Array, axes: frozenset[str]) -> Array:
+    """`x`, cast so that it varies over these mesh axes too."""
+    more = tuple(sorted(axes - jax.typeof(x).manual_axis_type.varying))
+    return lax.pcast(x, more, to="varying") if more else x
 
 
 def sample_of(q: Any, key: Array, shape: tuple[int, ...], method: str = "sample") -> Any:

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from jax.extend.core import get_opaque_trace_state
 from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, size_of
 from rgrad.backend.noise import fold_in
 from rgrad.backend.programs import compiled
+from rgrad.backend.varying import varying_over
 from rgrad.measurement.chunks import in_chunks
 from rgrad.measurement.integers import difference, in_two_parts, is_wide
 from rgrad.tracing.traced import depend, only_0_or_1
@@ -193,8 +194,10 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     constant = is_true([not marked for marked in depend(traced.jaxpr, [True])])
     binary = is_true(only_0_or_1(traced.jaxpr, [False], traced.consts))
     zeros = SUMS((one, one), one, one, (word,) * 4, (word,) * 4, word.astype(jnp.uint32), constant, binary)
-    begin = first, zeros, [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
-    _, sums, origins = lax.while_loop(lambda state: _before(*state[0], end), step, begin)
+    axes = frozenset[str]().union(*(out.manual_axis_type.varying for out in traced.out_avals))  # of a shard_map
+    origins = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    zeros, origins = jax.tree.map(partial(varying_over, axes=axes), (zeros, origins))
+    _, sums, origins = lax.while_loop(lambda state: _before(*state[0], end), step, (first, zeros, origins))
     parts = zip(*(in_two_parts(origin, dtype) for origin in origins), strict=True)
     sums = sums._replace(origin=tuple(jnp.concatenate(part) for part in parts))
     total, ends = _across_lanes(sums), np.cumsum(sizes)

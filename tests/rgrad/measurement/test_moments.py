@@ -513,3 +513,11 @@ def test_many_settings_under_vmap_take_the_memory_of_a_few():
     found = jax.jit(jax.vmap(jax.vmap(jax.jit(moments), (0, None, None)), (None, 0, 0)))(thetas, scales, keys)
     for i, j in ((0, 0), (1, 699), (1, 350)):
         np.testing.assert_allclose(found[i, j], moments(thetas[j], scales[i], keys[i]), rtol=1e-5)
+
+
+def test_in_a_shard_map():
+    """`measure` inside `jax.shard_map` with its checks of types, of values that vary over the mesh."""
+    of = lambda theta: rgrad.measure(lambda key: theta * jax.random.normal(key), KEY, 100).variance
+    mesh, spec = jax.sharding.Mesh(jax.devices()[:1], ("devices",)), jax.sharding.PartitionSpec("devices")
+    mapped = jax.jit(jax.shard_map(jax.vmap(of), mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(mapped(jnp.array([1.0, 3.0])), [of(1.0), of(3.0)], rtol=1e-5)
