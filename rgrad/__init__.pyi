@@ -36,6 +36,7 @@ from .integrations.measuring import measure_svi
 from .integrations.svi import SVILoss
 from .measurement.exact import ExactMoments, exact_moments
 from .measurement.moments import Moments, measure
+from .measurement.total import Noise, TotalNoise, measure_total
 from .protocols import Distribution, Estimator, Problem
 from .sweeps.sweep import Sweep, sweep
 from .tracing.independence import independent
@@ -100,6 +101,9 @@ __all__ = [
     "noise",
     # Measure the mean and variance of an estimator ...
     "measure",
+    "measure_total",
+    "Noise",
+    "TotalNoise",
     "Moments",
     # ... over a grid of settings.
     "sweep",

@@ -36,6 +36,7 @@ IN_FLIGHT = 2**19  # the elements in the largest intermediate result of one batc
 IN_FLIGHT_ELSEWHERE = 2**26
 IN_FLIGHT_TRACED = 2**22  # smaller, because an outer `vmap` multiplies it
 MOST_LANES = 2**13  # the most replicates that one core makes at once
+LARGE = 2**22  # the elements beyond which the cores share one call, because a call on each would take too much memory
 MOST_WORK = 2**28  # the most elements that one batch may compute: this limits the waste of a batch larger than needed
 MOST_WORK_ELSEWHERE = 2**33
 
@@ -90,7 +91,10 @@ def power_sums_by_core(
     if jax.default_backend() != "cpu":
         batch = batch or batch_for(draw, key, in_flight())
         return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
-    batch = batch or min(MOST_LANES, batch_for(draw, key, IN_CACHE))
+    work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
+    if largest > LARGE:
+        return [(power_sums(draw, key, words(start), words(stop), batch or 1), stop - start)]
+    batch = batch or min(MOST_LANES, _batch(work, largest, IN_CACHE))
     program = program_of_one_core(draw, key, batch)
     batches = range(start - start % batch, stop, batch)
     firsts = [start, *batches[:: -(-len(batches) // CORES)][1:]]

@@ -1,0 +1,180 @@
+"""The noise of a gradient as a whole: total variance, squared norm of the mean, and their ratio, without moments of each element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from rgrad.measurement.moments import Moments, _student_t, _where, measure
+from rgrad.parameters import WHOLE
+
+Tree = Any
+ALL = ""  # the name of all arrays together
+
+
+class Bounded(NamedTuple):
+    """A number with its confidence interval."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+class Noise(NamedTuple):
+    """The noise of one array of a call, or of all of them together."""
+
+    size: int
+    """The number of elements."""
+    variance: Bounded
+    """The total variance per call, `E |g - E g|^2`: the sum of the variances of all elements."""
+    squared_mean: Bounded
+    """`|E g|^2`. The estimate is unbiased, so it may be negative."""
+    signal_to_noise: Bounded
+    """`|E g|^2 / E |g - E g|^2`."""
+    noise_scale: Bounded
+    """`E |g - E g|^2 / |E g|^2`: the number of calls to average for a signal-to-noise ratio of 1. `high` is infinite if
+    the mean cannot be told from 0.
+    """
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["pairs"], meta_fields=["sizes", "level"])
+@dataclass(frozen=True)
+class TotalNoise:
+    """What `measure_total` returns: a pytree. `print` shows it as a table, and `merge` combines it with another."""
+
+    pairs: Moments
+    """The moments of `<g, g'>`, `|g - g'|^2 / 2` and their sum over pairs of calls, by the path of the array."""
+    sizes: tuple[tuple[str, int], ...]
+    """The path of each array, e.g. `encoder.kernel`, and the number of its elements."""
+    level: float
+
+    @property
+    def replicates(self) -> Any:
+        """The number of calls."""
+        return 2 * self.pairs.count
+
+    @property
+    def whole(self) -> Noise:
+        """Of all arrays together."""
+        return self._noise(ALL, sum(size for _, size in self.sizes))
+
+    @property
+    def leaves(self) -> dict[str, Noise]:
+        """Of each array, by its path."""
+        return {name: self._noise(name, size) for name, size in self.sizes}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each array and one for the whole: name, size, and each number with its interval."""
+        return [
+            {"name": name, "size": noise.size}
+            | {
+                key: number
+                for field in Noise._fields[1:]
+                for key, number in zip((field, f"{field}_low", f"{field}_high"), getattr(noise, field), strict=True)
+            }
+            for name, noise in {**self.leaves, "whole": self.whole}.items()
+        ]
+
+    def merge(self, other: TotalNoise) -> TotalNoise:
+        """The noise from both sets of calls."""
+        return replace(self, pairs=self.pairs.merge(other.pairs))
+
+    def _noise(self, name: str, size: int) -> Noise:
+        of = lambda tree: tuple(tree[name])
+        low, high = map(of, self.pairs.interval(self.level))
+        (u, v, _), (uu, vv, ww) = of(self.pairs.mean), of(self.pairs.variance)
+        n = self.pairs.count
+        t = _student_t(self.level, n - 1)
+        ratio = _fieller(u, v, uu / n, vv / n, (ww - uu - vv) / (2 * n), t)
+        inverse = lambda x: _where(x > 0, 1 / _where(x > 0, x, 1.0), np.inf)
+        scale = Bounded(inverse(ratio.value), _where(ratio.high > 0, inverse(ratio.high), 0.0), inverse(ratio.low))
+        return Noise(size, Bounded(v, low[1], high[1]), Bounded(u, low[0], high[0]), ratio, scale)
+
+    def __str__(self) -> str:
+        shown = lambda b: f"{b.value:.3g} [{b.low:.3g}, {b.high:.3g}]"
+        lines: list[tuple[str, ...]] = [("", "size", "variance", "squared mean", "signal to noise", "noise scale")]
+        for name, noise in {**self.leaves, "whole": self.whole}.items():
+            lines.append((name, f"{noise.size:,}", *map(shown, noise[1:])))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([*aligned, f"per call, from {self.replicates:,} calls, with {self.level:.0%} intervals"])
+
+
+def _fieller(u: Any, v: Any, uu: Any, vv: Any, uv: Any, t: Any) -> Bounded:
+    """u / v with its interval, from the variances of u and v, their covariance, and a quantile.
+
+    The interval holds every R for which u - R v is not significant. It is all numbers if v is not significant.
+    """
+    a, b, c = v**2 - t**2 * vv, u * v - t**2 * uv, u**2 - t**2 * uu
+    root = _where(b**2 > a * c, b**2 - a * c, 0.0) ** 0.5
+    known = _where(a > 0, a, 1.0)
+    end = lambda sign: _where(a > 0, (b + sign * root) / known, sign * np.inf)
+    noiseless = (v == 0) & (u > 0)
+    value = _where(noiseless, np.inf, u / _where(v > 0, v, np.nan))
+    return Bounded(value, _where(noiseless, np.inf, end(-1)), end(1))
+
+
+def measure_total(
+    draw: Callable[[Array], Tree], key: Array, replicates: int, *, start: int = 0, level: float = 0.95
+) -> TotalNoise:
+    """The noise of `draw(key)`, e.g. of the gradient of a network, as a whole and for each of its arrays.
+
+        noise = rgrad.measure_total(lambda key: jax.grad(loss)(params, key), key, 1_000)
+        noise.whole.variance.value, noise.leaves["encoder.kernel"].noise_scale
+
+    The calls are made in pairs g, g' of independent ones. `|g - g'|^2 / 2` is an unbiased estimate of the total variance
+    and `<g, g'>` of the squared norm of the mean. So no array of moments is kept: the memory is that of one call and a
+    few arrays of its output, and the time that of the calls. For the moments of every element, use `rgrad.measure`.
+
+    Args:
+        draw: maps one key to a pytree of arrays.
+        key: one PRNG key.
+        replicates: the number of calls, an even Python int of at least 4.
+        start: the number of the first call, an even Python int. `measure_total(..., a).merge(measure_total(..., b,
+            start=a))` is `measure_total(..., a + b)`.
+        level: of the intervals. Those of the variance and the squared mean are Student's t over the pairs, those of the
+            two ratios are Fieller's.
+
+    Returns:
+        `TotalNoise`, per call: `.whole`, `.leaves`, `.rows`. The numbers are those of the call as it is: if it averages n samples, its variance is 1/n
+        of that of one sample.
+
+    Raises:
+        ValueError: `replicates` is odd or less than 4, or what `rgrad.measure` raises.
+        TypeError: what `rgrad.measure` raises.
+
+    Source: McCandlish, Kaplan, Amodei et al. 2018, An empirical model of large-batch training (the noise scale, section
+    2.2), https://arxiv.org/abs/1812.06162; Fieller 1954, Some problems in interval estimation.
+    """
+    for name, value, least in (("replicates", replicates, 4), ("start", start, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"measure_total: {name} must be a Python int, got {value!r}")
+        if value < least or value % 2:
+            raise ValueError(
+                f"measure_total: {name} must be even and at least {least}, because calls are compared in pairs; got {value}"
+            )
+    sizes: dict[str, int] = {}
+
+    def pair(key: Array) -> dict[str, tuple[Array, Array, Array]]:
+        # One after the other: there are never two calls in memory at once, and the call is compiled once.
+        both = lax.map(draw, jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(2)))
+        found = {}
+        for path, g in jax.tree_util.tree_leaves_with_path(both):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE
+            a, b = (x.astype(jnp.result_type(x, jnp.float32)) for x in (g[0], g[1]))
+            sizes[name] = a.size
+            found[name] = jnp.sum(a * b), jnp.sum((a - b) ** 2) / 2
+        total = [sum(column) for column in zip(*found.values(), strict=True)]
+        # The covariance of the two follows from the variance of their sum.
+        return {name: (u, v, u + v) for name, (u, v) in [*found.items(), (ALL, total)]}
+
+    pairs = measure(pair, key, int(replicates) // 2, start=int(start) // 2)
+    return TotalNoise(pairs, tuple(sizes.items()), level)
