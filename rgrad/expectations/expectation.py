@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jax import Array
 
+from rgrad.backend.chunks import chunked
 from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.draws import check_draw
@@ -21,6 +22,7 @@ def expect(
     estimator: Estimator | str = reparameterized,
     *,
     keyed: bool = False,
+    chunk: int | None = None,
 ) -> Array:
     """An estimate of `E_q[f(x)]` from `n` samples, whose `jax.grad` is an estimate of the gradient of the expectation.
 
@@ -42,13 +44,15 @@ def expect(
         keyed: True if `f` needs randomness of its own. Then f is called as `f(x, key_i)`, with a different key for each
             sample. (If all samples shared one key, the variance would not fall with n. If a key were used twice, the
             estimate would be biased.)
+        chunk: the number of samples for which f is evaluated at once. The backward pass evaluates f again. The estimate
+            is the same, and the memory falls in proportion. None: all at once, with all intermediate results kept.
 
     Returns:
         A scalar, per call: the mean of the estimator's terms.
 
     Raises:
         TypeError: `f` or `estimator` is not callable, `key` is not a key, or what the estimator raises.
-        ValueError: the terms do not have shape `(n,)`, or what the estimator raises.
+        ValueError: `chunk` is not a positive int, the terms do not have shape `(n,)`, or what the estimator raises.
     """
     warn_if_wrong()
     check_draw(q, n, "expect")
@@ -56,8 +60,14 @@ def expect(
         raise TypeError(f"expect: f must be callable, got {type(f).__name__} {f!r}")
     estimator = estimator_of(estimator, "expect")
     check_key(key, "expect")
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"expect: chunk must be None or a positive Python int, got {chunk!r}")
+    if keyed:
+        f = _on_pairs(f)
+    if chunk is not None:
+        f = chunked(f, chunk)
     with naming_others(q):
-        terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
+        terms = estimator(f, WithKey(q) if keyed else q, key, n)
     if getattr(terms, "shape", None) != (n,):
         raise ValueError(
             f"expect: the estimator returned {getattr(terms, 'shape', type(terms).__name__)}; it must return terms of "

@@ -21,11 +21,11 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import get_opaque_trace_state
 
+from rgrad.backend.chunks import in_chunks
 from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, size_of
 from rgrad.backend.noise import fold_in
 from rgrad.backend.programs import compiled
 from rgrad.backend.varying import varying_over
-from rgrad.measurement.chunks import in_chunks
 from rgrad.measurement.integers import difference, in_two_parts, is_wide
 from rgrad.tracing.traced import depend, only_0_or_1
 

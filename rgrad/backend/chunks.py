@@ -1,4 +1,4 @@
-"""A computation under `vmap` in chunks, so that its memory does not grow with the width of the `vmap`."""
+"""A computation under `vmap`, in chunks: its memory does not grow with the width of the `vmap`."""
 
 from __future__ import annotations
 
@@ -43,15 +43,8 @@ def _rows(function: Callable[..., Tree], most: int, stacked: Sequence[bool], cou
             own = iter(row)
             return function(*(next(own) if x is None else x for x in of_all))
 
-        chunks = -(-count // most)
-        size = -(-count // chunks)
-        # The last chunk is filled up with copies of the first row.
-        filled = lambda x: jnp.concatenate([x, *repeat(x[:1], chunks * size - count)]).reshape(
-            chunks, size, *x.shape[1:]
-        )
-        rows = [filled(x) for x, is_stacked in zip(arrays, stacked, strict=True) if is_stacked]
-        found = lax.map(jax.vmap(one), rows) if chunks > 1 else jax.vmap(one)([x[0] for x in rows])
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found) if chunks > 1 else found
+        rows = [x for x, is_stacked in zip(arrays, stacked, strict=True) if is_stacked]
+        return map_in_chunks(one, rows, most)
 
     @of_rows.def_vmap
     def _(width: int, batched: Sequence[bool], *arrays: Array) -> tuple[Tree, Tree]:
@@ -68,6 +61,36 @@ def _rows(function: Callable[..., Tree], most: int, stacked: Sequence[bool], cou
         return _all_batched(jax.tree.map(lambda x: x.reshape(width, count, *x.shape[1:]), found))
 
     return of_rows
+
+
+def map_in_chunks(function: Callable[[Tree], Tree], rows: Tree, most: int) -> Tree:
+    """`function` of each row of the arrays, at most `most` at once."""
+    count = len(jax.tree.leaves(rows)[0])
+    chunks = -(-count // most)
+    if chunks == 1:
+        return jax.vmap(function)(rows)
+    size = -(-count // chunks)
+    # The last chunk is filled up with copies of the first row.
+    filled = lambda x: jnp.concatenate([x, *repeat(x[:1], chunks * size - count)]).reshape(chunks, size, *x.shape[1:])
+    found = lax.map(jax.vmap(function), jax.tree.map(filled, rows))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+
+def chunked(f: Callable[[Tree], Tree], most: int) -> Callable[[Tree], Tree]:
+    """`f`. Under one `vmap`, at most `most` of its calls are made at once, and the backward pass makes them again.
+
+    It must not be differentiated outside of that `vmap`.
+    """
+
+    @custom_vmap
+    def of_one(x: Tree) -> Tree:
+        return f(x)
+
+    @of_one.def_vmap
+    def _(size: int, batched: Any, x: Tree) -> tuple[Tree, Tree]:
+        return _all_batched(map_in_chunks(jax.checkpoint(f), x, most))
+
+    return of_one
 
 
 def _all_batched(found: Tree) -> tuple[Tree, Tree]:
