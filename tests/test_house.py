@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # From the bottom up. A package may import from those to its left, and from itself.
-FLOORS = ("errors", "protocols", "parameters", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
+FLOORS = ("errors", "protocols", "parameters", "printing", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
           "problems", "measurement", "comparison", "sweeps", "integrations")  # fmt: skip
 BESIDE = {
-    "fitting": ("errors", "protocols", "parameters", "backend", "noise")
+    "fitting": ("errors", "protocols", "parameters", "printing", "backend", "noise")
 }  # the other packages, and what they may import
 # These are slow to import, or optional. They are imported where they are used.
-LAZY = {"scipy", "sklearn", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}
+LAZY = {"scipy", "sklearn", "pandas", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}
 PUBLIC = {"rgrad", "rgrad.noise", "rgrad.problems", "rgrad.errors", "rgrad.protocols", "rgrad.measurement", "rgrad.sweeps",
           "rgrad.distributions", "rgrad.expectations", "rgrad.fitting"}  # fmt: skip
 

@@ -16,13 +16,12 @@ from rgrad.comparison.rows import Row, Rows
 from rgrad.comparison.summary import SHOWN, as_text
 from rgrad.comparison.verdicts import EFFECTIVE
 from rgrad.comparison.witnesses import judge_all
+from rgrad.printing import Printed
 
 CONFIDENCE = 0.95  # required for a recommendation; below it the answer is that more budget is needed
 
 
-class Comparison(NamedTuple):
-    """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
-
+class _ComparisonFields(NamedTuple):
     rows: Sequence[Row]
     """One row for each estimator and coordinate. The sequence makes its rows on demand, so a million coordinates take
     no time. Variances and costs are per call. `efficiency` is relative to the best, and inf if the variance is 0.
@@ -47,6 +46,12 @@ class Comparison(NamedTuple):
     spent: float
     """Seconds of measuring, or operations."""
     compile_seconds: float
+
+
+class Comparison(Printed, _ComparisonFields):
+    """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
+
+    __slots__ = ()
 
     def __str__(self) -> str:
         bad = any(row["remark"].startswith("nan") for row in self.totals)

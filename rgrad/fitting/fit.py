@@ -16,7 +16,8 @@ from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
 from rgrad.backend.programs import compiled
 from rgrad.errors import check_takes
-from rgrad.parameters import numbers
+from rgrad.parameters import WHOLE, numbers
+from rgrad.printing import SHOWN, Printed, as_table, is_traced, more
 
 if TYPE_CHECKING:
     import optax
@@ -36,9 +37,7 @@ class Trace(NamedTuple):
     """The Euclidean norm of the gradient estimate, over all parameters together."""
 
 
-class Fit(NamedTuple):
-    """The state of a fit. To continue it, pass it to `fit` in place of the parameters."""
-
+class _FitFields(NamedTuple):
     params: Params
     state: State
     optimizer_state: Any
@@ -51,6 +50,38 @@ class Fit(NamedTuple):
     """Whether it was refused because the loss, its gradient, the new parameters or their record were not finite."""
     trace: Trace
     """The record of the latest call's steps."""
+
+
+class Fit(Printed, _FitFields):
+    """The state of a fit. To continue it, pass it to `fit` in place of the parameters. `print` summarises it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if is_traced(self) or jnp.ndim(self.step):
+            return f"Fit, traced, or of several fits: {jax.tree.map(jnp.shape, self.params)}"
+        loss = self.trace.loss
+        lines = (
+            [] if loss is None else [f"loss {loss[0]:.4g} at first, {loss[-1]:.4g} at last (one random estimate each)"]
+        )
+        named = [
+            (jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE, " ".join(str(np.round(leaf, 4)).split()))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self.params)
+        ]
+        table = as_table(("parameter", "value"), [(name, value[:60]) for name, value in named[:SHOWN]], left=2)
+        return "\n".join(
+            [f"Fit after {int(self.step):,} steps", *lines, table, *more(len(named)), *filter(None, [self.remark])]
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each step of the trace: its number, the loss and the norm of the gradient. For a single fit."""
+        loss, norm = (np.asarray(x) for x in (self.trace.loss, self.trace.gradient_norm))
+        first = int(self.step) - len(loss)
+        return [
+            {"step": first + i, "loss": float(a), "gradient_norm": float(b)}
+            for i, (a, b) in enumerate(zip(loss, norm, strict=True))
+        ]
 
     @property
     def remark(self) -> str:

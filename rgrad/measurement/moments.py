@@ -10,23 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtri, stdtrit
 
 from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
 from rgrad.backend.not_finite import warn_of_nan
+from rgrad.measurement.arithmetic import beside, map_beside, nan_unless, positive, student_t, two_sided, unseen, where
+from rgrad.measurement.shown import moments_as_text, rows_of_moments
 from rgrad.measurement.streaming import SUMS, power_sums_by_core
+from rgrad.printing import Printed
 
 Tree = Any
 
 
-class Moments(NamedTuple):
-    """The moments of a random call over independent replicates: a pytree, which `merge` combines with others.
-
-    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure and the shapes of what the call returns. Everything is
-    **per call**: for a gradient estimate from n samples, the variance is that of the estimate.
-    """
-
+class _MomentsFields(NamedTuple):
     count: Any
     """The number of replicates."""
     mean: Tree
@@ -41,25 +37,43 @@ class Moments(NamedTuple):
     binary: Tree = None
     """Whether the traced call shows that the element can only be 0 or 1 (a boolean, or a choice of 0.0 and 1.0)."""
 
+
+class Moments(Printed, _MomentsFields):
+    """The moments of a random call over independent replicates: a pytree, which `merge` combines with others.
+
+    `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure and the shapes of what the call returns. Everything is
+    **per call**: for a gradient estimate from n samples, the variance is that of the estimate.
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return moments_as_text(self)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each element: its name, the mean and the variance with 95 % intervals, and `nonfinite`."""
+        return list(rows_of_moments(self))
+
     @property
     def variance(self) -> Tree:
         """The unbiased variance, per call. nan for a single replicate."""
-        return _map(lambda n, m2: m2 * n / _positive(n - 1), self.count, self.m2)
+        return map_beside(lambda n, m2: m2 * n / positive(n - 1), self.count, self.m2)
 
     @property
     def standard_error(self) -> Tree:
         """The standard error of the mean."""
-        return _map(lambda n, v: (v / n) ** 0.5, self.count, self.variance)
+        return map_beside(lambda n, v: (v / n) ** 0.5, self.count, self.variance)
 
     @property
     def skewness(self) -> Tree:
-        return _map(lambda n, m2, m3: m3 / _positive(m2) ** 1.5, self.count, self.m2, self.m3)
+        return map_beside(lambda n, m2, m3: m3 / positive(m2) ** 1.5, self.count, self.m2, self.m3)
 
     @property
     def kurtosis(self) -> Tree:
         """`m4 / m2^2`: 3 for a normal, never below 1. nan if the variance is zero, or if 32-bit floats underflowed."""
-        return _map(
-            lambda n, m2, m4: _nan_unless(m4 >= 0.999 * m2**2, m4 / _positive(m2) ** 2), self.count, self.m2, self.m4
+        return map_beside(
+            lambda n, m2, m4: nan_unless(m4 >= 0.999 * m2**2, m4 / positive(m2) ** 2), self.count, self.m2, self.m4
         )
 
     @property
@@ -73,11 +87,11 @@ class Moments(NamedTuple):
         """
 
         def freedom(n: Any, k: Any) -> Any:
-            n = _nan_unless(n > 3, n * 1.0)
+            n = nan_unless(n > 3, n * 1.0)
             unbiased = 3 + (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (k - 3) + 6)
-            return 2 * n / (_where(unbiased > k, unbiased, k) - (n - 3) / (n - 1))
+            return 2 * n / (where(unbiased > k, unbiased, k) - (n - 3) / (n - 1))
 
-        return _map(freedom, self.count, self.kurtosis)
+        return map_beside(freedom, self.count, self.kurtosis)
 
     def interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
         """A confidence interval of the mean, (low, high): Student's t with n - 1 degrees of freedom.
@@ -87,15 +101,15 @@ class Moments(NamedTuple):
         the interval 0 to `1 - (1 - level)^(1/n)`, about 3/n. For any other number it is nan, because n equal draws do
         not bound the contribution of a rarer value.
         """
-        _two_sided(level)
+        two_sided(level)
 
         def bound(sign: int, n: Any, m: Any, se: Any, agree: Any, constant: Any, binary: Any) -> Any:
-            rare = m + sign * _where(m == (0 if sign > 0 else 1), _unseen(level, n), 0.0)
-            unknown = _where(binary, rare, np.nan)
-            return _where(agree & ~constant, unknown, m + sign * _student_t(level, n - 1) * se)
+            rare = m + sign * where(m == (0 if sign > 0 else 1), unseen(level, n), 0.0)
+            unknown = where(binary, rare, np.nan)
+            return where(agree & ~constant, unknown, m + sign * student_t(level, n - 1) * se)
 
         of = self.count, self.mean, self.standard_error, *self._agreement()
-        return _map(partial(bound, -1), *of), _map(partial(bound, 1), *of)
+        return map_beside(partial(bound, -1), *of), map_beside(partial(bound, 1), *of)
 
     def variance_interval(self, level: float = 0.95) -> tuple[Tree, Tree]:
         """A confidence interval of the variance, (low, high): chi-squared with `variance_freedom` degrees of freedom.
@@ -106,24 +120,28 @@ class Moments(NamedTuple):
 
         Source: Satterthwaite's matching of two moments; quantiles by Wilson and Hilferty 1931.
         """
-        z = _two_sided(level)
+        z = two_sided(level)
 
         def bound(z: float, n: Any, variance: Any, freedom: Any, agree: Any, constant: Any, binary: Any) -> Any:
-            freedom = _where(agree, 1.0, freedom)
+            freedom = where(agree, 1.0, freedom)
             quantile = 1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5
-            p = _unseen(level, n)
-            rare = 0.0 * p if z > 0 else _where(p < 0.5, p * (1 - p), 0.25)
-            still = _where(constant, 0.0, _where(binary, rare, np.nan))
-            return _where(agree, still, variance / _where(quantile <= 0, 0.0, quantile) ** 3)
+            p = unseen(level, n)
+            rare = 0.0 * p if z > 0 else where(p < 0.5, p * (1 - p), 0.25)
+            still = where(constant, 0.0, where(binary, rare, np.nan))
+            return where(agree, still, variance / where(quantile <= 0, 0.0, quantile) ** 3)
 
         of = self.count, self.variance, self.variance_freedom, *self._agreement()
         with np.errstate(divide="ignore", invalid="ignore"):
-            return _map(partial(bound, z), *of), _map(partial(bound, -z), *of)
+            return map_beside(partial(bound, z), *of), map_beside(partial(bound, -z), *of)
 
     def _agreement(self) -> tuple[Tree, Tree, Tree]:
         """Whether all draws agree (two or more), whether the number is constant, and whether it is binary."""
         known = lambda marks: jax.tree.map(lambda m2: m2 < 0, self.m2) if marks is None else marks
-        return _map(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2), known(self.constant), known(self.binary)
+        return (
+            map_beside(lambda n, m2: (m2 == 0) & (n > 1), self.count, self.m2),
+            known(self.constant),
+            known(self.binary),
+        )
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of replicates together. Computed in 64 bits if both are known (not traced).
@@ -145,7 +163,7 @@ class Moments(NamedTuple):
 
         def central(mean_a: Any, mean_b: Any, *m: Any) -> tuple[Any, ...]:
             a2, b2, a3, b3, a4, b4 = m
-            P, R = _beside(p, a2), _beside(r, a2)
+            P, R = beside(p, a2), beside(r, a2)
             d = mean_b - mean_a
             square = d * d  # NumPy's d**3 and d**4 are twenty times as slow as products
             m2 = P * a2 + R * b2 + P * R * square
@@ -229,10 +247,10 @@ def moments_of(sums: Tree, count: int) -> Moments:
         c2 = a2 - a1**2
         c3 = a3 - 3 * a1 * a2 + 2 * a1**3
         c4 = a4 - 4 * a1 * a3 + 6 * a1**2 * a2 - 3 * a1**4
-        nan = _where(s.nonfinite > 0, np.nan, 0.0)
-        c2, c4 = _where(c2 < 0, 0.0, c2), _where(c4 < 0, 0.0, c4)  # rounding may give a tiny negative number
+        nan = where(s.nonfinite > 0, np.nan, 0.0)
+        c2, c4 = where(c2 < 0, 0.0, c2), where(c4 < 0, 0.0, c4)  # rounding may give a tiny negative number
         m2 = s.scale**2 * c2
-        m2 = _where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # 32 bits cannot represent it
+        m2 = where(((m2 == 0) & (c2 > 0)) | (m2 == np.inf), np.nan, m2)  # 32 bits cannot represent it
         return (
             (s.origin[0] + (s.origin[1] + (s.shift + s.scale * a1))) + nan, m2 + nan, s.scale**3 * c3 + nan,
             s.scale**4 * c4 + nan, s.nonfinite if traced else s.nonfinite.astype(np.int64), constant, binary,
@@ -252,49 +270,3 @@ def host(moments: Moments) -> Moments:
     whole = lambda x: np.rint(x).astype(np.int64)
     whole_numbers = {"count": whole(wide.count), "nonfinite": jax.tree.map(whole, wide.nonfinite)}
     return wide._replace(**whole_numbers, constant=flags[0], binary=flags[1])
-
-
-# Arithmetic works for both NumPy and traced arrays. These helpers are for the operations that are not arithmetic.
-def _where(condition: Any, x: Any, y: Any) -> Any:
-    return (jnp if isinstance(condition, Array) else np).where(condition, x, y)
-
-
-def _nan_unless(condition: Any, x: Any) -> Any:
-    return _where(condition, x, np.nan)
-
-
-def _positive(x: Any) -> Any:
-    return _nan_unless(x > 0, x)
-
-
-def _beside(n: Any, leaf: Any) -> Any:
-    """`n` with axes added at the end, to broadcast against a leaf. (Under vmap the batch axes come first.)"""
-    return n.reshape(n.shape + (1,) * (leaf.ndim - n.ndim))
-
-
-def _map(function: Callable[..., Any], n: Any, *trees: Tree) -> Tree:
-    return jax.tree.map(lambda *leaves: function(_beside(n, leaves[0]), *leaves), *trees)
-
-
-def _unseen(level: float, n: Any) -> Any:
-    """The largest probability of an event that n draws do not show, at the confidence `level`."""
-    return -(jnp if isinstance(n, Array) else np).expm1(np.log1p(-level) / n)
-
-
-def _two_sided(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"Moments: level must be between 0 and 1 (e.g. 0.95), got {level}")
-    return float(ndtri(0.5 + level / 2))
-
-
-def _student_t(level: float, freedom: Any) -> Any:
-    """Student's t, two-sided quantile. If traced, by Abramowitz and Stegun 26.7.5, within 1e-3 for freedom >= 5."""
-    z = _two_sided(level)
-    if not isinstance(freedom, jax.core.Tracer):
-        return stdtrit(_positive(np.asarray(freedom, np.float64)), 0.5 + level / 2)
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    f = _positive(freedom)
-    return z + g1 / f + g2 / f**2 + g3 / f**3 + g4 / f**4

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from rgrad.measurement.moments import Moments, _student_t, _where, measure
+from rgrad.measurement.arithmetic import student_t, where
+from rgrad.measurement.moments import Moments, measure
 from rgrad.parameters import WHOLE
+from rgrad.printing import SHOWN, Printed, as_table, is_traced, more
 
 Tree = Any
 ALL = ""  # the name of all arrays together
@@ -45,8 +47,8 @@ class Noise(NamedTuple):
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["pairs"], meta_fields=["sizes", "level"])
-@dataclass(frozen=True)
-class TotalNoise:
+@dataclass(frozen=True, repr=False)
+class TotalNoise(Printed):
     """What `measure_total` returns: a pytree. `print` shows it as a table, and `merge` combines it with another."""
 
     pairs: Moments
@@ -92,20 +94,24 @@ class TotalNoise:
         low, high = map(of, self.pairs.interval(self.level))
         (u, v, _), (uu, vv, ww) = of(self.pairs.mean), of(self.pairs.variance)
         n = self.pairs.count
-        t = _student_t(self.level, n - 1)
+        t = student_t(self.level, n - 1)
         ratio = _fieller(u, v, uu / n, vv / n, (ww - uu - vv) / (2 * n), t)
-        inverse = lambda x: _where(x > 0, 1 / _where(x > 0, x, 1.0), np.inf)
-        scale = Bounded(inverse(ratio.value), _where(ratio.high > 0, inverse(ratio.high), 0.0), inverse(ratio.low))
+        inverse = lambda x: where(x > 0, 1 / where(x > 0, x, 1.0), np.inf)
+        scale = Bounded(inverse(ratio.value), where(ratio.high > 0, inverse(ratio.high), 0.0), inverse(ratio.low))
         return Noise(size, Bounded(v, low[1], high[1]), Bounded(u, low[0], high[0]), ratio, scale)
 
     def __str__(self) -> str:
+        if is_traced(self.pairs) or np.ndim(self.pairs.count):
+            return f"TotalNoise of several settings, of {len(self.sizes)} arrays"
         shown = lambda b: f"{b.value:.3g} [{b.low:.3g}, {b.high:.3g}]"
-        lines: list[tuple[str, ...]] = [("", "size", "variance", "squared mean", "signal to noise", "noise scale")]
-        for name, noise in {**self.leaves, "whole": self.whole}.items():
-            lines.append((name, f"{noise.size:,}", *map(shown, noise[1:])))
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        return "\n".join([*aligned, f"per call, from {self.replicates:,} calls, with {self.level:.0%} intervals"])
+        leaves = list(self.leaves.items())
+        lines = [
+            (name, f"{noise.size:,}", *map(shown, noise[1:]))
+            for name, noise in [*leaves[:SHOWN], ("whole", self.whole)]
+        ]
+        header = ("", "size", "variance", "squared mean", "signal to noise", "noise scale")
+        under = f"per call, from {self.replicates:,} calls, with {self.level:.0%} intervals"
+        return "\n".join([as_table(header, lines), *more(len(leaves)), under])
 
 
 def _fieller(u: Any, v: Any, uu: Any, vv: Any, uv: Any, t: Any) -> Bounded:
@@ -114,12 +120,12 @@ def _fieller(u: Any, v: Any, uu: Any, vv: Any, uv: Any, t: Any) -> Bounded:
     The interval holds every R for which u - R v is not significant. It is all numbers if v is not significant.
     """
     a, b, c = v**2 - t**2 * vv, u * v - t**2 * uv, u**2 - t**2 * uu
-    root = _where(b**2 > a * c, b**2 - a * c, 0.0) ** 0.5
-    known = _where(a > 0, a, 1.0)
-    end = lambda sign: _where(a > 0, (b + sign * root) / known, sign * np.inf)
+    root = where(b**2 > a * c, b**2 - a * c, 0.0) ** 0.5
+    known = where(a > 0, a, 1.0)
+    end = lambda sign: where(a > 0, (b + sign * root) / known, sign * np.inf)
     noiseless = (v == 0) & (u > 0)
-    value = _where(noiseless, np.inf, u / _where(v > 0, v, np.nan))
-    return Bounded(value, _where(noiseless, np.inf, end(-1)), end(1))
+    value = where(noiseless, np.inf, u / where(v > 0, v, np.nan))
+    return Bounded(value, where(noiseless, np.inf, end(-1)), end(1))
 
 
 def measure_total(

@@ -13,6 +13,7 @@ from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
 from rgrad.estimators.table import Estimators, estimators_of
 from rgrad.measurement.moments import Moments
+from rgrad.printing import SHOWN, Printed, as_table, more
 from rgrad.problems import labels_of
 from rgrad.protocols import Params, Problem
 from rgrad.sweeps.cells import Cells, devices_for, extent_for, merged
@@ -22,11 +23,25 @@ Row = dict[str, Any]
 DEFAULT = ("reparameterized", "score_function", "score_function+leave_one_out")
 
 
-class Sweep(NamedTuple):
-    """The result of `sweep`."""
-
+class _SweepFields(NamedTuple):
     grid: Grid
     by_shape: Mapping[Shape, Moments]
+
+
+class Sweep(Printed, _SweepFields):
+    """The result of `sweep`. `print` shows its first rows; `.rows` has all of them, and `.moments()` the arrays."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        few = min(self.grid.cells, SHOWN)
+        first = lambda m: Moments(m.count, *(jax.tree.map(lambda x: x[:few], tree) for tree in m[1:]))
+        rows = [r for shape, m in self.by_shape.items() for r in rows_of(self.grid, shape, 0, first(m), few)]
+        count = sum(np.size(x) for m in self.by_shape.values() for x in jax.tree.leaves(m.mean))
+        shown = lambda x: f"{x:.4g}" if isinstance(x, float) else str(x)
+        names = [name for name in rows[0] if name not in ("replicates", "nonfinite")]
+        table = as_table(names, [[shown(row[name]) for name in names] for row in rows[:SHOWN]], left=0)
+        return "\n".join([table, *more(count), f"per call, from {rows[0]['replicates']:,} calls in each cell"])
 
     @property
     def axes(self) -> dict[str, np.ndarray]:
@@ -50,8 +65,9 @@ class Sweep(NamedTuple):
         front = lambda a: a.reshape(points + a.shape[1:])
         return Moments(of.count, *(jax.tree.map(front, tree) for tree in of[1:]))
 
+    @property
     def rows(self) -> list[Row]:
-        """One row for each cell, estimator and coordinate of a parameter: `pandas.DataFrame(sweep.rows())`."""
+        """One row for each cell, estimator and coordinate of a parameter. Also as `sweep.to_pandas()`."""
         return [
             row
             for shape, moments in self.by_shape.items()
@@ -77,7 +93,7 @@ def sweep(
 
         grid = rgrad.sweep(problem, {"loc": jnp.linspace(-3, 3, 61), "scale": [0.5, 1.0], "n": [10, 100]}, key=key)
         grid.moments(n=10).variance["score_function"]["loc"]  # shape (61, 2)
-        pandas.DataFrame(grid.rows())
+        grid.to_pandas()
 
     The cells are mapped into one program, sharded over the devices, and streamed: apart from the result, memory does
     not grow with their number. The draws of a cell depend only on the key and on the cell's own coordinates (all

@@ -111,8 +111,8 @@ def test_sweep_is_that_of_the_flat_problem(case):
     problem, names, moved = CASES[case]
     loc, scale = names
     run = lambda of, **more: rgrad.sweep(of, {scale: [0.5, 1.0], "n": [2, 3]}, BOTH, key=KEY, replicates=50, **more)
-    assert run(problem, params={loc: 3.0}).rows() == run(flat(*names), params={loc: 3.0}).rows()
-    assert run(problem).rows()[0][scale] == 0.5
+    assert run(problem, params={loc: 3.0}).rows == run(flat(*names), params={loc: 3.0}).rows
+    assert run(problem).rows[0][scale] == 0.5
     with pytest.raises(ValueError, match="is both an axis and a fixed parameter"):
         run(problem, params=moved)
 
@@ -131,7 +131,7 @@ def test_sweep_over_the_dimension():
         Nested(2), {"dimension": [1, 3], "q.loc": [0.0, 1.0]}, "reparameterized", key=KEY, replicates=200
     )
     assert swept.moments(dimension=3).mean["reparameterized"]["q.loc"].shape == (2, 3)
-    assert {row["parameter"] for row in swept.rows()} == {"q.loc[0]", "q.loc[1]", "q.loc[2]"}
+    assert {row["parameter"] for row in swept.rows} == {"q.loc[0]", "q.loc[1]", "q.loc[2]"}
 
 
 def test_a_bare_number_and_an_array():
@@ -141,7 +141,7 @@ def test_a_bare_number_and_an_array():
     assert rgrad.exact_moments(number, "reparameterized", {"params": 3.0}).mean == {"params": 6.0}
     array = ProblemOf(np.array([2.0, 1.0]), lambda p: (p[0], p[1]))
     np.testing.assert_allclose(rgrad.exact_moments(array, "reparameterized").mean["params"], [4.0, 2.0])
-    rows = rgrad.sweep(number, {"params": [1.0, 2.0]}, "reparameterized", key=KEY, replicates=4).rows()
+    rows = rgrad.sweep(number, {"params": [1.0, 2.0]}, "reparameterized", key=KEY, replicates=4).rows
     assert [row["params"] for row in rows] == [1.0, 2.0]
 
 
@@ -327,7 +327,7 @@ def test_other_mistakes_of_a_call(call, kind, says):
 )
 def test_estimators_by_name_or_as_functions(estimators):
     problem = CASES["list"][0]
-    rows = rgrad.sweep(problem, {"n": [2]}, estimators, key=KEY, replicates=4).rows()
+    rows = rgrad.sweep(problem, {"n": [2]}, estimators, key=KEY, replicates=4).rows
     assert {row["estimator"] for row in rows} == {"score_function"}
     if not isinstance(estimators, list | dict):
         q = dist.Normal(0.0, 1.0)

@@ -36,7 +36,7 @@ def test_names_in_compare_and_sweep():
     assert {row["estimator"] for row in compared.rows} == {"reparameterized", "score_function"}
     for estimators in ("score_function", [rgrad.score_function], {"score_function": "score_function"}):
         swept = rgrad.sweep(Square, {"loc": [1.0]}, estimators, key=KEY, replicates=10)
-        assert [row["estimator"] for row in swept.rows()] == ["score_function"]
+        assert [row["estimator"] for row in swept.rows] == ["score_function"]
 
 
 def test_names_of_functions_in_a_list():

@@ -65,7 +65,7 @@ def test_every_cell_is_right(swept):
 
 
 def test_rows(swept):
-    rows = swept.rows()
+    rows = swept.rows
     assert len(rows) == 2 * 9 * 2
     assert list(rows[0])[:6] == ["n", "loc", "scale", "estimator", "parameter", "replicates"]
     place = lambda row: (row["n"], row["loc"], row["scale"], row["estimator"])
@@ -75,7 +75,7 @@ def test_rows(swept):
 
 def same_draws(a, b):
     """Within 1e-6, or 1e-6 of a standard deviation if that is more."""
-    for x, y in zip(a.rows(), b.rows(), strict=True):
+    for x, y in zip(a.rows, b.rows, strict=True):
         assert list(x.items())[:6] == list(y.items())[:6]
         for name in ("mean", "variance", "standard_error"):
             assert abs(x[name] - y[name]) <= 1e-6 * max(abs(x[name]), x["variance"] ** 0.5), (name, x, y)
@@ -89,9 +89,9 @@ def test_neither_the_order_of_the_axes_nor_the_chunk_matters(common):
     same_draws(first, other)
     # The other cells do not matter either, nor whether a parameter is an axis.
     alone = rgrad.sweep(square, {"loc": [1.0]}, ONE, {"scale": 2.0}, key=KEY, replicates=300, common_noise=common)
-    same = [row for row in first.rows() if (row["loc"], row["scale"]) == (1.0, 2.0)]
-    assert [r["mean"] for r in alone.rows()] == pytest.approx([r["mean"] for r in same], rel=1e-6)
-    assert alone.rows()[0]["mean"] != first.rows()[0]["mean"]
+    same = [row for row in first.rows if (row["loc"], row["scale"]) == (1.0, 2.0)]
+    assert [r["mean"] for r in alone.rows] == pytest.approx([r["mean"] for r in same], rel=1e-6)
+    assert alone.rows[0]["mean"] != first.rows[0]["mean"]
 
 
 def test_cells_have_their_own_draws_unless_they_share_them():
@@ -124,7 +124,7 @@ def test_axes_without_a_parameter(common):
     """Only n varies, or nothing. A cell has the same draws in every sweep that contains it."""
     of = lambda axes: rgrad.sweep(square, axes, PATHWISE, key=KEY, replicates=500, common_noise=common)
     only_n, point, with_loc = of({"n": [4, 10]}), of({}), of({"loc": [2.0], "n": [10]})
-    assert [(row["n"], row["estimator"]) for row in only_n.rows()] == [
+    assert [(row["n"], row["estimator"]) for row in only_n.rows] == [
         (4, "reparameterized"),
         (10, "reparameterized"),
     ]
@@ -145,7 +145,7 @@ def test_dimension_is_an_axis():
     assert of.shape == (2, 3)
     # A normal with standard deviation 2/sqrt(5 * 2000) = 0.02. 8 of them: false failures 1e-14.
     assert of == pytest.approx(np.array([[0.0] * 3, [4.0] * 3]), abs=0.16)
-    assert [row["parameter"] for row in swept.rows()[:2]] == ["loc[0]", "loc[0]"]
+    assert [row["parameter"] for row in swept.rows[:2]] == ["loc[0]", "loc[0]"]
     with pytest.raises(ValueError, match="choose one of: n=5, dimension=1; n=5, dimension=3"):
         swept.moments()
 
@@ -213,7 +213,7 @@ def test_two_devices():
         both = {"score_function": rgrad.score_function}
         two = rgrad.sweep(PROBLEMS["square"], axes, both, key=jax.random.key(5), replicates=300)
         one = rgrad.sweep(PROBLEMS["square"], axes, both, key=jax.random.key(5), replicates=300, devices=jax.devices()[:1])
-        for a, b in zip(one.rows(), two.rows(), strict=True):
+        for a, b in zip(one.rows, two.rows, strict=True):
             assert abs(a["mean"] - b["mean"]) <= 1e-6 * a["variance"]**.5, (a, b)
             assert abs(a["variance"] / b["variance"] - 1) <= 1e-6, (a, b)
     """
