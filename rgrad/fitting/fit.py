@@ -15,8 +15,9 @@ from rgrad.backend.keys import check_counted_key
 from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
 from rgrad.backend.programs import compiled
-from rgrad.errors import check_takes
-from rgrad.parameters import WHOLE, numbers
+from rgrad.fitting.checks import check_loss
+from rgrad.fitting.parts import Rest, split
+from rgrad.parameters import WHOLE
 from rgrad.printing import SHOWN, Printed, as_table, is_traced, more
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Trace(NamedTuple):
 
 class _FitFields(NamedTuple):
     params: Params
+    before: Params
+    """The trained parameters one step earlier. The fit returns to them if the loss at `params` is not finite."""
     state: State
     optimizer_state: Any
     """In a fit that has stopped, its floats keep the values from that step, while its counters continue."""
@@ -64,11 +67,13 @@ class Fit(Printed, _FitFields):
         lines = (
             [] if loss is None else [f"loss {loss[0]:.4g} at first, {loss[-1]:.4g} at last (one random estimate each)"]
         )
+        found = jax.tree_util.tree_leaves_with_path(self.params)
+        value = lambda x: np.round(x, 4) if isinstance(x, Array | np.ndarray) and x.dtype.kind in "fiub" else x
         named = [
-            (jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE, " ".join(str(np.round(leaf, 4)).split()))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(self.params)
+            (jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE, " ".join(str(value(leaf)).split()))
+            for path, leaf in found
         ]
-        table = as_table(("parameter", "value"), [(name, value[:60]) for name, value in named[:SHOWN]], left=2)
+        table = as_table(("parameter", "value"), [(name, text[:60]) for name, text in named[:SHOWN]], left=2)
         return "\n".join(
             [f"Fit after {int(self.step):,} steps", *lines, table, *more(len(named)), *filter(None, [self.remark])]
         )
@@ -94,7 +99,6 @@ def everything(params: Params) -> Params:
     return params
 
 
-NOT_DATA = "a state changes from step to step; if it is data, let the loss close over it and leave state out"
 NOTHING = Trace(None, None, None)  # type: ignore[arg-type]
 
 
@@ -120,8 +124,9 @@ def fit(
         half = rgrad.fit(loss, params, optimizer, key, 250)
         whole = rgrad.fit(loss, half, optimizer, key, 250)
 
-    A step is refused if it would leave the feasible set or make a number infinite or nan. From then on, the parameters
-    and the state do not change. The trace repeats the last values, `stopped_at` is the number of that step, and
+    A step is refused if it would leave the feasible set or make a number infinite or nan. If the loss or its gradient is
+    not finite at the parameters that a step has reached, the fit returns to those before that step. From then on, the
+    parameters and the state do not change. The trace repeats the last values, `stopped_at` is the number of that step, and
     `remark` names possible causes. The trace contains no nan, unless the very first loss or gradient is not finite:
     there is then no value to repeat.
 
@@ -132,8 +137,11 @@ def fit(
     Args:
         loss: `loss(params, key) -> scalar`. With a state (a moving-average baseline, a trained control variate):
             `loss(params, state, key) -> (scalar, state)`.
-        params: a pytree of floats; or an earlier `Fit` to continue, including its state.
-        optimizer: any optax optimizer.
+        params: any pytree, e.g. a module of Equinox or NNX; or an earlier `Fit` to continue, including its state. Floats
+            and arrays of floats are trained. Arrays of integers or bools, PRNG keys, functions and texts are returned
+            unchanged.
+        optimizer: any optax optimizer, also one that needs the value of the loss or evaluates it again, e.g.
+            `optax.lbfgs()` or `optax.contrib.reduce_on_plateau()`. It evaluates it with the key of the step.
         key: one PRNG key. Pass the same key for the later pieces of a run.
         steps: a Python int, at least 1.
         state: a pytree of arrays that the loss changes. None if the loss has no state. It is not for data: let the loss
@@ -147,8 +155,8 @@ def fit(
         with the `loss`, `params` and `gradient_norm` before each step.
 
     Raises:
-        TypeError: `steps` is not an int, `key` is not a key, a parameter is not a float, or the loss does not return a
-            scalar.
+        TypeError: `steps` is not an int, `key` is not a key, a parameter is a Python integer, or the loss does not
+            return a scalar.
         ValueError: `steps < 1`, several keys, a key of the kind rbg, a parameter that is not a number, or the loss
             returns a state of another structure or shape.
     """
@@ -160,8 +168,11 @@ def fit(
         raise TypeError(f"fit: optimizer must be an optax transformation (e.g. optax.adam(0.01)), got {optimizer!r}")
     check_counted_key(key, "fit")
     start = params if isinstance(params, Fit) else initial_fit(params, optimizer, state)
-    last = _last_of(start.trace, _check_loss(loss, start, key))
-    return _program(loss, start._replace(trace=last), optimizer, key, int(steps), feasible, record)
+    trained, rest = split(start.params)
+    start = start._replace(params=trained)
+    last = _last_of(start.trace, check_loss(loss, start, rest, key))
+    end = _program(loss, start._replace(trace=last), optimizer, key, int(steps), feasible, record, rest)
+    return end if rest is None else end._replace(params=rest.join(end.params))
 
 
 def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: State = None) -> Fit:
@@ -171,23 +182,11 @@ def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: 
         TypeError: a parameter is not a float.
         ValueError: there are no parameters, or one is not a number.
     """
-    if not jax.tree.leaves(params):
-        raise ValueError(f"fit: params must contain at least one number or array, got {params!r}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path) or "params"
-        if not jnp.issubdtype(_dtype_of(leaf, f"fit: parameter {name}"), jnp.floating):
-            raise TypeError(f"fit: parameter {name} = {leaf} is not a float, so it cannot be fitted; write {leaf}.0")
-    params = jax.tree.map(jnp.asarray, params)
+    trained, rest = split(params)
+    whole = trained if rest is None else params
     return Fit(
-        params, state, optimizer.init(params), jnp.asarray(0), jnp.asarray(-1), jnp.asarray(False), trace=NOTHING
+        whole, trained, state, optimizer.init(trained), jnp.asarray(0), jnp.asarray(-1), jnp.asarray(False), NOTHING
     )
-
-
-def _dtype_of(leaf: Any, what: str) -> Any:
-    try:
-        return jnp.result_type(leaf)
-    except TypeError:
-        return numbers(leaf, what).dtype  # its error says what is wrong
 
 
 def _last_of(trace: Trace, dtype: Any) -> Trace:
@@ -199,29 +198,6 @@ def _last_of(trace: Trace, dtype: Any) -> Trace:
     return Trace(last(trace.loss), None, last(trace.gradient_norm))
 
 
-def _check_loss(loss: Callable[..., Any], start: Fit, key: Array) -> Any:
-    """The dtype of the loss. Raises an error if the loss does not return what it must."""
-    if start.state is None:
-        check_takes(loss, ("params", "key"), "fit: loss", "bind data with functools.partial, or pass a state")
-        value = jax.eval_shape(loss, start.params, key)
-    else:
-        check_takes(loss, ("params", "state", "key"), "fit: loss", NOT_DATA)
-        returned = jax.eval_shape(loss, start.params, start.state, key)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise TypeError(f"fit: with a state, the loss must return (value, state), got {returned}; {NOT_DATA}")
-        value, state = returned
-        kind = lambda tree: (jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)])
-        if kind(state) != kind(start.state):
-            raise ValueError(
-                f"fit: the loss must return a state of the structure and shapes {kind(start.state)}, got {kind(state)}"
-            )
-    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"fit: the loss must return a float scalar, got shape {getattr(value, 'shape', value)}; take a mean or a sum"
-        )
-    return value.dtype
-
-
 def _fit(
     loss: Callable[..., Any],
     start: Fit,
@@ -230,31 +206,44 @@ def _fit(
     steps: int,
     feasible: Callable[[Params], Array] | None,
     record: Callable[[Params], Any] | None,
+    rest: Rest | None,
 ) -> Fit:
     import optax  # imported here because the import is slow
 
+    whole = (lambda params: params) if rest is None else rest.join
+    kept = record if record in (None, everything) else lambda params: record(whole(params))
+    of = lambda params, *others: loss(whole(params), *others)
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def value_and_gradient(params: Params, state: State, key: Array) -> Any:
         if state is None:
-            value, gradient = jax.value_and_grad(loss)(params, key)
+            value, gradient = jax.value_and_grad(of)(params, key)
             return value, None, gradient
-        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params, state, key)
+        (value, state), gradient = jax.value_and_grad(of, has_aux=True)(params, state, key)
         return value, state, gradient
 
     def step(carry: tuple[Fit, Array, Array], _: None) -> Any:
         at, last_value, last_norm = carry
-        value, state, gradient = value_and_gradient(at.params, at.state, fold_in(key, at.step))
-        updates, optimizer_state = optimizer.update(gradient, at.optimizer_state, at.params)
+        step_key = fold_in(key, at.step)
+        value, state, gradient = value_and_gradient(at.params, at.state, step_key)
+        # For line searches, and for rates that follow the loss.
+        again = lambda params: value_and_gradient(params, at.state, step_key)[0]
+        extra = {"value": value, "grad": gradient, "value_fn": again}
+        updates, optimizer_state = optimizer.update(gradient, at.optimizer_state, at.params, **extra)
         params = optax.apply_updates(at.params, updates)
         norm = optax.tree.norm(gradient)
-        allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(params))
+        allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(whole(params)))
         # The record must be finite only inside the feasible set: outside, e.g. a square root may be nan.
         finite = _all_finite((value, norm, params, state))
-        if record is not None:
-            finite &= ~allowed | _all_finite(record(params))
+        if kept is not None:
+            finite &= ~allowed | _all_finite(kept(params))
         good = (at.stopped_at < 0) & finite & allowed
         keep = lambda new, old: jax.tree.map(partial(jnp.where, good), new, old)
+        # If the loss is not finite here, the last good parameters are those before.
+        back = (at.stopped_at < 0) & ~_all_finite((value, norm))
         moved = Fit(
-            params=keep(params, at.params),
+            params=keep(params, jax.tree.map(partial(jnp.where, back), at.before, at.params)),
+            before=keep(at.params, at.before),
             state=keep(_like(state, at.state), at.state),
             optimizer_state=_keep_floats(good, optimizer_state, at.optimizer_state),
             step=at.step + 1,
@@ -262,11 +251,11 @@ def _fit(
             diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
             trace=NOTHING,
         )
-        if record is None:
+        if kept is None:
             return (moved, last_value, last_norm), NOTHING
         known = lambda new, last: jnp.where((at.stopped_at < 0) & jnp.isfinite(new), new, last)
         value, norm = known(value, last_value), known(norm, last_norm)
-        return (moved, value, norm), Trace(value, record(at.params), norm)
+        return (moved, value, norm), Trace(value, kept(at.params), norm)
 
     shape = jax.eval_shape(value_and_gradient, start.params, start.state, key)
     norm = jax.eval_shape(optax.tree.norm, shape[2]).dtype

@@ -214,7 +214,7 @@ def test_what_is_not_finite_is_named_and_the_last_good_weights_kept(whole):
         (end,) = vae_task.training(task, at)
     rows = end.rows[-6:]
     assert [r["stopped_at"] for r in rows] == [-1, -1, -1, -1, 150, -1]
-    np.testing.assert_array_equal(end.fits[OTHER].params["encoder"][-1]["bias"][1], np.float32(1e30))
+    assert np.all(np.abs(end.fits[OTHER].params["encoder"][-1]["bias"][1]) < 1)  # those before the overflow
     truth = [{k: v for k, v in r.items() if k != "iwae"} for r in results(whole)[-6:]]
     assert [r for i, r in enumerate(WITHOUT_TIMES(rows)) if i != 4] == [
         r for i, r in enumerate(WITHOUT_TIMES(truth)) if i != 4

@@ -1,5 +1,7 @@
 """What a Python session and a notebook show of results, and their rows."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -12,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 class problem:
-    params = {"loc": 0.5}
+    params: ClassVar = {"loc": 0.5}
 
     def distribution(params):
         return dist.Normal(params["loc"], 1.0)

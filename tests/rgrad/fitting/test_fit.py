@@ -109,7 +109,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_trace():
     assert np.isfinite(trace.params["loc"]).all()
     assert np.isfinite(trace.gradient_norm).all()
     assert trace.params["loc"][0] == 2.0
-    assert np.all(trace.params["loc"][fitted.stopped_at :] == fitted.params["loc"])
+    assert np.all(trace.params["loc"][fitted.stopped_at + 1 :] == fitted.params["loc"])  # the last with a loss
 
 
 def test_a_trace_has_no_loss_that_was_never_computed():
