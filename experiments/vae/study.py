@@ -268,10 +268,11 @@ def margins(rows: Sequence[Row], estimators: Sequence[str]) -> list[dict[str, An
 
 
 def _at(rows: Sequence[Row], name: str, unit: str, place: float) -> np.ndarray:
-    """The held-out ELBO of each seed at a step, or after a number of seconds."""
+    """The held-out ELBO of each seed at a step, or after a number of seconds. nan from where a fit has stopped."""
+    elbo = lambda row: row["test_elbo"] if row["stopped_at"] < 0 else np.nan
     seeds = range(1 + max(r["seed"] for r in rows))
     mine = [[r for r in rows if (r["estimator"], r["seed"]) == (name, seed)] for seed in seeds]
-    return np.array([np.interp(place, [r[unit] for r in each], [r["test_elbo"] for r in each]) for each in mine])
+    return np.array([np.interp(place, [r[unit] for r in each], list(map(elbo, each))) for each in mine])
 
 
 def _verdict(margin: float, half: float) -> str:

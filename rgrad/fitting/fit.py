@@ -68,7 +68,9 @@ class Fit(Printed, _FitFields):
             [] if loss is None else [f"loss {loss[0]:.4g} at first, {loss[-1]:.4g} at last (one random estimate each)"]
         )
         found = jax.tree_util.tree_leaves_with_path(self.params)
-        value = lambda x: np.round(x, 4) if isinstance(x, Array | np.ndarray) and x.dtype.kind in "fiub" else x
+        value = lambda x: (
+            np.round(x, 4) if isinstance(x, Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating) else x
+        )
         named = [
             (jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE, " ".join(str(value(leaf)).split()))
             for path, leaf in found
