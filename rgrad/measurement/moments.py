@@ -20,6 +20,11 @@ from rgrad.measurement.streaming import SUMS, power_sums_by_core
 from rgrad.printing import Printed
 
 Tree = Any
+NNX = (
+    "nnx.grad cannot differentiate a module from outside of draw. An NNX module is a pytree, so write\n"
+    "    draw = lambda key: jax.grad(loss)(model, key)\n"
+    "    moments = rgrad.measure(draw, key, replicates)"
+)
 
 
 class _MomentsFields(NamedTuple):
@@ -229,7 +234,12 @@ def measure(
     check_compiles("measure")
     check_counted_key(key, "measure")
     draw = draw if isinstance(draw, Hashable) else partial(draw)
-    pieces = power_sums_by_core(draw, key, int(start), int(start) + int(replicates), batch)
+    try:
+        pieces = power_sums_by_core(draw, key, int(start), int(start) + int(replicates), batch)
+    except ValueError as error:
+        if "from different trace level" in str(error):
+            error.add_note(f"measure: {NNX}")
+        raise
     moments = reduce(Moments.merge, [moments_of(sums, count) for sums, count in pieces])
     warn_of_nan(moments.nonfinite, moments.count, "measure")
     return moments

@@ -120,6 +120,9 @@ def test_nnx():
     assert loss(fitted.params, KEY) < 0.5 * loss(model, KEY)
     moments = rgrad.measure(lambda key: jax.grad(loss)(fitted.params, key), KEY, 10)
     assert jax.tree.leaves(moments.variance)
+    with pytest.raises(ValueError, match="trace level") as refused:
+        rgrad.measure(lambda key: nnx.grad(loss)(fitted.params, key), KEY, 10)
+    assert "draw = lambda key: jax.grad(loss)(model, key)" in refused.value.__notes__[0]
 
 
 class Net(NamedTuple):
