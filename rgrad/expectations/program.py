@@ -186,7 +186,8 @@ def _run(program: Program, key: Array, n: int, default: Any, given: tuple[Sample
 
     draw = Draw(unwind, given, default, key)
     try:
-        return draw._spent + _scalar(program(draw))
+        last = _scalar(program(draw))
+        return draw._spent + last  # read after the program has run
     except _Reached as reached:
         owner, q, estimator, _ = reached.site
         if owner is not draw:  # the draw of a program around this one

@@ -41,7 +41,8 @@ def exactly(program, given=()):
 
     draw.cost = cost
     try:
-        return costs + program(draw)
+        last = program(draw)
+        return costs + last
     except Next:
         pass
     rest = jax.vmap(lambda x: exactly(program, (*given, x)))
@@ -300,6 +301,24 @@ def test_tracing_is_quadratic(estimator):
         calls = []
         jax.eval_shape(jax.grad(chain_of(length, estimator, calls)), 0.1, KEY)
         assert len(calls) == length * (length + 1) // 2
+
+
+@pytest.mark.parametrize("estimator", ["enumerated", "score_function", "measure_valued"])
+def test_costs_after_the_last_draw_count(estimator):
+    """By hand, without the `exactly` of this file."""
+
+    def program(t, draw):
+        draw.cost(10.0)
+        b = draw(dist.Bernoulli(t), estimator)
+        draw.cost(3.0 * b)
+        draw.cost(100.0)
+        return 1000.0
+
+    value = of(program, 4)(jnp.array(0.5))
+    assert (value - 1110.0) % 0.75 == 0
+    assert 1110 <= value <= 1113
+    if estimator == "enumerated":
+        assert jax.value_and_grad(of(program))(jnp.array(0.5)) == (1111.5, 3.0)
 
 
 def test_each_draw_has_a_key_of_its_own():
