@@ -25,6 +25,7 @@ from rgrad.estimators.baselines import leave_one_out, plain
 from rgrad.estimators.enumerated import enumerated, support_of
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS, estimator_of, naming_others
+from rgrad.expectations.in_place import is_score_function
 from rgrad.expectations.particles import PARTICLES, baseline_over_particles, default_estimator, over_particles
 from rgrad.integrations.sites import (
     NONE,
@@ -36,7 +37,6 @@ from rgrad.integrations.sites import (
     Term,
     dependence,
     in_plates,
-    is_score_function,
     run,
     summed_to,
     values_of_each,
