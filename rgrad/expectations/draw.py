@@ -199,5 +199,6 @@ class Draw:
         if get_opaque_trace_state() != self._outside:
             raise ValueError(
                 f"{what}: this is inside a JAX transformation (vmap, jit, scan, cond, grad, checkpoint, ...) within the "
-                "program; use draw.scan or a Python loop, or draw one event, e.g. Normal(loc, scale).to_event(1)"
+                "program; use a Python loop, draw.scan (with the draw that its body receives), or one event, e.g. "
+                "Normal(loc, scale).to_event(1)"
             )

@@ -86,7 +86,13 @@ def steps(charges: Sequence[Charge], arrays: Any, guards: Any, site: Any = None)
             own = [Event(*pair) for pair in zip(charges, arrays, strict=True)]
             return cost_to_go(after, own).astype(dtype), None
 
-        return lax.scan(step, start, arrays, reverse=True)[0]
+        try:
+            return lax.scan(step, start, arrays, reverse=True)[0]
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "draw.scan: a baseline is a function that uses a value of its step, e.g. the carry, but the costs after a "
+                "step are known only after the scan; give the baseline as a number, which may use values of the step"
+            ) from error
 
     return Event(charge, arrays, None if guards is None else guards.sum(), site)
 

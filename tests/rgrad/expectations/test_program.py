@@ -378,7 +378,7 @@ def test_print_of_a_trace():
 
 
 NORMAL, BIT = dist.Normal(0.0, 1.0), dist.Bernoulli(0.3)
-INSIDE = r"inside a JAX transformation .* use draw.scan or a Python loop, or draw one event"
+INSIDE = r"inside a JAX transformation .* use a Python loop, draw.scan \(with .* or one event"
 BAD = {
     "vmap": (lambda draw: jax.vmap(lambda m: draw(dist.Normal(m, 1.0)))(jnp.ones(2)).sum(), ValueError, INSIDE),
     "jit": (lambda draw: jax.jit(lambda: draw(NORMAL))(), ValueError, INSIDE),
