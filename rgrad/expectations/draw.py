@@ -36,7 +36,7 @@ class Site(NamedTuple):
     """In a scan: the values of all steps, along the first axis."""
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """What a run of a program does at its draws."""
 
     names_sites: bool
@@ -57,7 +57,7 @@ class Draw:
     `rgrad.expect` in it.
     """
 
-    def __init__(self, run: Run, key: Array, given: tuple[Any, ...] = (), in_scan: str | None = None):
+    def __init__(self, run: Runner, key: Array, given: tuple[Any, ...] = (), in_scan: str | None = None):
         self._run, self._key, self._given, self._in_scan = run, key, given, in_scan
         self._keys = 0
         self._names: list[str] = []
