@@ -347,4 +347,6 @@ def test_a_density_that_is_not_finite_gives_nan():
             return jnp.where(value > 0, jnp.nan, 1.0) * super().log_prob(value)
 
     program = lambda t, draw: draw.scan(lambda d, c, x: (c + d(WithoutDensity(t, 1.0), SCORE), None), 0.0, length=3)[0]
-    assert jnp.isnan(jax.grad(of(program))(1.0))
+    loss = of(program)
+    assert jnp.isnan(jax.grad(loss)(1.0))
+    assert jnp.isnan(jnp.stack(jax.jvp(loss, (1.0,), (1.0,)))).all()
