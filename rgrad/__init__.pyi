@@ -28,9 +28,10 @@ from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
 from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from .expectations.credit import credit
+from .expectations.draw import Draw
 from .expectations.elbo import elbo
 from .expectations.expectation import expect
-from .expectations.program import Draw, ProgramTrace, expect_program, trace_program
+from .expectations.program import ProgramTrace, expect_program, trace_program
 from .fitting.fit import Fit, fit, initial_fit
 from .integrations.measuring import measure_svi
 from .integrations.svi import SVILoss

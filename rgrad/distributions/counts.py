@@ -44,6 +44,37 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
     Raises:
         ValueError: the rate of a Poisson is known, and exceeds the largest int32.
     """
+    if not may_overflow(q, caller, largest):
+        return f
+
+    x_only = base_of(q) is q
+
+    def counted(sample: Any) -> Any:
+        x = sample_of(q, sample)
+        if not are_integers(x):
+            return f(sample)
+        again = lambda x: f(x if x_only else (x, sample[1]))
+        as_float = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
+        wide = lambda kind: any(_multiplies(eqn) for eqn in _equations(jax.make_jaxpr(again)(kind).jaxpr))
+        bad = _saturated(x)
+        values: Any
+        if not wide(jax.ShapeDtypeStruct(x.shape, x.dtype)):
+            values = again(x)
+        elif _takes(again, x, as_float) and not wide(as_float):
+            values = again(x.astype(float))
+        else:
+            values, bad = again(x), bad | (jnp.abs(x) > SQUARED)
+        return jnp.where(bad.any(), jnp.nan, 1.0) * values if hasattr(values, "dtype") else values
+
+    return counted
+
+
+def may_overflow(q: Any, caller: str, largest: float | None = None) -> bool:
+    """Whether samples of `q`, if they are integers, may be too large to be squared in 32 bits.
+
+    Raises:
+        ValueError: as `of_counts`.
+    """
     base = base_of(q)
     one = elementary(base)
     if (
@@ -55,30 +86,21 @@ def of_counts(f: Objective, q: Any, caller: str, largest: float | None = None) -
             f"{caller}: Poisson has rate {np.max(one.rate):.3g}, but its samples are integers of at most 2.1e9; use "
             "Normal(rate, sqrt(rate)), which agrees to 1e-5 for such rates"
         )
-    if (largest if largest is not None else _largest(base)) <= SQUARED:
-        return f
+    return (largest if largest is not None else _largest(base)) > SQUARED
 
-    x_only = base is q
 
-    def counted(sample: Any) -> Any:
-        x = sample_of(q, sample)
-        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.signedinteger):
-            return f(sample)
-        again = lambda x: f(x if x_only else (x, sample[1]))
-        as_float = jax.ShapeDtypeStruct(x.shape, jnp.result_type(float))
-        wide = lambda kind: any(_multiplies(eqn) for eqn in _equations(jax.make_jaxpr(again)(kind).jaxpr))
-        ends = jnp.iinfo(x.dtype)
-        bad = (x >= ends.max) | (x <= ends.min)
-        values: Any
-        if not wide(jax.ShapeDtypeStruct(x.shape, x.dtype)):
-            values = again(x)
-        elif _takes(again, x, as_float) and not wide(as_float):
-            values = again(x.astype(float))
-        else:
-            values, bad = again(x), bad | (jnp.abs(x) > SQUARED)
-        return jnp.where(bad.any(), jnp.nan, 1.0) * values if hasattr(values, "dtype") else values
+def are_integers(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.signedinteger)
 
-    return counted
+
+def counts_as_floats(x: Array) -> Array:
+    """Counts as floats. A count at either end of int32 is nan, because the sampler saturates there."""
+    return jnp.where(_saturated(x), jnp.nan, x.astype(float))
+
+
+def _saturated(x: Array) -> Array:
+    ends = jnp.iinfo(x.dtype)
+    return (x >= ends.max) | (x <= ends.min)
 
 
 def _takes(f: Objective, x: Array, as_float: Any) -> bool:

@@ -20,7 +20,7 @@ from rgrad.distributions.support import forbid_moving_support
 from rgrad.estimators.baselines import Baseline, baseline_values, check_leaves_out_dependent, plain
 from rgrad.estimators.control_variates import ControlVariate, delta, given_back, optimal
 from rgrad.estimators.surrogate import surrogate
-from rgrad.protocols import Distribution, Objective
+from rgrad.protocols import Distribution, Objective, Sample
 from rgrad.tracing.independence import independent
 
 
@@ -87,10 +87,7 @@ def score_function(
     if (together := dependent_draws(q)) is not None:
         pairs = together.pairs and baseline is not optimal
         check_leaves_out_dependent(baseline, n, together.prefix, pairs)
-    check_draw(q, n, "score_function")
-    how = base_noise(q)
-    eps = how.sample(key, (n,))
-    x = nan_outside_support(q, jax.tree.map(lax.stop_gradient, how.push(eps)))
+    x, eps, log_q = drawn_with_score(q, key, n)
     values, expectation = evaluate(of_counts(f, q, "score_function"), x, n, "score_function"), jnp.zeros(())
     if control_variate is not None:
         h, known = _pair(control_variate, f, q)
@@ -101,17 +98,28 @@ def score_function(
                 f"score_function: the expectation of the control variate has shape {expectation.shape}; it must be one "
                 "number, the mean of h over q"
             )
-    log_q = score_density(how, eps)
     if baseline is optimal:
         terms = surrogate(values, log_q) - given_back(values, q, eps)
     else:
         if callable(baseline) and together is not None and together.pairs:
             baseline = independent(baseline_values(baseline, values, pairs=True))
         terms = surrogate(values, log_q, baseline)
+    return terms + expectation
+
+
+def drawn_with_score(q: Distribution, key: Array, n: int) -> tuple[Sample, Sample, Array]:
+    """`n` samples of `q`, the noise behind them, and `log q` of each, shape `(n,)`, up to a constant.
+
+    The derivatives of `log q` are refused, or nan, as `score_function` says.
+    """
+    check_draw(q, n, "score_function")
+    how = base_noise(q)
+    eps = how.sample(key, (n,))
+    x = nan_outside_support(q, jax.tree.map(lax.stop_gradient, how.push(eps)))
+    log_q = score_density(how, eps)
     if how.source is q:  # the density is not one of this package's
-        terms = nan_if_not_finite(terms, log_q, q)
-    terms = refuse_never_drawn(terms + expectation, q, "score_function")
-    return forbid_moving_support(terms, q, "score_function")
+        log_q = nan_if_not_finite(log_q, log_q, q)
+    return x, eps, forbid_moving_support(refuse_never_drawn(log_q, q, "score_function"), q, "score_function")
 
 
 def _pair(control_variate: Any, f: Objective, q: Any) -> tuple[Objective, ArrayLike]:

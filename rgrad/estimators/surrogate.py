@@ -103,7 +103,7 @@ def surrogate(
         terms = w * terms
     if mask is not None:
         terms = terms * (v.size / jnp.maximum(keep.sum(), 1))
-    return terms * nan_if(copies) + _nan_where_nan(log_q)
+    return terms * nan_if(copies) + nan_where_nan(log_q)
 
 
 def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
@@ -114,7 +114,7 @@ def _check_shapes(values: Array, **others: ArrayLike | None) -> None:
             raise ValueError(f"surrogate: {name} has shape {jnp.shape(x)}; it must be {values.shape}, like values")
 
 
-def _nan_where_nan(log_q: Array) -> Array:
+def nan_where_nan(log_q: Array) -> Array:
     """0, or nan with a derivative of nan for entries of `log_q` that are nan.
 
     `attach` gives such entries a derivative of zero.

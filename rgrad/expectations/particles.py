@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from rgrad.distributions.implicit import has_rsample
@@ -15,7 +16,7 @@ from rgrad.estimators.control_variates import optimal
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS
 from rgrad.protocols import Estimator
-from rgrad.tracing.independence import independent
+from rgrad.tracing.independence import Independent, independent
 
 PARTICLES = "rgrad_particles"  # the axis of the particles
 
@@ -36,9 +37,8 @@ def over_particles(estimator: Estimator, n: int, caller: str) -> Estimator:
     if not isinstance(estimator, partial) or "baseline" not in estimator.keywords:
         return estimator
     found = baseline_over_particles(estimator.keywords["baseline"], n, caller)
-    if not callable(found):
-        return estimator
-    return partial(estimator.func, *estimator.args, **{**estimator.keywords, "baseline": independent(found)})
+    found = independent(found) if callable(found) else found
+    return partial(estimator.func, *estimator.args, **{**estimator.keywords, "baseline": found})
 
 
 def baseline_over_particles(baseline: Any, n: int, caller: str) -> Any:
@@ -58,6 +58,8 @@ def baseline_over_particles(baseline: Any, n: int, caller: str) -> Any:
         )
     if baseline is optimal:
         raise Unsuitable(f"{caller}: optimal needs several samples of one distribution; use rgrad.leave_one_out")
+    if isinstance(baseline, Independent) and not callable(baseline.baseline) and jnp.ndim(baseline.baseline) == 0:
+        return baseline.baseline
     if not callable(baseline):
         return baseline
     if n == 1 and baseline is leave_one_out:

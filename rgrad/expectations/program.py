@@ -1,119 +1,72 @@
 """Stochastic programs: a function with several random draws, and an estimator at each of them.
 
-*The rest of the program is the f of a draw.* A program is run with the values drawn so far. Its next draw unwinds out of
-it by an exception that carries `q` and the estimator, and the estimator is then called with an f that runs the program
-again, with one more value. So every estimator, with its bias and its order of derivatives, is used as it is.
+*The rest of the program is the f of a draw.* An estimator that evaluates f once, at its own sample, is drawn in place:
+the program goes on with the sample, and the score is attached at the end (`rgrad.expectations.in_place`). A draw with
+any other estimator unwinds out of the program by an exception that carries `q` and the estimator. The estimator is then
+called with an f that runs the program again, with one more value. So every estimator, with its bias and its order of
+derivatives, is used as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
 from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
-from rgrad.distributions.dependent import dependent_draws
-from rgrad.distributions.draws import check_draw
 from rgrad.distributions.implicit import sample as sample_from
 from rgrad.distributions.wrappers import name_of
-from rgrad.errors import Unsuitable
 from rgrad.estimators.table import estimator_of, name_of_estimator, naming_others
+from rgrad.expectations.draw import Draw, Site
+from rgrad.expectations.in_place import Event, cost_to_go, drawn_in_place
 from rgrad.expectations.particles import PARTICLES, default_estimator, over_particles
-from rgrad.protocols import Distribution, Estimator, Sample
+from rgrad.protocols import Estimator, Sample
 
-Program = Callable[["Draw"], ArrayLike]
-
-
-class Site(NamedTuple):
-    """One draw of a program."""
-
-    name: str
-    distribution: Any
-    estimator: str
-    """Its name in `rgrad.ESTIMATORS`, or its own."""
-    value: Sample
-
-
-class Draw:
-    """The argument of a program.
-
-    `draw(q)` returns one sample of `q`, `draw.cost(value)` adds a cost at this point, and `draw.key()` returns a PRNG key
-    for randomness of the program's own, e.g. of an `rgrad.expect` in it.
-    """
-
-    def __init__(self, next_value: Any, given: tuple[Sample, ...] | None, default: Any, key: Array):
-        self._next_value, self._given, self._default, self._key = next_value, given, default, key
-        self._keys = 0
-        self._names: list[str] = []
-        self._outside = get_opaque_trace_state()
-        self._spent: Any = 0.0
-        """The costs after the last given value. Those before it are counted by the runs that had fewer values. Without
-        `given`, all of them.
-        """
-
-    def __call__(self, q: Distribution, estimator: Estimator | str | None = None, name: str | None = None) -> Sample:
-        """One sample of `q`, of shape `q.event_shape`.
-
-        Args:
-            q: a `Distribution` of one sample.
-            estimator: how the gradient passes this draw: a function, or a name of `rgrad.ESTIMATORS`. None:
-                the default of the program.
-            name: for messages and `rgrad.trace_program`. None: `draw 0`, `draw 1`, ... in the order of the program.
-
-        Raises:
-            ValueError: two draws have this name; the draw is inside a JAX transformation within the program; or `q` is
-                not the distribution of one independent sample.
-        """
-        position = len(self._names)
-        name = f"draw {position}" if name is None else name
-        self._check_place(f"draw({name_of(q)}, name={name!r})")
-        if name in self._names:
-            raise ValueError(f"draw: two draws are named {name!r}; give each its own name")
-        self._names.append(name)
-        if self._given is not None and position < len(self._given):
-            return self._given[position]
-        check_draw(q, 1, "draw")
-        if (together := dependent_draws(q)) is not None:
-            raise Unsuitable(f"draw: {together.prefix} draws need several samples of one distribution; pass q itself")
-        return self._next_value(q, self._default(q) if estimator is None else estimator_of(estimator, "draw"), name)
-
-    def cost(self, value: ArrayLike) -> None:
-        """Adds a cost at this point of the program. A draw is charged only with the costs that come after it.
-
-        Args:
-            value: a scalar. It may depend on all draws so far, and on the parameters.
-        """
-        self._check_place("draw.cost")
-        if jnp.shape(value) != ():
-            raise ValueError(f"draw.cost: value must be a scalar, got shape {jnp.shape(value)}; pass its sum")
-        if self._given is None or len(self._names) == len(self._given):
-            self._spent = self._spent + value
-
-    def key(self) -> Array:
-        """A PRNG key, another one at each call, and the same ones when the program is run again."""
-        self._check_place("draw.key")
-        self._keys += 1
-        return jax.random.fold_in(self._key, 2**32 - self._keys)
-
-    def _check_place(self, what: str) -> None:
-        if get_opaque_trace_state() != self._outside:
-            raise ValueError(
-                f"{what}: this is inside a JAX transformation (vmap, jit, scan, cond, grad, checkpoint, ...) within the "
-                "program; use a Python loop, or draw one event, e.g. Normal(loc, scale).to_event(1)"
-            )
+Program = Callable[[Draw], ArrayLike]
 
 
 class _Reached(BaseException):
-    """Unwinds out of a program at the first draw that has no value. Not an `Exception`, so that programs do not catch it."""
+    """Unwinds out of a program at a draw whose estimator evaluates the rest. Not an `Exception`, so no program catches it."""
 
-    def __init__(self, *site: Any):
-        self.site = site
+    def __init__(self, draw: Draw, q: Any, estimator: Estimator):
+        self.draw, self.q, self.estimator = draw, q, estimator
+
+
+class _Estimate:
+    """A run that draws in place if possible, and otherwise unwinds.
+
+    Args:
+        n: the number of particles.
+        default: the estimator of a draw that names none, as a function of its distribution.
+    """
+
+    names_sites = False
+
+    def __init__(self, n: int, default: Callable[[Any], Estimator]):
+        self.n, self.default = n, default
+
+    def sample(self, draw: Draw, q: Any, estimator: Estimator, name: str, key: Array) -> tuple[Sample, list[Event]]:
+        found = drawn_in_place(q, estimator, key, self.n, draw._in_scan is not None)
+        if found is None:
+            raise _Reached(draw, q, estimator)
+        return found
+
+
+class _Show(_Estimate):
+    """A run for a person to read, without derivatives."""
+
+    names_sites = True
+
+    def sample(self, draw: Draw, q: Any, estimator: Estimator, name: str, key: Array) -> tuple[Sample, list[Event]]:
+        over_particles(estimator, self.n, "draw")
+        value = jax.tree.map(lambda x: x[0], sample_from(q, key, (1,)))
+        site = Site(name, q, name_of_estimator(estimator), value)
+        return value, [Event(lambda after, _: after, value, site=site)]
 
 
 def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimator | str | None = None) -> Array:
@@ -135,13 +88,18 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
     is a cost at the end.
 
     Between the draws a program may do anything: `jax.lax.scan`, `rgrad.expect`, another program. The draws themselves
-    must not be inside a JAX transformation within the program. Their number must not depend on values. The program is
-    traced once for each draw (more often by estimators that evaluate f several times), so it must not have side effects.
+    must not be inside a JAX transformation within the program, except for the steps of a `draw.scan`. Their number must
+    not depend on values.
+
+    The program is traced once for all draws by `reparameterized`, and by `score_function` with at most a baseline. Each
+    draw by another estimator traces it again (more often if the estimator evaluates f several times). So the program
+    must not have side effects.
 
     Args:
         program: `program(draw) -> scalar`. The parameters enter through the closure. See `Draw`.
-        key: one PRNG key. Draw i of a particle uses `fold_in(key of the particle, i)`, and call i of `draw.key()` uses
-            `fold_in(key of the particle, 2^32 - i)`.
+        key: one PRNG key. Draw or scan i of a particle uses `fold_in(key of the particle, i)`, and call i of
+            `draw.key()` uses `fold_in(key of the particle, 2^32 - i)`. Step t of a scan uses `fold_in(key of the scan, t)`
+            in the same way.
         n: the number of particles: independent runs of the program. Baselines such as `leave_one_out` are computed over
             the particles.
         estimator: for draws that name none. None: `reparameterized` if `q` has it, otherwise `score_function`, with
@@ -151,7 +109,7 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
         A scalar, per call: the mean over the particles.
 
     Raises:
-        TypeError: the program is not callable.
+        TypeError: the program is not callable, or a cost is complex.
         ValueError: the program does not return one number; a draw is inside a transformation; two draws have one name;
             `leave_one_out` with n = 1; a baseline that needs a state (`moving_average`) or the scores (`optimal`).
         rgrad.NotApplicable: an estimator does not apply to its draw.
@@ -165,9 +123,8 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
         raise TypeError(f"expect_program: program must be callable, got {type(program).__name__} {program!r}")
     _check_n(n, "expect_program")
     check_key(key, "expect_program")
-    chosen = None if estimator is None else estimator_of(estimator, "expect_program")
-    default = lambda q: default_estimator(q, n > 1) if chosen is None else chosen
-    one = lambda key: _run(program, key, n, default, ())
+    run = _Estimate(n, _default(estimator, n, "expect_program"))
+    one = lambda key: _run(program, key, run, ())
     return jax.vmap(one, axis_name=PARTICLES)(jax.random.split(key, n)).mean()
 
 
@@ -178,23 +135,30 @@ def _check_n(n: int, caller: str) -> None:
         raise ValueError(f"{caller}: n = {n} particles; ask for at least 1")
 
 
-def _run(program: Program, key: Array, n: int, default: Any, given: tuple[Sample, ...]) -> Array:
-    """The estimated cost after the given values: the program runs with them, and its next draw calls its estimator."""
+def _default(estimator: Estimator | str | None, n: int, caller: str) -> Callable[[Any], Estimator]:
+    if estimator is None:
+        return lambda q: default_estimator(q, n > 1)
+    chosen = estimator_of(estimator, caller)
+    return lambda q: chosen
 
-    def unwind(q: Any, estimator: Estimator, name: str) -> Sample:
-        raise _Reached(draw, q, estimator, name)
 
-    draw = Draw(unwind, given, default, key)
+def _run(program: Program, key: Array, run: _Estimate, given: tuple[Any, ...]) -> Array:
+    """The estimated cost after the given values: the program runs with them, until a draw whose estimator runs it again."""
+    draw = Draw(run, key, given)
     try:
-        return draw._spent + _scalar(program(draw))
+        last = _scalar(program(draw))
     except _Reached as reached:
-        owner, q, estimator, _ = reached.site
-        if owner is not draw:  # the draw of a program around this one
+        if reached.draw is not draw:  # the draw of a program around this one
             raise
-    rest = lambda x: _run(program, key, n, default, (*given, x))
-    with naming_others(q):
-        (term,) = over_particles(estimator, n, "draw")(rest, q, jax.random.fold_in(key, len(given)), 1)
-    return draw._spent + term
+        values, q = draw._values, reached.q
+        rest = lambda x: _run(program, key, run, (*values, x))
+        with naming_others(q):
+            estimator = over_particles(reached.estimator, run.n, "draw")
+            (last,) = estimator(rest, q, jax.random.fold_in(key, len(values)), 1)
+    total = cost_to_go(last, draw._events)
+    if jnp.iscomplexobj(total):
+        raise TypeError(f"expect_program: the costs must be real numbers, got {total.dtype}; return their real part")
+    return total
 
 
 def _scalar(value: Any) -> Array:
@@ -234,15 +198,17 @@ def trace_program(program: Program, key: Array, n: int = 1, estimator: Estimator
     """
     _check_n(n, "trace_program")
     check_key(key, "trace_program")
-    chosen = None if estimator is None else estimator_of(estimator, "trace_program")
-    sites: list[Site] = []
-
-    def sampled(q: Any, estimator: Estimator, name: str) -> Sample:
-        over_particles(estimator, n, "draw")
-        value = jax.tree.map(lambda x: x[0], sample_from(q, jax.random.fold_in(key, len(sites)), (1,)))
-        sites.append(Site(name, q, name_of_estimator(estimator), value))
-        return value
-
-    draw = Draw(sampled, None, lambda q: default_estimator(q, n > 1) if chosen is None else chosen, key)
+    draw = Draw(_Show(n, _default(estimator, n, "trace_program")), key)
     last = _scalar(program(draw))
-    return ProgramTrace(tuple(sites), draw._spent + last)
+    sites = [site for event in draw._events for site in _sites(event.site, event.arrays)]
+    return ProgramTrace(tuple(sites), cost_to_go(last, draw._events))
+
+
+def _sites(site: Any, values: Any, scan: str = "") -> Iterator[Site]:
+    """The sites of an event. Those of a scan come as its name and the sites of its first step."""
+    if isinstance(site, Site):
+        yield site._replace(name=scan + site.name, value=values)
+    elif site is not None:
+        name, inner = site
+        for one, of_steps in zip(inner, values, strict=True):
+            yield from _sites(one, of_steps, f"{scan}{name}.")

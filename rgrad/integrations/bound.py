@@ -17,8 +17,9 @@ from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.score_function import score_function
 from rgrad.estimators.table import name_of_estimator
 from rgrad.expectations.bounds import attach_vimco, bound_of
+from rgrad.expectations.in_place import is_score_function
 from rgrad.integrations.costs import log_density_of
-from rgrad.integrations.sites import NONE, Given, ModelAndGuide, Ran, is_score_function, run, summed_to
+from rgrad.integrations.sites import NONE, Given, ModelAndGuide, Ran, run, summed_to
 from rgrad.protocols import Estimator
 
 THROUGH_SAMPLES = {"sticking_the_landing": 1, "doubly_reparameterized": 2}

@@ -21,6 +21,7 @@ from rgrad.errors import Unsuitable
 from rgrad.estimators.baselines import leave_one_out, plain
 from rgrad.estimators.enumerated import enumerated, support_of
 from rgrad.estimators.table import naming_others
+from rgrad.expectations.in_place import is_score_function
 from rgrad.expectations.particles import baseline_over_particles, over_particles
 from rgrad.integrations.elements import Elements, elements_of
 from rgrad.integrations.sites import (
@@ -31,7 +32,6 @@ from rgrad.integrations.sites import (
     SiteReached,
     Term,
     in_plates,
-    is_score_function,
     run,
     summed_to,
     values_of_each,

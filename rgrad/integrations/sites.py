@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +21,8 @@ from rgrad.distributions.wrappers import elementary, name_of
 from rgrad.errors import NoDerivative
 from rgrad.estimators.enumerated import support_of
 from rgrad.estimators.reparameterized import reparameterized
-from rgrad.estimators.score_function import score_function
 from rgrad.estimators.table import naming_others
+from rgrad.expectations.in_place import is_score_function
 from rgrad.protocols import Estimator, Sample
 
 Given = Mapping[str, Sample]
@@ -116,12 +115,6 @@ def unmasked(q: Any) -> Any:
     while isinstance(q, dist.MaskedDistribution):
         q = q.base_dist
     return q
-
-
-def is_score_function(estimator: Any) -> bool:
-    """Whether it is the score function with at most a baseline, which does not evaluate the rest of the model itself."""
-    inner = estimator.func if isinstance(estimator, partial) else estimator
-    return inner is score_function and set(getattr(estimator, "keywords", {})) <= {"baseline"}
 
 
 def pathwise(q: Any, key: Array, name: str) -> tuple[Sample, Any]:

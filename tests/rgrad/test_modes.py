@@ -41,6 +41,17 @@ def two_draws(t, draw):
     return draw(dist.Normal(t * x, 1.0)) ** 2
 
 
+def steps(t, draw):
+    """A draw by a score function in each step of a scan."""
+
+    def step(draw, x, _):
+        x = draw(dist.Normal(t * x, 1.0), leave_one_out)
+        draw.cost(x**2)
+        return x, None
+
+    return draw.scan(step, jnp.zeros(()), length=2)[0]
+
+
 def svi(key):
     model = lambda: numpyro.sample("y", dist.Normal(numpyro.sample("x", normal(0.0)), 1.0), obs=jnp.array(0.5))
     guide = lambda: numpyro.sample("x", normal(numpyro.param("m", 0.0)))
@@ -63,6 +74,7 @@ JOBS = {
     "elbo": lambda key: jax.grad(lambda t: rgrad.elbo(lambda z: -(z**4), normal(t), key, 4))(2.0),
     "vimco": lambda key: jax.grad(lambda t: rgrad.iwae(lambda z: -(z**2), normal(t), key, 3, 2, gradient=rgrad.vimco))(2.0),
     "program": lambda key: jax.grad(lambda t: rgrad.expect_program(partial(two_draws, t), key, 3))(0.4),
+    "scan": lambda key: jax.grad(lambda t: rgrad.expect_program(partial(steps, t), key, 3))(0.4),
     "svi": svi,
     "vmap": lambda key: jax.vmap(gradient(normal, leave_one_out))(jax.random.split(key, 2)),
     "fit": lambda key: rgrad.fit(loss, 0.0, optax.sgd(0.1), key, 3).params,
@@ -70,7 +82,7 @@ JOBS = {
     "sweep": lambda key: rgrad.sweep(Square, {"loc": [1.0, 2.0]}, key=key, replicates=8).moments().mean,
     "exact_moments": lambda key: rgrad.exact_moments(Square, rgrad.score_function).mean,
 }  # fmt: skip
-FEW = ("reparameterized", "leave_one_out", "program", "vmap", "fit", "measure", "sweep")
+FEW = ("reparameterized", "leave_one_out", "program", "scan", "vmap", "fit", "measure", "sweep")
 NOT_BITS = tuple(
     name for name in JOBS if name not in ("disarm", "leave_one_out of bits")
 )  # NumPyro refuses them itself
@@ -87,7 +99,7 @@ class Mode(NamedTuple):
 
 
 MODES = {
-    "disable_jit": Mode(jax.disable_jit, ("reparameterized", "leave_one_out", "quasi", "elbo", "vimco", "program", "svi", "fit", "measure", "sweep")),
+    "disable_jit": Mode(jax.disable_jit, ("reparameterized", "leave_one_out", "quasi", "elbo", "vimco", "program", "scan", "svi", "fit", "measure", "sweep")),
     "debug_nans": Mode(partial(jax.debug_nans, True), (*FEW, "Gamma")),
     "strict promotion": Mode(partial(jax.numpy_dtype_promotion, "strict"), NOT_BITS, traced=True),
     "no rank promotion": Mode(partial(jax.numpy_rank_promotion, "raise"), NOT_BITS, traced=True),

@@ -12,43 +12,10 @@ import pytest
 
 import rgrad
 from tests.calibration import assert_unbiased
+from tests.exact_programs import exactly
 
 KEY = jax.random.key(0)
 T = jnp.array([0.4, -0.3])
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(24)
-WEIGHTS = WEIGHTS / WEIGHTS.sum()
-
-
-class Next(Exception):
-    """The first draw that has no value, in `exactly`."""
-
-
-def exactly(program, given=()):
-    """The expected cost by quadrature over the Normals and sums over the discrete draws, differentiable."""
-    after, position, costs = None, 0, 0.0
-
-    def draw(q, estimator=None, name=None):
-        nonlocal after, position
-        position += 1
-        if position <= len(given):
-            return given[position - 1]
-        after = q
-        raise Next
-
-    def cost(value):
-        nonlocal costs
-        costs = costs + (value if position == len(given) else 0.0)
-
-    draw.cost = cost
-    try:
-        return costs + program(draw)
-    except Next:
-        pass
-    rest = jax.vmap(lambda x: exactly(program, (*given, x)))
-    if isinstance(after, dist.Normal):
-        return costs + jnp.dot(WEIGHTS, rest(after.loc + after.scale * NODES))
-    values = after.enumerate_support()
-    return costs + jnp.dot(jnp.exp(after.log_prob(values)), rest(values))
 
 
 def programs():
@@ -258,48 +225,100 @@ def test_hessians_are_right_to_every_order():
         jax.hessian(of(partial(bits_and_normal, e=("disarm", None))))(T)
 
 
-def operations(f, *args):
-    found = jax.jit(f).lower(*args).compile().cost_analysis()
+def flops(compiled):
+    found = compiled.cost_analysis()
     return (found[0] if isinstance(found, list) else found)["flops"]
 
 
 def chain_of(length, estimator=None, calls=None):
+    """The sum of x_i^2 over the steps of a chain of Normals."""
+
     def loss(t, key):
         def program(draw):
             x = 0.0
             for _ in range(length):
                 x = draw(dist.Normal(0.9 * x + t, 1.0), estimator)
+                draw.cost(x**2)
                 if calls is not None:
                     calls.append(1)
-            return x**2
+            return 0.0
 
         return rgrad.expect_program(program, key, 100)
 
     return loss
 
 
-def test_a_chain_costs_no_more_than_by_hand():
-    """20 draws: within 1.3 times the operations. The prefix is traced again at each draw, and XLA merges the copies."""
+def by_hand(length, estimator):
+    """The same, as one writes it: the score of each step times the reward to go less its mean in the other particles."""
 
-    def by_hand(t, key):
+    def loss(t, key):
         def one(key):
-            x = 0.0
-            for i in range(20):
-                x = 0.9 * x + t + rgrad.noise.normal(jax.random.fold_in(key, i), (1,))[0]
-            return x**2
+            x, costs, scores = 0.0, [], []
+            for i in range(length):
+                mean = 0.9 * x + t
+                x = mean + rgrad.noise.normal(jax.random.fold_in(key, i), (1,))[0]
+                x = x if estimator == "reparameterized" else jax.lax.stop_gradient(x)
+                costs.append(x**2)
+                scores.append(-0.5 * (x - mean) ** 2)
+            return jnp.stack(costs), jnp.stack(scores)
 
-        return jax.vmap(one)(jax.random.split(key, 100)).mean()
+        costs, scores = jax.vmap(one)(jax.random.split(key, 100))
+        if estimator == "reparameterized":
+            return costs.sum(1).mean()
+        to_go = jnp.cumsum(costs[:, ::-1], 1)[:, ::-1]
+        others = (to_go.sum(0) - to_go) / 99 if estimator == "score_function+leave_one_out" else 0.0
+        scored = (to_go - others) * scores
+        return (costs.sum(1) + (scored - jax.lax.stop_gradient(scored)).sum(1)).mean()
 
-    assert operations(jax.grad(chain_of(20)), 0.1, KEY) < 1.3 * operations(jax.grad(by_hand), 0.1, KEY)
+    return loss
 
 
-@pytest.mark.parametrize("estimator", ["reparameterized", "score_function"])
-def test_tracing_is_quadratic(estimator):
-    """Draw i is replayed by the runs that have more values: T (T + 1) / 2 draws in all."""
-    for length in (2, 4, 8):
+@pytest.mark.parametrize("length", [pytest.param(10, marks=pytest.mark.long), 20])
+@pytest.mark.parametrize("estimator", ["reparameterized", "score_function", "score_function+leave_one_out"])
+def test_a_chain_costs_no_more_than_by_hand(estimator, length):
+    """Within 1.3 times the operations, and the same numbers."""
+    ours, theirs = (jax.value_and_grad(loss(length, estimator)) for loss in (chain_of, by_hand))
+    ours, theirs = (jax.jit(f).lower(0.1, KEY).compile() for f in (ours, theirs))
+    np.testing.assert_allclose(ours(0.1, KEY), theirs(0.1, KEY), rtol=1e-4)
+    assert flops(ours) < 1.3 * flops(theirs)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    ["reparameterized", "score_function", "score_function+leave_one_out", partial(rgrad.score_function, baseline=2.0)],
+)
+def test_draws_in_place_are_traced_once(estimator):
+    for length in (2, 8):
         calls = []
         jax.eval_shape(jax.grad(chain_of(length, estimator, calls)), 0.1, KEY)
+        assert len(calls) == length
+
+
+def test_other_tracing_is_quadratic():
+    """Draw i is replayed by the runs that have more values: T (T + 1) / 2 draws in all, of an estimator of one's own."""
+    own = lambda f, q, key, n: rgrad.score_function(f, q, key, n)
+    for length in (2, 4, 8):
+        calls = []
+        jax.eval_shape(jax.grad(chain_of(length, own, calls)), 0.1, KEY)
         assert len(calls) == length * (length + 1) // 2
+
+
+@pytest.mark.parametrize("estimator", ["enumerated", "score_function", "measure_valued"])
+def test_costs_after_the_last_draw_count(estimator):
+    """By hand, without the `exactly` of this file."""
+
+    def program(t, draw):
+        draw.cost(10.0)
+        b = draw(dist.Bernoulli(t), estimator)
+        draw.cost(3.0 * b)
+        draw.cost(100.0)
+        return 1000.0
+
+    value = of(program, 4)(jnp.array(0.5))
+    assert (value - 1110.0) % 0.75 == 0
+    assert 1110 <= value <= 1113
+    if estimator == "enumerated":
+        assert jax.value_and_grad(of(program))(jnp.array(0.5)) == (1111.5, 3.0)
 
 
 def test_each_draw_has_its_own_key():
@@ -359,7 +378,7 @@ def test_print_of_a_trace():
 
 
 NORMAL, BIT = dist.Normal(0.0, 1.0), dist.Bernoulli(0.3)
-INSIDE = r"inside a JAX transformation .* use a Python loop, or draw one event"
+INSIDE = r"inside a JAX transformation .* use a Python loop, draw.scan \(with .* or one event"
 BAD = {
     "vmap": (lambda draw: jax.vmap(lambda m: draw(dist.Normal(m, 1.0)))(jnp.ones(2)).sum(), ValueError, INSIDE),
     "jit": (lambda draw: jax.jit(lambda: draw(NORMAL))(), ValueError, INSIDE),
@@ -379,6 +398,7 @@ BAD = {
     "optimal": (lambda draw: draw(BIT, "score_function+optimal"), ValueError, "draw: optimal needs several samples"),
     "own value": (lambda draw: draw(BIT, partial(rgrad.score_function, baseline=lambda v: v)), ValueError, "uses value 0 itself"),
     "not a distribution": (lambda draw: draw(3.0), TypeError, "draw: q must be a distribution, got float"),
+    "complex": (lambda draw: draw(NORMAL) * 1j, TypeError, "expect_program: the costs must be real numbers, got complex64"),
     "batch": (lambda draw: draw(dist.Normal(jnp.zeros(2), 1.0)), ValueError, r"batch_shape \(2,\)"),
 }  # fmt: skip
 
@@ -428,3 +448,85 @@ def test_catching_exceptions_in_a_program_does_no_harm():
             return 100.0
 
     assert rgrad.expect_program(program, KEY, 3) < 50
+
+
+def as_its_own(estimator):
+    """The same estimator, as one of the user's. It evaluates the rest of the program itself."""
+    return lambda f, q, key, n: rgrad.ESTIMATORS[estimator].estimator(f, q, key, n)
+
+
+@pytest.mark.parametrize("name", ["three_bits", "costs_in_the_middle", "four"])
+def test_draws_in_place_are_as_if_the_rest_were_evaluated(name):
+    """The same numbers for the same keys, to second order, with draws in place before, between and after others."""
+    program, kinds = PROGRAMS[name]
+    plain = {"bit": "score_function", "continuous": "reparameterized"}
+
+    def loss(estimators):
+        f = lambda t: rgrad.expect_program(lambda draw: program(t, draw, estimators), KEY, 3)
+        return jax.jit(lambda t: (f(t), jax.grad(f)(t), jax.hessian(f)(t)))
+
+    everywhere = tuple(as_its_own(plain[kind]) for kind in kinds)
+    truth = loss(everywhere)(T)
+    for i in range(len(kinds)):
+        some = [*everywhere]
+        some[i] = plain[kinds[i]]
+        for found, expected in zip(loss(tuple(some))(T), truth, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_baselines_of_draws_in_place():
+    """Numbers, traced ones, and functions. A number changes no value, and the gradient by -number times the score."""
+    q = lambda t: dist.Bernoulli(logits=t)
+
+    def loss(baseline):
+        def program(t, draw):
+            b = draw(q(t), partial(rgrad.score_function, baseline=baseline(t)))
+            draw.cost(3.0 * b)
+            return draw(q(t - b), "score_function") * t
+
+        return lambda t: of(program, 5)(t)
+
+    none = loss(lambda t: 0.0)
+    t = jnp.array(0.4)
+    bits = [rgrad.trace_program(lambda draw: draw(q(t)), key).sites[0].value for key in jax.random.split(KEY, 5)]
+    score = np.mean([jax.grad(lambda t, b=b: q(t).log_prob(b))(t) for b in bits])
+    for number in (2.0, jnp.array(2.0), np.float32(2.0)):
+        value, slope = jax.value_and_grad(loss(lambda t, number=number: number))(t)
+        np.testing.assert_allclose(value, none(t), rtol=1e-6)
+        np.testing.assert_allclose(slope, jax.grad(none)(t) - 2.0 * score, rtol=1e-4)
+    traced = jax.value_and_grad(loss(lambda t: 5.0 * t))(t)
+    np.testing.assert_allclose(traced, jax.value_and_grad(loss(lambda t: 2.0))(t), rtol=1e-5)
+    others = lambda values: (values.sum() - values) / (values.size - 1)
+    own = jax.value_and_grad(loss(lambda t: others))(t)
+    np.testing.assert_allclose(own, jax.value_and_grad(loss(lambda t: rgrad.leave_one_out))(t), rtol=1e-4)
+
+
+def test_counts_that_may_overflow():
+    """The square of 50,000 does not fit into 32 bits. The program gets a float, although the draw is not the last."""
+    program = lambda t, draw: draw(dist.Poisson(t), "score_function") ** 2 + draw(dist.Normal(t, 1.0))
+    value, slope = jax.value_and_grad(of(program, 50))(5e4)
+    assert abs(value / 2.5e9 - 1) < 0.01
+    assert jnp.isfinite(slope)
+
+
+class WithoutDensity(dist.Normal):
+    def log_prob(self, value, intermediates=None):
+        return jnp.nan * super().log_prob(value)
+
+
+def test_a_density_that_is_not_finite_gives_nan():
+    """Not a gradient of zero, also when other draws follow."""
+
+    def program(t, draw):
+        x = draw(WithoutDensity(t, 1.0), "score_function")
+        return x + draw(dist.Normal(t, 1.0), "score_function+leave_one_out")
+
+    loss = of(program, 20)
+    assert jnp.isnan(jax.grad(loss)(1.0))
+    assert jnp.isnan(jnp.stack(jax.jvp(loss, (1.0,), (1.0,)))).all()
+
+
+def test_the_support_must_not_move():
+    program = lambda t, draw: draw(dist.Uniform(0.0, t), "score_function") + draw(dist.Normal(t, 1.0))
+    with pytest.raises(NotImplementedError, match="score_function"):
+        jax.grad(of(program))(1.0)
