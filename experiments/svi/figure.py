@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from experiments.common.plotting import figure_files, house_style, legend_below, panels, plain_log, style_of
+from experiments.svi.fits import SviFits
 from experiments.svi.report import GLOBALS, first_globals
-from experiments.svi.study import PLACES, SviFits, SviStudy, assignments_of
+from experiments.svi.study import PLACES, SviStudy, assignments_of
 
 FLOOR = 1e-3  # nats: smaller gaps are drawn here
 PARAMETERS = {"logits": "logits of z", "mean_loc": "means", "sd_loc": "log sd", "odds_loc": "log odds"}
@@ -73,7 +74,17 @@ def _draw_assignments(axis: Any, found: SviStudy) -> None:
     for name, f in found.equal_particles.items():
         colour, marker = style_of(name)
         z = assignments_of(_first(f), x, np.random.default_rng(0))
-        axis.plot(x[order], z[order], color=colour, lw=1.2, marker=marker, ms=3, markevery=12)
+        wrong = found.task.ways[name].biased  # neighbours differ, and a line would hide the others
+        axis.plot(
+            x[order],
+            z[order],
+            linestyle="" if wrong else "-",
+            color=colour,
+            lw=1.2,
+            marker=marker,
+            ms=3,
+            markevery=4 if wrong else 12,
+        )
     axis.set(xlabel="datum, standardised", ylabel="P(z = 1)")
     axis.set_title("assignments (grey: NUTS)")
     axis.grid(alpha=0.3)

@@ -13,7 +13,7 @@ from experiments.common.progress import Advance
 from experiments.svi.exact import elbos
 from experiments.svi.model import SviWay, quiet
 
-ROUNDS = 3  # of the timing. The fastest counts, because other programs may run on the same machine
+ROUNDS = 10  # of the timing. The fastest counts, because other programs may run on the same machine
 
 
 class SviFits(NamedTuple):
@@ -87,6 +87,6 @@ def seconds_of_a_step(programs: Mapping[str, SviProgram], steps: int, advance: A
     found: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(ROUNDS):
         for name, program in programs.items():
-            found[name].append(program.timed(program.length(max(1, steps // 10)))[1])
+            found[name].append(program.timed(program.length(max(1, steps // 30)))[1])
             advance(1 / ROUNDS)
     return {name: min(seconds) for name, seconds in found.items()}

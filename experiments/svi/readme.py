@@ -12,7 +12,7 @@ SHOWN = ("logits", "mean_loc", "sd_loc")
 
 def readme_tables(rows: list[dict[str, Any]], settings: SviSettings) -> dict[str, str]:
     """Three tables: the variances, the fits, and the posteriors. Skipped losses have a row that says so."""
-    header = ["loss", *(f"{p}, {place}" for place in ("start", "optimum") for p in SHOWN), "mean"]
+    header = ["loss", *(f"{p}, {place}" for place in ("start", "optimum") for p in SHOWN), "mean gradient"]
     gradients = markdown(header, [_gradients(loss, rows) for loss in settings.estimators])
     fits = markdown(
         ["loss", "microseconds a step", "below the best ELBO, equal particles", "equal time"],
@@ -40,9 +40,9 @@ def _gradients(loss: str, rows: list[dict[str, Any]]) -> list[str]:
     mine = {(r["place"], r["parameter"]): r for r in rows if r["part"] == "gradient" and r["loss"] == loss}
     if not mine:
         return _skipped(loss, rows, 2 * len(SHOWN) + 1)
-    cell = lambda place, p: number(mine[place, p]["value"], 2) if (place, p) in mine else "-"
+    cell = lambda place, p: number(mine[place, p]["value"], 3) if (place, p) in mine else "-"
     right = all(r["largest_z"] <= LIMIT for r in mine.values())
-    return [loss, *(cell(place, p) for place in ("start", "optimum") for p in SHOWN), "exact" if right else "**wrong**"]
+    return [loss, *(cell(place, p) for place in ("start", "optimum") for p in SHOWN), "right" if right else "**wrong**"]
 
 
 def _fits(loss: str, rows: list[dict[str, Any]]) -> list[str]:

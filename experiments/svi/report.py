@@ -8,7 +8,8 @@ from scipy.special import stdtrit
 from experiments.common.record import table_csv
 from experiments.common.tables import number, print_table
 from experiments.svi.exact import globals_of, wide
-from experiments.svi.study import LIMIT, SviFits, SviStudy
+from experiments.svi.fits import SviFits
+from experiments.svi.study import LIMIT, SviStudy
 
 GLOBALS = ("log odds", "mean 0", "mean 1", "log sd")
 CHAINS_BAR = 1.01  # r-hat

@@ -39,7 +39,7 @@ class SviSettings(ExperimentSettings):
     """Particles of every loss, an integer."""
     replicates: Annotated[int, Field(ge=2, le=2**40)] = 20_000
     """Independent gradients behind each variance, an integer."""
-    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1), ONCE] = (0.03, 0.1, 0.3)
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1), ONCE] = (0.03, 0.1, 0.3, 1.0)
     """Initial learning rates of Adam. They decay to 0 over the steps (cosine schedule)."""
     steps: Annotated[int, Field(ge=1, lt=2**31)] = 3_000
     """Steps of each fit at equal particles, an integer. The fastest of these fits sets the time of those at equal time."""

@@ -164,7 +164,7 @@ def measured(
     at = jax.tree.map(lambda *each: jnp.asarray(np.stack(each), float), *(place.params for place in places))
     both = jax.vmap(lambda p: state._replace(optim_state=svi.optim.init(p)))(at)
     of = lambda state: rgrad.measure_svi(svi, state, key, settings.replicates, data)
-    moments = jax.tree.map(np.asarray, jax.vmap(of)(both))
+    moments = jax.tree.map(np.asarray, jax.jit(jax.vmap(of))(both))
     found = []
     for i, place in enumerate(PLACES):
         here = jax.tree.map(lambda leaf, i=i: leaf[i], moments)
@@ -179,8 +179,9 @@ def measured(
             z = np.abs(here.mean[parameter] - truth) / error
             if parameter == "logits":
                 z = z[_often_drawn(np.asarray(places[i].params["logits"], float), settings)]
-            of_parameter = [float(np.nansum(part[parameter])) for part in (here.variance, low, high)]
-            found.append(SviGradient(name, place, parameter, *of_parameter, float(np.max(z, initial=0)), z.size))
+            variance, least, most = (float(np.nansum(part[parameter])) for part in (here.variance, low, high))
+            largest = float(np.max(z, initial=0))
+            found.append(SviGradient(name, place, parameter, variance, least, most, largest, z.size))
     return found
 
 
