@@ -163,8 +163,9 @@ def test_what_numpyro_warns_of():
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_table_of_the_user_and_nuts(run):
-    """Six rows. The fits of the model with z summed out agree with NUTS better than those of the mean-field guide."""
+    """Six rows in two groups, so both guides are close to NUTS. Some logits are far from 0, and no warning is printed."""
     flags = ("--data", "small.csv", "--column", "size", "--estimators", "enumerated", "Trace_ELBO+marginal", "--steps", 800,
              "--learning-rates", 0.1, "--seeds", 2, "--points", 4, "--replicates", 500, "--draws", 1000)  # fmt: skip
     status, out, err = run(*flags, "--out", "a")
@@ -172,9 +173,10 @@ def test_a_table_of_the_user_and_nuts(run):
     assert "small.csv, size: 6 rows" in out
     assert "use more --draws" not in out
     rows = [r for r in json.loads(Path("a/result.json").read_text())["rows"] if r["part"] == "equal particles"]
-    mean_field, marginal = rows
-    assert marginal["sd_ratio_low"] > mean_field["sd_ratio_low"]
-    assert marginal["nuts_distance"] < 0.5
+    for row in rows:
+        assert row["nuts_distance"] < 0.5
+        assert 0.6 < row["sd_ratio_low"] <= row["sd_ratio_high"] < 1.2
+        assert row["assignment_distance"] < 0.1
     posterior = list(csv.DictReader(Path("a/posterior.csv").open()))
     assert [r["loss"] for r in posterior] == [
         n for n in ("enumerated", "Trace_ELBO+marginal", "NUTS") for _ in range(4)
