@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from experiments.common.errors import UsageError
 from experiments.common.record import table_csv
 from experiments.common.tables import number, print_table
 from experiments.svi.exact import globals_of, wide
@@ -118,6 +119,21 @@ def report(found: SviStudy, rows: list[Row]) -> list[Row]:
             f"does not agree: {r['loss']}, {r['parameter']} at the {r['place']}: {r['largest_z']:.1f} standard errors off"
         )
     return wrong
+
+
+def raise_divergence(found: SviStudy) -> None:
+    """Reports divergence. Call it after everything has been written.
+
+    Raises:
+        UsageError: a fit at the best learning rate ended with an ELBO that is not finite.
+    """
+    for part, fits in (("equal particles", found.equal_particles), ("equal time", found.equal_time)):
+        for name, f in fits.items():
+            if lost := int((~np.isfinite(f.final)).sum()):
+                raise UsageError(
+                    f"{name}: {lost} of {f.final.size} fits at {part} ended with an ELBO that is not finite, even at the best "
+                    "learning rate; use smaller --learning-rates"
+                )
 
 
 def _print_gradients(rows: list[Row], s: Any) -> None:

@@ -183,6 +183,17 @@ def test_a_table_of_the_user_and_nuts(run):
     ]
 
 
+@pytest.mark.long
+def test_a_learning_rate_that_diverges(run):
+    flags = ("--estimators", "enumerated", "--learning-rates", 1e6, "--steps", 20, "--seeds", 2, "--points", 2, "--no-nuts",
+             "--replicates", 50)  # fmt: skip
+    status, _, err = run(*flags, "--out", "a")
+    assert status == 2
+    assert err.startswith("error: enumerated: 2 of 2 fits at equal particles ended with an ELBO that is not finite")
+    assert err.count("\n") == 1
+    assert json.loads(Path("a/result.json").read_text())["rows"][-1]["value"] is None
+
+
 def test_the_bundled_column():
     column = load_column(None, None)
     assert column.x.shape == (178,)
