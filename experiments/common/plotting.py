@@ -62,6 +62,12 @@ STYLES = {
     "rebar+trained": Style("#cc79a7", "*"),
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
+    # The losses of NumPyro in `experiments.svi`.
+    "Trace_ELBO": Style("#999999", "X"),
+    "TraceGraph_ELBO": Style("#cc79a7", "D"),
+    "TraceEnum_ELBO": Style("#009e73", "P"),
+    "Trace_ELBO+marginal": Style("#0072b2", "v"),
+    "TraceEnum_ELBO+marginal": Style("#56b4e9", "h"),
     # The programs of `experiments.benchmark`.
     "rgrad": Style("#0072b2", "o"),
     "numpy loop": Style("#d55e00", "s"),

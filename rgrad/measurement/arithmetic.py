@@ -30,7 +30,8 @@ def beside(n: Any, leaf: Any) -> Any:
 
 
 def map_beside(function: Callable[..., Any], n: Any, *trees: Tree) -> Tree:
-    return jax.tree.map(lambda *leaves: function(beside(n, leaves[0]), *leaves), *trees)
+    with np.errstate(all="ignore"):  # the results say nan or inf
+        return jax.tree.map(lambda *leaves: function(beside(n, leaves[0]), *leaves), *trees)
 
 
 def unseen(level: float, n: Any) -> Any:

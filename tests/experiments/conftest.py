@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "compare", "sweep",
+EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "svi", "compare", "sweep",
                "benchmark")  # fmt: skip
 
 MINE = """

@@ -30,6 +30,7 @@ FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
 MORE_FILES = {
     "crossover": {"checks.csv"},
     "fit": {"trace.csv"},
+    "svi": {"curves.csv", "posterior.csv"},
     "sweep": {"plan.json", "chunks", "table.parquet", ".lock-0"},
     "logistic": {"curves.csv", "posterior.csv", "states.npz"},
     "vae": {"margins.csv", "pictures.npz", "checkpoints"},
