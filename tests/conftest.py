@@ -1,7 +1,9 @@
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
+import json
 import os
 import shutil
 import sys
@@ -12,7 +14,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 # Keep small ones too: eager code compiles each operation, and the caches in memory are cleared after each file.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Tests spend most of their time on compilation. With less optimisation it is faster, and the results are the same.
+# Tests spend most of their time on compilation. With less optimisation, and without the emitters that set up MLIR for each
+# fusion, it takes half the time, and the results are the same. (At level 0 the last bits depend on the compilation cache.)
 # One thread is enough to compile a program, because each core has its own worker.
 os.environ.setdefault(
     "XLA_FLAGS",
@@ -23,6 +26,10 @@ import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which
 import jax
 import numpyro
 import pytest
+
+# Tracing makes many small objects that live as long as the tests. Collecting them less often saves some per cent.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,30 +60,47 @@ def as_found():
 def small_run(tmp_path_factory):
     """`small_run("bounds") -> (status, stdout, stderr, folder)`: run an experiment on its small config, once.
 
-    It runs with `--readme`, on a copy of its README: `folder.parent / "bounds" / "README.md"`.
+    The workers of pytest-xdist share the runs: a worker that needs one that another is making waits for it. It runs with
+    `--readme`, on a copy of its README: `folder.parent / "bounds" / "README.md"`.
     """
-    from experiments.common import readme
-    from experiments.common.runner import main
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small_runs"
+    shared.mkdir(exist_ok=True)
 
     @cache
     def call(name):
-        module, folder = importlib.import_module(f"experiments.{name}"), tmp_path_factory.mktemp(name) / "whole"
-        (folder.parent / name).mkdir()
-        shutil.copy(readme.readme_of(name), folder.parent / name)
-        config = Path(__file__).parent.parent / "configs" / f"{name}_small.toml"
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            as_found(),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            patch.setattr(readme, "HOME", folder.parent)
-            flags = ["--config", str(config), "--out", str(folder), "--readme"]
-            status = main(getattr(module, f"{name.capitalize()}Settings"), module.run, flags)
-        return status, out.getvalue(), err.getvalue(), folder
+        home = shared / name
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            said = home / "said.json"
+            if not said.exists():
+                home.mkdir()
+                said.write_text(json.dumps(made(name, home)))
+        return *json.loads(said.read_text()), home / "whole"
 
     return call
+
+
+def made(name, home):
+    """Run an experiment into `home / "whole"`. Returns the status, stdout and stderr."""
+    from experiments.common import readme
+    from experiments.common.runner import main
+
+    module = importlib.import_module(f"experiments.{name}")
+    (home / name).mkdir()
+    shutil.copy(readme.readme_of(name), home / name)
+    config = Path(__file__).parent.parent / "configs" / f"{name}_small.toml"
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        as_found(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(readme, "HOME", home)
+        flags = ["--config", str(config), "--out", str(home / "whole"), "--readme"]
+        status = main(getattr(module, f"{name.capitalize()}Settings"), module.run, flags)
+    return status, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

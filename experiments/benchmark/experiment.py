@@ -4,6 +4,7 @@ from typing import Any
 
 from experiments.benchmark.figure import draw_figure
 from experiments.benchmark.gpu import read_gpu
+from experiments.benchmark.models import measuring_section, svi_section
 from experiments.benchmark.processes import cold_section, growth_section
 from experiments.benchmark.readme import readme_tables
 from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
@@ -34,6 +35,8 @@ def run(settings: BenchmarkSettings) -> int:
         "dimension": (lambda advance: dimension_section(settings, advance), len(settings.dimensions)),
         "fit": (lambda advance: fit_section(settings, left_out, advance), 1),
         "sweep": (lambda advance: sweep_section(settings, advance), 1),
+        "svi": (lambda advance: svi_section(settings, advance), 4),
+        "measuring": (lambda advance: measuring_section(settings, advance), 1),
         "cold": (lambda advance: cold_section(settings, advance), 1),
         "precision": (lambda advance: precision_section(settings, advance), 1),
     }

@@ -7,12 +7,14 @@ from typing import Any
 
 from experiments.common.plotting import figure_files, house_style, legend_below, panels, plain_log, style_of
 
-PANELS = ("draws", "dimension", "fit", "sweep", "growth", "cold")
+PANELS = ("draws", "dimension", "fit", "sweep", "svi", "measuring", "growth", "cold")
 TITLES = {
     "draws": "one gradient of n samples",
     "dimension": "one gradient in D dimensions",
     "fit": "fits",
     "sweep": "a sweep",
+    "svi": "NumPyro's SVI",
+    "measuring": "measure_total",
     "growth": "rgrad, 1,000 samples per gradient",
     "cold": "a cold start",
 }
@@ -25,7 +27,16 @@ def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str
     columns = min(2, max(1, len(sections)))
     figure, grid = panels(max(1, -(-len(sections) // 2)), columns, height=2.2)
     axes = grid.ravel()
-    drawing = {"draws": _lines, "dimension": _lines, "fit": _dots, "sweep": _dots, "cold": _dots, "growth": _growth}
+    drawing = {
+        "draws": _lines,
+        "dimension": _lines,
+        "fit": _dots,
+        "sweep": _dots,
+        "svi": _dots,
+        "measuring": _dots,
+        "cold": _dots,
+        "growth": _growth,
+    }
     for axis, section in zip(axes, sections, strict=False):
         drawing[section](axis, [r for r in rows if r["section"] == section], section)
         axis.set_title(TITLES[section])

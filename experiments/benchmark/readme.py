@@ -31,7 +31,13 @@ def _ratios(rows: Rows) -> str:
     return markdown(["contender", "speed-up of rgrad"], lines)
 
 
-WRITERS: dict[str, Callable[[Rows], str]] = {"draws": _draws, "fit": _ratios, "sweep": _ratios}
+WRITERS: dict[str, Callable[[Rows], str]] = {
+    "draws": _draws,
+    "fit": _ratios,
+    "sweep": _ratios,
+    "svi": _ratios,
+    "measuring": _ratios,
+}
 
 
 def gpu_table(record: dict[str, Any]) -> str:

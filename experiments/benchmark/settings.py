@@ -9,7 +9,7 @@ from pydantic import Field
 
 from experiments.common.settings import ONCE, ExperimentSettings, PathText
 
-Section = Literal["draws", "growth", "dimension", "fit", "sweep", "cold", "precision"]
+Section = Literal["draws", "growth", "dimension", "fit", "sweep", "svi", "measuring", "cold", "precision"]
 Rival = Literal[
     "numpy loop", "numpy threads", "torch eager", "torch.func", "torch.compile", "jax naive", "jax streamed", "C"
 ]
@@ -31,10 +31,14 @@ class BenchmarkSettings(ExperimentSettings):
         "dimension",
         "fit",
         "sweep",
+        "svi",
+        "measuring",
         "cold",
         "precision",
     )
-    """Any of draws, growth (time and memory against the number of draws), dimension, fit, sweep, cold and precision."""
+    """Any of draws, growth (time and memory against the number of draws), dimension, fit, sweep, svi, measuring, cold and
+    precision.
+    """
     rivals: Annotated[tuple[Rival, ...], ONCE] = get_args(Rival)
     """Contenders besides rgrad. Those that are not installed are left out, with a note."""
     num_samples: Annotated[tuple[Samples, ...], Field(min_length=1), ONCE] = (10, 100, 1_000, 10_000, 100_000)
@@ -71,6 +75,8 @@ TITLES = {
     "dimension": "dimension: speed-up over the contender",
     "fit": "fits: speed-up over the contender",
     "sweep": "sweep: speed-up over the contender",
+    "svi": "NumPyro's SVI: speed-up over the contender",
+    "measuring": "the noise of a large gradient: speed-up over the contender",
     "cold": "a cold start",
     "precision": "precision",
 }
@@ -80,7 +86,16 @@ NOTES = {
     "dimension": "a sum of squares in D dimensions, 100 samples per gradient, moments of every coordinate",
     "fit": "{fits:,} simultaneous fits of {steps:,} steps with each of two estimators; rgrad runs each estimator in a thread",
     "sweep": "{cells:,} cells of 1e6 draws each; without compilation, except where each cell is compiled",
+    "svi": "Bayesian logistic regression, 569 x 30, with an AutoNormal guide; compilation includes tracing",
+    "measuring": "a network of 2e6 parameters with dropout; the loop makes the same gradients, and adds them up",
     "cold": "a fresh process from its first import, relative to import jax; 'programs kept': compiled programs cached on disk",
     "precision": "moments of {precision:,} draws accumulated in 32 bits, 10 per gradient, against the same draws in 64 bits",
 }
-UNITS = {"draws": "draws", "dimension": "coordinates", "fit": "steps", "sweep": "cells"}
+UNITS = {
+    "draws": "draws",
+    "dimension": "coordinates",
+    "fit": "steps",
+    "sweep": "cells",
+    "svi": "steps",
+    "measuring": "gradients",
+}

@@ -106,7 +106,7 @@ def in_turn(jobs: Mapping[Any, Callable[[int], float]], rounds: int, advance: Ad
         k = r % len(names)
         for name in names[k:] + names[:k]:
             said[name].append(jobs[name](r))
-            advance(1 / len(names))
+            advance(1 / len(names) / rounds)
     return said
 
 

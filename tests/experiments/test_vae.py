@@ -134,7 +134,8 @@ def test_the_digits():
 def test_margins():
     """Two seeds with straight curves: 2 and 3 nats ahead at the last step, and 1.5 times as fast."""
     rows = [
-        {"estimator": name, "seed": seed, "step": step, "seconds": step * pace, "test_elbo": step * (1 + rise * (seed + 2))}
+        {"estimator": name, "seed": seed, "step": step, "seconds": step * pace, "test_elbo": step * (1 + rise * (seed + 2)),
+         "stopped_at": -1}
         for name, pace, rise in (("a", 1.0, 0.1), ("b", 2.0, 0.0)) for seed in (0, 1) for step in (0, 10)
     ]  # fmt: skip
     by_step, by_time = vae_task.margins(rows, ("a", "b"))

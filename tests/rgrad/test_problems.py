@@ -313,7 +313,7 @@ def test_on_the_command_line(tmp_path):
         (lambda: rgrad.fit(lambda p, data, k: p**2, 1.0, optax.sgd(0.1), KEY, 2, jnp.ones(9)), TypeError, "if it is data"),
         (lambda: rgrad.fit(lambda p, data, k: p**2, 1.0, optax.sgd(0.1), KEY, 2), TypeError, "bind data with functools.partial"),
         (lambda: rgrad.fit(lambda p, k: p.loc, Unregistered(1.0, 1.0), optax.sgd(0.1), KEY, 2), ValueError, "fit: .* jax.tree_util.register_dataclass"),
-        (lambda: rgrad.fit(lambda p, k: 0.0, {"a": "x"}, optax.sgd(0.1), KEY, 2), ValueError, "must be a number"),
+        (lambda: rgrad.fit(lambda p, k: 0.0, {"a": "x"}, optax.sgd(0.1), KEY, 2), ValueError, "params must contain at least one number"),
         (lambda: rgrad.fit(lambda p, k: 0.0, {}, optax.sgd(0.1), KEY, 2), ValueError, "at least one number"),
     ],
 )  # fmt: skip

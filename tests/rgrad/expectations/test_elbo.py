@@ -263,11 +263,11 @@ def test_a_fit_stops_when_log_g_becomes_nan_and_keeps_the_last_good_parameters()
     stop = int(fitted.stopped_at)
     assert 0 < stop < 50
     assert bool(fitted.diverged)
-    kept = jax.tree.map(lambda x: x[stop], fitted.trace.params)
+    kept = jax.tree.map(lambda x: x[stop - 1], fitted.trace.params)
     for a, b in zip(jax.tree.leaves(fitted.params), jax.tree.leaves(kept), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.all(np.isfinite(fitted.params["mu"]))
-    assert 0.9 < fitted.params["mu"].sum() < 1.2  # the previous step was at the edge
+    assert 0.7 < fitted.params["mu"].sum() < 1.0  # the last place at which log g was finite
 
 
 def test_a_singular_c_within_a_fit_is_refused():

@@ -110,7 +110,9 @@ def of(program, n=2, key=KEY):
     return lambda t: rgrad.expect_program(lambda draw: program(t, draw), key, n)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if n == "draws_around" else n for n in PROGRAMS]
+)
 def test_unbiased(name):
     """Values and gradients. False failures: one in a million; a bias of 0.25 is caught."""
     program, choices = PROGRAMS[name]
