@@ -73,7 +73,7 @@ class Compiled:
         if not static:
             return self._own
         places = sorted(self._static)
-        references = [_reference(static[self._static.index(i)]) for i in places]
+        references = [reference(static[self._static.index(i)]) for i in places]
         try:
             key = tuple(references)
             with self._lock:
@@ -99,7 +99,7 @@ def compiled(function: Callable[..., Any], static_argnames: Sequence[str] = ()) 
     return Compiled(function, static_argnames)
 
 
-def _reference(x: Any) -> Any:
+def reference(x: Any) -> Any:
     """A reference to `x` that compares like it: a weak one if `x` is a function or another object that allows it."""
     if isinstance(x, MethodType):
         return WeakMethod(x)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 
-from rgrad.distributions.admission import normalised
+from rgrad.distributions.admission import normalised, parts
 from rgrad.distributions.kinks import beside_kinks
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.truncated import sharpened
@@ -63,7 +63,16 @@ def log_prob(q: Any, x: Sample) -> Array:
     if type(inner) not in (dist.BernoulliLogits, dist.BinomialLogits):
         return beside_kinks(q.log_prob, x)
     # The same result with fewer operations, for the two most frequent distributions.
-    value = q.log_prob(x)
-    live = x * inner.logits - getattr(inner, "total_count", 1) * jax.nn.softplus(inner.logits)
+    live = x * inner.logits - getattr(inner, "total_count", 1) * _softplus(jnp.asarray(inner.logits))
+    if type(inner) is dist.BernoulliLogits and len({part._validate_args for part in parts(q)}) == 1:
+        if inner._validate_args:  # as NumPyro does it, with its warning
+            live = jnp.where(inner._validate_sample(x), live, -jnp.inf)
+        live = jnp.broadcast_to(live, lax.broadcast_shapes(jnp.shape(x), q.shape()))
+        return live.sum(tuple(range(live.ndim - len(q.event_shape), live.ndim)))
     live = live.sum(tuple(range(live.ndim - len(q.event_shape), live.ndim)))
-    return live + lax.stop_gradient(value - live)
+    return live + lax.stop_gradient(q.log_prob(x) - live)
+
+
+def _softplus(x: Array) -> Array:
+    """`log(1 + e^x)`. Both branches use the same side at 0, so its derivatives of every order are correct there too."""
+    return jnp.where(x > 0, x, 0.0) + jnp.log1p(jnp.exp(jnp.where(x > 0, -x, x)))

@@ -36,7 +36,7 @@ IN_FLIGHT = 2**19  # the elements in the largest intermediate result of one batc
 IN_FLIGHT_ELSEWHERE = 2**26
 IN_FLIGHT_TRACED = 2**22  # smaller, because an outer `vmap` multiplies it
 MOST_LANES = 2**13  # the most replicates that one core makes at once
-LARGE = 2**22  # the elements beyond which the cores share one call, because a call on each would take too much memory
+LARGE = 2**19  # the elements beyond which the cores share one call, because a call on each would take too much memory
 MOST_WORK = 2**28  # the most elements that one batch may compute: this limits the waste of a batch larger than needed
 MOST_WORK_ELSEWHERE = 2**33
 
@@ -176,7 +176,7 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
         prefix = fold_in(key, high)
-        x = jax.tree.leaves(jax.vmap(lambda r: draw(fold_in(prefix, r)))(number))
+        x = jax.tree.leaves(_each_lane(lambda r: draw(fold_in(prefix, r)), number))
         is_first = (high == first[0]) & (low == first[1])
         one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # the first lane that is wanted in the first batch
         origins = [
@@ -207,6 +207,11 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
     total, ends = _across_lanes(sums), np.cumsum(sizes)
     pick = lambda leaf, size, end: jax.tree.map(lambda row: row[end - size : end].reshape(leaf.shape), total)
     return jax.tree.unflatten(structure, [pick(*of) for of in zip(leaves, sizes, ends, strict=True)])
+
+
+def _each_lane(draw: Callable[[Array], Any], number: Array) -> Any:
+    """The call of each lane. One lane is not mapped: a large matrix product with a batch of 1 is ten times as slow."""
+    return jax.vmap(draw)(number) if len(number) > 1 else jax.tree.map(lambda x: jnp.asarray(x)[None], draw(number[0]))
 
 
 _program = compiled(_power_sums, ("draw", "lanes"))

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
+from rgrad.backend.programs import reference
 from rgrad.measurement.arithmetic import student_t, where
 from rgrad.measurement.moments import Moments, measure
 from rgrad.parameters import WHOLE
@@ -167,20 +169,40 @@ def measure_total(
             raise ValueError(
                 f"measure_total: {name} must be even and at least {least}, because calls are compared in pairs; got {value}"
             )
-    sizes: dict[str, int] = {}
+    pair = _pair_of(draw)
+    pairs = measure(pair, key, int(replicates) // 2, start=int(start) // 2)
+    return TotalNoise(pairs, tuple(pair.sizes.items()), level)
 
-    def pair(key: Array) -> dict[str, tuple[Array, Array, Array]]:
-        # One after the other: there are never two calls in memory at once, and the call is compiled once.
-        both = lax.map(draw, jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(2)))
+
+class _Pair:
+    """Two calls of `draw`, and what is measured of them."""
+
+    def __init__(self, draw: Any):
+        self.draw = reference(draw)
+        self.sizes: dict[str, int] = {}
+        """The number of elements of each array, known when the pair has been traced."""
+
+    def __call__(self, key: Array) -> dict[str, tuple[Array, Array, Array]]:
+        first, second = (self.draw()(jax.random.fold_in(key, i)) for i in range(2))
         found = {}
-        for path, g in jax.tree_util.tree_leaves_with_path(both):
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
             name = jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE
-            a, b = (x.astype(jnp.result_type(x, jnp.float32)) for x in (g[0], g[1]))
-            sizes[name] = a.size
+            a, b = (jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in (a, b))
+            self.sizes[name] = a.size
             found[name] = jnp.sum(a * b), jnp.sum((a - b) ** 2) / 2
+        if not found:
+            raise TypeError("measure_total: draw returned nothing to measure; return an array or a pytree of arrays")
         total = [sum(column) for column in zip(*found.values(), strict=True)]
         # The covariance of the two follows from the variance of their sum.
         return {name: (u, v, u + v) for name, (u, v) in [*found.items(), (ALL, total)]}
 
-    pairs = measure(pair, key, int(replicates) // 2, start=int(start) // 2)
-    return TotalNoise(pairs, tuple(sizes.items()), level)
+
+_PAIRS: WeakKeyDictionary[Any, _Pair] = WeakKeyDictionary()
+"""One for each `draw`, so that its program is compiled once. It is kept as long as `draw`."""
+
+
+def _pair_of(draw: Any) -> _Pair:
+    try:
+        return _PAIRS.setdefault(draw, _Pair(draw))
+    except TypeError:  # it cannot be a key
+        return _Pair(draw)
