@@ -8,6 +8,8 @@ from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.keyed import WithKey
+from rgrad.distributions.others import as_distribution
+from rgrad.estimators.opened import opened
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import estimator_of, naming_others
 from rgrad.protocols import Distribution, Estimator, Objective
@@ -34,7 +36,8 @@ def expect(
 
     Args:
         f: maps one sample, of shape `q.event_shape`, to a scalar. `expect` does the batching.
-        q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated.
+        q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated. A
+            distribution of TFP, distrax, distreqx or FlowJAX is accepted too, and what `rgrad.distribution` returns.
         key: one PRNG key.
         n: the number of samples, a Python int.
         estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`; or a
@@ -47,15 +50,18 @@ def expect(
         A scalar, per call: the mean of the estimator's terms.
 
     Raises:
-        TypeError: `f` or `estimator` is not callable, `key` is not a key, or what the estimator raises.
+        TypeError: `q` is not a distribution, `f` or `estimator` is not callable, `key` is not a key, or what the
+            estimator raises.
         ValueError: the terms do not have shape `(n,)`, or what the estimator raises.
     """
     warn_if_wrong()
+    q = as_distribution(q, "expect")
     check_draw(q, n, "expect")
     if not callable(f):
         raise TypeError(f"expect: f must be callable, got {type(f).__name__} {f!r}")
     estimator = estimator_of(estimator, "expect")
     check_key(key, "expect")
+    f, q = opened(f, q, estimator)
     with naming_others(q):
         terms = estimator(_on_pairs(f), WithKey(q), key, n) if keyed else estimator(f, q, key, n)
     if getattr(terms, "shape", None) != (n,):

@@ -21,8 +21,10 @@ from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.implicit import sample as sample_from
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.wrappers import name_of
 from rgrad.errors import Unsuitable
+from rgrad.estimators.opened import opened, seen
 from rgrad.estimators.table import estimator_of, name_of_estimator, naming_others
 from rgrad.expectations.particles import PARTICLES, default_estimator, over_particles
 from rgrad.protocols import Distribution, Estimator, Sample
@@ -76,12 +78,14 @@ class Draw:
         if name in self._names:
             raise ValueError(f"draw: two draws are named {name!r}; give each its own name")
         self._names.append(name)
+        q = as_distribution(q, "draw")
+        chosen = self._default(q) if estimator is None else estimator_of(estimator, "draw")
         if self._given is not None and position < len(self._given):
-            return self._given[position]
+            return seen(self._given[position], q, chosen)
         check_draw(q, 1, "draw")
         if (together := dependent_draws(q)) is not None:
             raise Unsuitable(f"draw: {together.prefix} draws need several samples of one distribution; pass q itself")
-        return self._next_value(q, self._default(q) if estimator is None else estimator_of(estimator, "draw"), name)
+        return self._next_value(q, chosen, name)
 
     def cost(self, value: ArrayLike) -> None:
         """Adds a cost at this point of the program. A draw is charged only with the costs that come after it.
@@ -191,6 +195,7 @@ def _run(program: Program, key: Array, n: int, default: Any, given: tuple[Sample
         owner, q, estimator, _ = reached.site
         if owner is not draw:  # the draw of a program around this one
             raise
+    _, q = opened(lambda x: x, q, estimator)  # the program itself converts the samples
     rest = lambda x: _run(program, key, n, default, (*given, x))
     with naming_others(q):
         (term,) = over_particles(estimator, n, "draw")(rest, q, jax.random.fold_in(key, len(given)), 1)
