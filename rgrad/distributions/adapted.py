@@ -80,7 +80,46 @@ DRAWS: dict[str, Draws] = {"seed, sample_shape": _by_seed, "key, shape": _by_sha
 
 
 def density_of_one(q: Any, x: Sample) -> Array:
-    """`q.log_prob(x)`, summed if `q` returns one number for each coordinate of an event, as distreqx does."""
-    log_p = q.log_prob(x)
-    own = not hasattr(q, "has_rsample") and not hasattr(q, "batch_shape") and jnp.shape(log_p) != ()
-    return log_p.sum() if own and jnp.shape(log_p) == jnp.shape(x) == getattr(q, "event_shape", None) else log_p
+    """`q.log_prob(x)`. If `x` is one sample and the result has its shape, it is summed, e.g. for distreqx.
+
+    Raises:
+        ValueError: `x` is one sample, and the result has neither shape `()` nor that of the sample.
+    """
+    log_p, event = q.log_prob(x), event_shape_of(q)
+    shape = getattr(log_p, "shape", None)
+    if shape == () or event is None or jnp.shape(x) != event or tuple(getattr(q, "batch_shape", ())) != ():
+        return log_p
+    if shape == event:
+        return log_p.sum()
+    raise ValueError(wrong_density(type(q).__name__, log_p))
+
+
+def event_shape_of(q: Any) -> tuple[int, ...] | None:
+    """The shape of one sample, as the library says it. None if it does not, or if a sample is not one array."""
+    shape = getattr(q, "event_shape", getattr(q, "shape", None))
+    try:
+        return tuple(int(size) for size in shape)  # type: ignore[union-attr]
+    except (TypeError, ValueError):  # a method, or a tree of shapes
+        return None
+
+
+def wrong_density(name: str, log_p: Any) -> str:
+    found = f"shape {log_p.shape}" if hasattr(log_p, "shape") else type(log_p).__name__
+    return (
+        f"{name}.log_prob returns {found} for one sample; it must return a scalar, the log density of the whole sample "
+        "(or one number for each of its coordinates)"
+    )
+
+
+def wrong_samples(name: str, x: Sample, shape: tuple[int, ...], event: tuple[int, ...] | None) -> str | None:
+    """What is wrong with the shape of samples that were drawn with `shape`. None if nothing is."""
+    leaves = jax.tree.leaves(x)
+    single = event is not None and len(leaves) == 1
+    for leaf in leaves:
+        found = jnp.shape(leaf)
+        if found != (*shape, *event) if single and event is not None else found[: len(shape)] != shape:
+            wanted = (*shape, *event) if single and event is not None else f"{str(shape)[:-1]} ...)"
+            return (
+                f"{name}.sample returns shape {found} for shape {shape}; it must return {wanted}, shape + event_shape"
+            )
+    return None

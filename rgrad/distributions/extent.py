@@ -33,21 +33,21 @@ ENDS = ("low", "high", "minval", "maxval", "minimum", "maximum")
 NESTED = 12  # levels at which maps are searched for in the attributes of others
 
 
-class Extent(NamedTuple):
+class SupportExtent(NamedTuple):
     whole: bool
     """Whether the support is certainly the whole real line, or the whole real space."""
     bounds: list[Array]
     """The numbers that may bound the support."""
 
 
-def extent(q: Any) -> Extent:
+def extent(q: Any) -> SupportExtent:
     """The extent of the support of `q`, a distribution of any library."""
     if isinstance(q, Adapted):
-        return Extent(False, list(q.support))
+        return SupportExtent(False, list(q.support))
     if (twin := twin_of(q)) is not None:
-        return Extent(twin.support is constraints.real or _is_real_space(twin.support), edges(twin))
+        return SupportExtent(twin.support is constraints.real or _is_real_space(twin.support), edges(twin))
     if not hasattr(q, "log_prob"):
-        return Extent(False, [])
+        return SupportExtent(False, [])
     base, way = _base_and_map(q)
     if base is not None:
         whole, bounds = extent(base)
@@ -55,14 +55,14 @@ def extent(q: Any) -> Extent:
             onto = all(type(part).__name__ in ONTO for part in _maps(step))
             bounds = bounds if whole and onto else [*bounds, *_arrays(step)]
             whole = whole and onto
-        return Extent(whole, bounds)
+        return SupportExtent(whole, bounds)
     bounds = [x for name in ENDS for x in _arrays(getattr(q, name, None))]
     if callable(default := getattr(q, "experimental_default_event_space_bijector", None)):  # TFP
         with suppress(NotImplementedError):
             bounds += _arrays(default())
     inner = [x for part in vars(q).values() for x in jax.tree.leaves(part, is_leaf=_is_distribution)] if hasattr(
         q, "__dict__") else []  # fmt: skip
-    return Extent(False, bounds + [x for part in inner if _is_distribution(part) for x in extent(part).bounds])
+    return SupportExtent(False, bounds + [x for part in inner if _is_distribution(part) for x in extent(part).bounds])
 
 
 def _is_distribution(x: Any) -> bool:

@@ -15,17 +15,26 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from rgrad.distributions.adapted import DRAWS, Adapted, Draws, TwoFunctions
+from rgrad.distributions.adapted import (
+    DRAWS,
+    Adapted,
+    Draws,
+    TwoFunctions,
+    event_shape_of,
+    wrong_density,
+    wrong_samples,
+)
 from rgrad.distributions.extent import extent
 from rgrad.distributions.implicit import has_rsample
 from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.twins import DISTRAX, DISTREQX, FLOWJAX, twin_of
 from rgrad.distributions.wrappers import SeenAs
+from rgrad.errors import NotApplicable
 from rgrad.protocols import Sample
 
 MEMBERS = ("sample", "log_prob", "has_rsample")
 UNKNOWN = object()
-NUMBER = 3  # of the samples whose shape is checked
+NUMBER = 4  # of the samples whose shape is checked
 # A `sample` with one of these arguments and no other draws without a key.
 SHAPES = {"sample_shape", "shape", "size", "n", "num_samples", "sample_n"}
 # Distributions that are reparameterized if those inside them are: the class, and the attribute that holds them.
@@ -62,10 +71,10 @@ def as_distribution(q: Any, caller: str) -> Any:
     _refuse_batch(q, caller)
     if (twin := twin_of(q)) is not None:
         return _seen(twin, q, caller)
-    drawn = _shapes(partial(_drawn, draws), q, caller)
-    summed = _check_shapes(q, drawn, caller)
-    if hasattr(q, "has_rsample") and draws is DRAWS["key, shape"] and not summed:
+    if hasattr(q, "has_rsample") and draws is DRAWS["key, shape"]:
         return q  # it has the members of the protocol
+    drawn = _shapes(partial(_drawn, draws), q, caller)
+    summed = _check_shapes(q, drawn, type(q).__name__, event_shape_of(q), caller)
     differentiable, reason = _is_reparameterized(q, drawn, caller)
     shape = drawn.shape[1:] if isinstance(drawn, jax.ShapeDtypeStruct) else None
     return Adapted(q, tuple(extent(q).bounds), draws, differentiable, shape, summed, reason)
@@ -116,7 +125,7 @@ def distribution(
             f"distribution: reparameterized is True, but the samples are {kind} and have no derivative; pass "
             "reparameterized=False"
         )
-    summed = _check_shapes(q, drawn, "distribution", tuple(event_shape))
+    summed = _check_shapes(q, drawn, "q", tuple(event_shape), "distribution")
     return Adapted(q, (), draws, reparameterized, tuple(event_shape), summed, "it was made with reparameterized=False")
 
 
@@ -195,43 +204,26 @@ def _shapes(make: Callable[[Any], Any], q: Any, caller: str) -> Any:
     """The shapes and dtypes of what `make(q)` returns. `UNKNOWN` if it can only be run, or is not implemented."""
     try:
         return jax.eval_shape(lambda: make(q))
-    except (jax.errors.JAXTypeError, NotImplementedError):
+    except (jax.errors.JAXTypeError, NotImplementedError, NotApplicable):
         return UNKNOWN
     except Exception as error:
         error.add_note(f"rgrad: {caller} called this method of {type(q).__name__} to see what it returns.")
         raise
 
 
-def _check_shapes(q: Any, drawn: Any, caller: str, event_shape: Any = None) -> bool:
+def _check_shapes(q: Any, drawn: Any, name: str, event: tuple[int, ...] | None, caller: str) -> bool:
     """Whether log_prob returns one number for each coordinate. Raises an error if a shape is wrong."""
-    kind, leaves = type(q).__name__ if event_shape is None else "q", jax.tree.leaves(drawn)
-    if drawn is UNKNOWN or not leaves:
+    if drawn is UNKNOWN:
         return False
-    said = event_shape if event_shape is not None else getattr(q, "event_shape", getattr(q, "shape", None))
-    single = isinstance(drawn, jax.ShapeDtypeStruct)
-    wrong = next((x.shape for x in leaves if x.shape[:1] != (NUMBER,)), None)
-    if wrong is None and single and isinstance(said, tuple) and drawn.shape[1:] != tuple(said):
-        wrong = drawn.shape
-    if wrong is not None:
-        events = tuple(said) if isinstance(said, tuple) else ("...",)
-        wanted = ", ".join(map(str, (NUMBER, *events)))
-        raise ValueError(
-            f"{caller}: {kind}.sample returns shape {wrong} for {NUMBER} samples; it must return ({wanted}), which is "
-            "shape + event_shape"
-        )
+    if (wrong := wrong_samples(name, drawn, (NUMBER,), event)) is not None:
+        raise ValueError(f"{caller}: {wrong}")
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), drawn)
     log_p = _shapes(lambda q: jax.eval_shape(q.log_prob, one), q, caller)
-    if log_p is UNKNOWN:
-        return False
     shape = getattr(log_p, "shape", None)
-    if shape == ():
+    if log_p is UNKNOWN or shape == ():
         return False
-    if not single or shape != one.shape:
-        found = f"shape {shape}" if shape is not None else type(log_p).__name__
-        raise ValueError(
-            f"{caller}: {kind}.log_prob returns {found} for one sample; it must return a scalar, the log density of the "
-            f"whole sample (or one number for each of its coordinates)"
-        )
+    if not isinstance(one, jax.ShapeDtypeStruct) or shape != one.shape:
+        raise ValueError(f"{caller}: {wrong_density(name, log_p)}")
     return True
 
 

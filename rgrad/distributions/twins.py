@@ -99,7 +99,7 @@ def _repeated(q: Any) -> Any:
     base = twin_of(q.distribution)
     if base is None or base.batch_shape:
         return None
-    shape = tuple(int(size) for size in jnp.atleast_1d(jnp.asarray(q.sample_shape)))
+    shape = tuple(int(size) for size in np.atleast_1d(np.asarray(q.sample_shape, int)))
     return base.expand(shape).to_event(len(shape))
 
 
@@ -126,16 +126,16 @@ _COUNTS: dict[str, Twin] = {
 
 
 def _multinomial(q: Any) -> Any:
-    count = _number(q.total_count)
-    largest = None if isinstance(count, jax.core.Tracer) else int(np.max(count))
-    return dist.Multinomial(total_count=count, total_count_max=largest, **_odds(q))
-
-
-def _number(count: Any) -> Any:
-    """A count as an integer. TFP keeps it as a float."""
+    """NumPyro needs to know the count. distrax converts it, so within jit it is not known."""
+    count = getattr(q, "_total_count", q.total_count)
     if isinstance(count, jax.core.Tracer):
-        return count.astype(int)
-    return np.asarray(count).astype(int)
+        return None
+    known = np.asarray(count).astype(int)
+    return dist.Multinomial(total_count=known, total_count_max=int(known.max()), **_odds(q))
+
+
+def _binomial(q: Any) -> Any:
+    return dist.Binomial(total_count=jnp.asarray(q.total_count).astype(int), **_odds(q))  # TFP keeps it as a float
 
 
 def _affine(make: Callable[..., Any], *names: str) -> Twin:
@@ -176,7 +176,7 @@ TWINS: dict[str, dict[str, Twin]] = {
         "VonMises": _with(dist.VonMises, "loc", "concentration"),
         "Deterministic": _with(dist.Delta, "loc"),
         "Poisson": lambda q: dist.Poisson(_given(q, "rate")),
-        "Binomial": lambda q: dist.Binomial(total_count=_number(q.total_count), **_odds(q)),
+        "Binomial": _binomial,
         "Geometric": lambda q: dist.Geometric(**_odds(q)),
         "NegativeBinomial": lambda q: dist.NegativeBinomial(total_count=q.total_count, **_odds(q)),
         "Multinomial": _multinomial,
