@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 
 from rgrad.distributions.adapted import Adapted
 from rgrad.distributions.support import edges
-from rgrad.distributions.twins import twin_of, unwrapped_parameters
+from rgrad.distributions.twins import DISTRAX, DISTREQX, FLOWJAX, TFP, twin_of, unwrapped_parameters
 
 # Maps of the real line, or of a real space, onto itself, whatever their parameters are.
 ONTO = {
@@ -29,6 +29,7 @@ ONTO = {
     "MaskedCoupling", "RealNVP", "MaskedAutoregressive", "MaskedAutoregressiveFlow", "BlockAutoregressiveNetwork", "Planar",
     "RationalQuadraticSpline", "LeakyTanh", "_LeakyTanh", "SinhArcsinh", "NumericalInverse",
 }  # fmt: skip
+FUNCTIONS = {"Lambda", "Inline", "_CallableToBijection"}  # maps that are made of plain functions
 ENDS = ("low", "high", "minval", "maxval", "minimum", "maximum")
 NESTED = 12  # levels at which maps are searched for in the attributes of others
 
@@ -38,6 +39,8 @@ class SupportExtent(NamedTuple):
     """Whether the support is certainly the whole real line, or the whole real space."""
     bounds: list[Array]
     """The numbers that may bound the support."""
+    hidden: bool = False
+    """Whether a map is a plain function, which may close over further numbers that bound the support."""
 
 
 def extent(q: Any) -> SupportExtent:
@@ -50,19 +53,26 @@ def extent(q: Any) -> SupportExtent:
         return SupportExtent(False, [])
     base, way = _base_and_map(q)
     if base is not None:
-        whole, bounds = extent(base)
+        whole, bounds, hidden = extent(base)
         for step in _steps(way):
-            onto = all(type(part).__name__ in ONTO for part in _maps(step))
+            maps = list(_maps(step))
+            onto = bool(maps) and all(_is_onto(type(part)) for part in maps)
             bounds = bounds if whole and onto else [*bounds, *_arrays(step)]
+            hidden |= not maps or any(type(part).__name__ in FUNCTIONS for part in maps)
             whole = whole and onto
-        return SupportExtent(whole, bounds)
+        return SupportExtent(whole, bounds, hidden)
     bounds = [x for name in ENDS for x in _arrays(getattr(q, name, None))]
     if callable(default := getattr(q, "experimental_default_event_space_bijector", None)):  # TFP
         with suppress(NotImplementedError):
             bounds += _arrays(default())
     inner = [x for part in vars(q).values() for x in jax.tree.leaves(part, is_leaf=_is_distribution)] if hasattr(
         q, "__dict__") else []  # fmt: skip
-    return SupportExtent(False, bounds + [x for part in inner if _is_distribution(part) for x in extent(part).bounds])
+    parts = [extent(part) for part in inner if _is_distribution(part)]
+    return SupportExtent(False, sum([part.bounds for part in parts], bounds), any(part.hidden for part in parts))
+
+
+def _is_onto(kind: type) -> bool:
+    return kind.__name__ in ONTO and kind.__module__.startswith((TFP, DISTRAX, DISTREQX, FLOWJAX))
 
 
 def _is_distribution(x: Any) -> bool:

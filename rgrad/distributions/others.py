@@ -25,7 +25,6 @@ from rgrad.distributions.adapted import (
     wrong_samples,
 )
 from rgrad.distributions.extent import extent
-from rgrad.distributions.implicit import has_rsample
 from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.twins import DISTRAX, DISTREQX, FLOWJAX, twin_of
 from rgrad.distributions.wrappers import SeenAs
@@ -75,9 +74,13 @@ def as_distribution(q: Any, caller: str) -> Any:
         return q  # it has the members of the protocol
     drawn = _shapes(partial(_drawn, draws), q, caller)
     summed = _check_shapes(q, drawn, type(q).__name__, event_shape_of(q), caller)
-    differentiable, reason = _is_reparameterized(q, drawn, caller)
+    differentiable, reason = _is_reparameterized(q, drawn)
     shape = drawn.shape[1:] if isinstance(drawn, jax.ShapeDtypeStruct) else None
-    return Adapted(q, tuple(extent(q).bounds), draws, differentiable, shape, summed, reason)
+    found, bounds = extent(q), []
+    if found.hidden:
+        bounds = jax.make_jaxpr(lambda key: draws(q, key, (1,)))(jax.random.key(0)).consts
+    bounds = [x for x in [*found.bounds, *bounds] if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.inexact)]
+    return Adapted(q, tuple(bounds), draws, differentiable, shape, summed, reason)
 
 
 def distribution(
@@ -173,7 +176,7 @@ def _refuse_batch(q: Any, caller: str) -> None:
             f"{caller}: {kind} keeps the distributions of its first evaluation, so it cannot be traced twice; write it as a "
             "program, rgrad.expect_program, with one draw for each part"
         )
-    batch = tuple(getattr(q, "batch_shape", ()))
+    batch = tuple(getattr(q, "batch_shape", ()) or ())
     if not hasattr(q, "has_rsample") and batch != ():
         raise ValueError(
             f"{caller}: {kind} has batch_shape {batch}, but q must describe one sample; make the batch one event "
@@ -234,7 +237,7 @@ def _not_float(drawn: Any) -> Any:
     return kinds[0] if kinds else None
 
 
-def _is_reparameterized(q: Any, drawn: Any, caller: str) -> tuple[bool, str]:
+def _is_reparameterized(q: Any, drawn: Any) -> tuple[bool, str]:
     """Whether samples are differentiable in the parameters, and why not."""
     if (kind := _not_float(drawn)) is not None:
         return False, f"its samples are {kind}"
@@ -248,9 +251,15 @@ def _is_reparameterized(q: Any, drawn: Any, caller: str) -> tuple[bool, str]:
         if _is_of(type(q), library, name):
             inner = getattr(q, holder)
             parts = jax.tree.leaves(inner, is_leaf=lambda part: hasattr(part, "log_prob"))
-            not_so = next((part for part in parts if not has_rsample(as_distribution(part, caller))), None)
+            not_so = next((part for part in parts if not _draws_differentiably(part)), None)
             return not_so is None, "" if not_so is None else f"rgrad cannot differentiate its {type(not_so).__name__}"
     return False, f"rgrad does not know whether its samples can be differentiated; if they can, give {MADE_OF_TWO}"
+
+
+def _draws_differentiably(part: Any) -> bool:
+    """The same for a part of another distribution, which may have a batch shape, and is drawn by its own library."""
+    twin = twin_of(part)
+    return bool(twin.has_rsample) if twin is not None else _is_reparameterized(part, UNKNOWN)[0]
 
 
 def _is_of(kind: type, library: str, name: str) -> bool:

@@ -257,8 +257,16 @@ def moving():
         ),
         "distrax: tanh last": (lambda t: distrax.Transformed(distrax.Normal(0.0, 0.1), chain(distrax.Tanh(), distrax.ScalarAffine(t))), False),
         "distrax: tanh first": (lambda t: distrax.Transformed(distrax.Normal(0.0, 0.1), chain(distrax.ScalarAffine(t), distrax.Tanh())), True),
+        "distrax: a function": (lambda t: distrax.Transformed(distrax.Normal(0.0, 0.1), scaled_tanh(distrax.Lambda, t)), True),
         "distrax: pieces": (lambda t: distrax.CategoricalUniform(low=0.0, high=t, logits=jnp.zeros(3)), True),
     }  # fmt: skip
+
+
+def scaled_tanh(make, t):
+    """A map whose parameter is hidden in functions."""
+    slope = lambda x: jnp.log(t * (1 - jnp.tanh(x) ** 2))
+    back = lambda y: jnp.arctanh(y / t)
+    return make(lambda x: t * jnp.tanh(x), back, slope, lambda y: -slope(back(y)), event_ndims_in=0)
 
 
 def test_a_moving_support_is_refused():
@@ -293,6 +301,8 @@ def test_only_known_distributions_are_reparameterized():
         (distrax.Transformed(normals, distrax.Tanh()), True),
         (distrax.Transformed(distrax.MixtureOfTwo(0.5, normals, normals), distrax.Tanh()), False),
         (distrax.Joint((normals, distrax.Gamma(1.0, 2.0))), True),
+        (distrax.Independent(distrax.Transformed(distrax.Normal(jnp.zeros(2), 1.0), distrax.Tanh()), 1), True),
+        (distrax.Transformed(distrax.VonMises(0.0, 1.0), distrax.Tanh()), False),
         (distrax.Joint((normals, distrax.Bernoulli(0.0))), False),
         (Own(0.0, 1.0), False),
         (OwnTransformed(normals, distrax.Tanh()), False),
