@@ -11,6 +11,7 @@ from .distributions.detach import detach
 from .distributions.draws import jax_random
 from .distributions.location_scale import location_scale
 from .distributions.log_density import log_prob
+from .distributions.others import distribution
 from .distributions.relaxations import OneHotCategorical
 from .errors import NotApplicable
 from .estimators.arm import arm, disarm
@@ -79,6 +80,8 @@ __all__ = [
     "doubly_reparameterized",
     # Several variables and costs: each variable is credited only with the costs that it can influence.
     "credit",
+    # A distribution made of two functions. Those of TFP, distrax, distreqx and FlowJAX are accepted as they are.
+    "distribution",
     # The log density of a sample, with the correct derivative everywhere; a distribution with constant parameters.
     "log_prob",
     "detach",

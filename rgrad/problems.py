@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rgrad.distributions.others import as_distribution
 from rgrad.errors import NotApplicable
 from rgrad.expectations.expectation import expect
 from rgrad.parameters import all_in, by_name, flattened, numbers
@@ -69,7 +70,7 @@ def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
     """Traces the objective for one sample, so that its own errors are not blamed on an estimator."""
 
     def one(key: Array) -> Any:
-        x = problem.distribution(params).sample(key, (1,))
+        x = as_distribution(problem.distribution(params), "problem").sample(key, (1,))
         return problem.objective(params, jax.tree.map(lambda a: a[0], x))
 
     jax.eval_shape(one, jax.random.key(0))

@@ -16,7 +16,8 @@ Objective = Callable[..., ArrayLike]  # one sample -> a scalar
 class Distribution(Protocol):
     """The distribution of **one** sample: its `batch_shape` is `()`, and its sample has shape `event_shape`.
 
-    Any NumPyro distribution satisfies this protocol, and so does any object with these members. Build it inside the
+    Any NumPyro distribution satisfies this protocol, and so does any object with these members. Distributions of other
+    libraries are turned into one by `rgrad.expect` and the other functions that take a `q`. Build it inside the
     function that is traced: a NumPyro *instance* that passes through `vmap` keeps the batch shape with which it was
     built.
 

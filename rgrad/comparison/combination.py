@@ -17,9 +17,11 @@ from rgrad.backend.compiling import right
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.keyed import base_of, rewrapped
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.wrappers import JaxRandom, name_of
 from rgrad.errors import NoRule
 from rgrad.estimators.control_variates import one_at_a_time
+from rgrad.estimators.opened import opened
 from rgrad.estimators.table import estimator_of, row_of
 from rgrad.protocols import Estimator, Objective
 
@@ -43,7 +45,9 @@ class Combined(NamedTuple):
     """
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int) -> Array:
+        q = as_distribution(q, "combine")
         check_draw(q, n, "combine")
+        f, q = opened(f, q, self)
         if self.weights is None:
             raise ValueError("combine: the weights are not fitted; call combine(...).fitted(f, q, key, n) first")
         return _weighted(self.members, self.weights, f, q, key, n)
@@ -59,6 +63,7 @@ class Combined(NamedTuple):
         Args:
             pilot: at least 10 for each member.
         """
+        f, q = opened(f, as_distribution(q, "combine"), self)
         size = len(self.members)
         if isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 10 * size:
             raise ValueError(f"combine: pilot must be an int of at least {10 * size} (10 per estimator), got {pilot}")

@@ -17,6 +17,7 @@ from rgrad.comparison.jumps import Jump, find_jump, lines_between, lines_from, s
 from rgrad.comparison.labels import Labels
 from rgrad.comparison.witnesses import THROUGH_F
 from rgrad.distributions.draws import check_draw
+from rgrad.distributions.others import as_distribution
 from rgrad.estimators.table import ESTIMATORS, Estimators, estimators_of, row_of
 from rgrad.measurement.exact import rules_for
 from rgrad.measurement.exact_gradient import exact_gradient
@@ -80,7 +81,7 @@ def of_problem(
     point = point_of(problem, params, "compare")
     names = names_to_differentiate(problem, point, wrt, "compare")
     chosen = {name: point[name] for name in names}
-    q = problem.distribution(point)
+    q = as_distribution(problem.distribution(point), "compare")
     check_draw(q, n, "compare")
     asked = {
         name: e.fitted(partial(problem.objective, point), q, jax.random.fold_in(key, n), n)

@@ -22,9 +22,10 @@ from jax import Array
 
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.quantiles import no_quantile, quantile
 from rgrad.distributions.triangular import lower
-from rgrad.distributions.wrappers import OfBase, name_of
+from rgrad.distributions.wrappers import OfBase, SeenAs, inside, name_of
 from rgrad.errors import NoRule, Unsuitable
 
 
@@ -128,7 +129,7 @@ def antithetic(q: Any) -> Antithetic:
 
     Source: Hammersley and Morton 1956, https://doi.org/10.1017/S0305004100031455.
     """
-    return Antithetic(_checked(q, "antithetic"))
+    return inside(_checked(q, "antithetic"), Antithetic)
 
 
 def stratified(q: Any) -> Stratified:
@@ -141,7 +142,7 @@ def stratified(q: Any) -> Stratified:
     Source: McKay, Beckman and Conover 1979, https://doi.org/10.1080/00401706.1979.10489755; Owen 2013, Monte Carlo
     theory, methods and examples, https://artowen.su.domains/mc/ (sections 8.4 and 10.3).
     """
-    return Stratified(_checked(q, "stratified"))
+    return inside(_checked(q, "stratified"), Stratified)
 
 
 def quasi(q: Any) -> Quasi:
@@ -155,7 +156,7 @@ def quasi(q: Any) -> Quasi:
     Source: Buchholz, Wenzel and Mandt 2018, Quasi-Monte Carlo variational inference, https://arxiv.org/abs/1807.01604.
     The shift is from L'Ecuyer and Lemieux 2002, https://doi.org/10.1007/0-306-48102-2_20.
     """
-    return Quasi(_checked(q, "quasi"))
+    return inside(_checked(q, "quasi"), Quasi)
 
 
 def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | None:
@@ -172,10 +173,12 @@ def dependent_draws(q: Any, inside: tuple[Any, ...] = ()) -> DependentDraws | No
 
 
 def _checked(q: Any, caller: str) -> Any:
+    q = as_distribution(q, caller)
     check_draw(q, 1, caller)
     if not hasattr(q, "event_shape"):
         raise no_quantile(q)
-    jax.eval_shape(partial(quantile, lower(q)), jax.ShapeDtypeStruct(q.event_shape, jnp.result_type(float)))
+    bare = q.base if isinstance(q, SeenAs) else q
+    jax.eval_shape(partial(quantile, lower(bare)), jax.ShapeDtypeStruct(q.event_shape, jnp.result_type(float)))
     return q
 
 

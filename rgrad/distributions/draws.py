@@ -14,10 +14,12 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
 
+from rgrad.distributions.adapted import Adapted
 from rgrad.distributions.admission import check_density, check_differentiable, nan_outside_support
 from rgrad.distributions.implicit import has_rsample, rsample, sample
 from rgrad.distributions.keyed import base_of, sample_of
-from rgrad.distributions.wrappers import JaxRandom, elementary, name_of
+from rgrad.distributions.others import MEMBERS, as_distribution
+from rgrad.distributions.wrappers import JaxRandom, elementary, inside, name_of
 from rgrad.errors import NoDerivative
 from rgrad.protocols import Objective, Sample
 
@@ -33,7 +35,8 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
     if not has_rsample(q):
-        raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none")
+        reason = f": {q.reason}" if isinstance(q, Adapted) else ""
+        raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none{reason}")
     x = rsample(q, key, (n,))
     check_differentiable(sample_of(q, x), name_of(q), caller)
     return _as_it_is_if_transformed(q, nan_outside_support(q, x))
@@ -74,9 +77,12 @@ def check_draw(q: Any, n: int, caller: str) -> None:
         raise ValueError(f"{caller}: n = {n} samples; ask for at least 1")
     if isinstance(q, type):
         raise TypeError(f"{caller}: {q.__name__} is a class; give it its parameters, as in Normal(0.0, 1.0)")
-    missing = [name for name in ("sample", "log_prob", "has_rsample") if not hasattr(q, name)]
+    missing = [name for name in MEMBERS if not hasattr(q, name)]
     if missing:
-        raise TypeError(f"{caller}: q must be a distribution, got {name_of(q)}, which has no {', '.join(missing)}")
+        expect = "; rgrad.expect(f, q, key, n, estimator) accepts it" if missing == ["has_rsample"] else ""
+        raise TypeError(
+            f"{caller}: q must be a distribution, got {name_of(q)}, which has no {', '.join(missing)}{expect}"
+        )
     check_density(q, name_of(q), caller)
     batch = getattr(q, "batch_shape", ())
     if batch != ():
@@ -101,5 +107,6 @@ def jax_random(q: Any) -> Any:
     Raises:
         TypeError, ValueError: `q` is not a distribution, or it has a batch shape.
     """
+    q = as_distribution(q, "jax_random")
     check_draw(q, 1, "jax_random")
-    return JaxRandom(q)
+    return inside(q, JaxRandom)

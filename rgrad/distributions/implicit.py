@@ -14,6 +14,7 @@ from jax.scipy.special import i0e, i1e
 
 from rgrad.autodiff import first_order
 from rgrad.backend.varying import sample_of
+from rgrad.distributions.adapted import event_shape_of, wrong_samples
 from rgrad.distributions.from_noise import sample as from_noise
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.truncated import sharpened
@@ -31,7 +32,7 @@ def has_rsample(q: Any) -> bool:
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     """Samples of shape `shape + event_shape`. They equal those of `rsample` with the same key, if there are any."""
     x = from_noise(q, key, shape)
-    return sample_of(sharpened(lower(q)), key, shape) if x is None else x
+    return _checked(q, sample_of(sharpened(lower(q)), key, shape), shape) if x is None else x
 
 
 def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -41,8 +42,17 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
         return x
     q = sharpened(lower(q))
     if q.has_rsample:
-        return sample_of(q, key, shape, "rsample")
+        return _checked(q, sample_of(q, key, shape, "rsample"), shape)
     return _implicit(elementary(q), sample_of(q, key, shape))
+
+
+def _checked(q: Any, x: Sample, shape: tuple[int, ...]) -> Sample:
+    """The samples of a user's own class, if they have the right shape."""
+    if not isinstance(q, dist.Distribution) and not type(q).__module__.startswith("rgrad."):
+        wrong = wrong_samples(type(q).__name__, x, tuple(shape), event_shape_of(q))
+        if wrong is not None:
+            raise ValueError(wrong)
+    return x
 
 
 @singledispatch

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.wrappers import name_of
 
 
@@ -72,7 +73,11 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
             f"location_scale: loc has shape {loc.shape} and scale {scale.shape}; they must be (D,) and (D, D). Give "
             "loc[None] and scale[None, None] for numbers, and jnp.diag(scale) for a diagonal"
         )
-    phi = dist.Normal(0.0, 1.0) if phi is None else phi
+    phi = dist.Normal(0.0, 1.0) if phi is None else as_distribution(phi, "location_scale")
+    if not isinstance(phi, dist.Distribution):
+        raise TypeError(
+            f"location_scale: phi must be a distribution of NumPyro, or one that NumPyro has too, got {name_of(phi)}"
+        )
     if phi.shape() != ():
         raise ValueError(
             f"location_scale: phi = {name_of(phi)} has shape {phi.shape()}; give the "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array, lax
 
+from rgrad.distributions.adapted import density_of_one
 from rgrad.distributions.admission import normalised, parts
 from rgrad.distributions.kinks import beside_kinks
 from rgrad.distributions.triangular import lower
@@ -61,7 +63,7 @@ def log_prob(q: Any, x: Sample) -> Array:
     while type(inner) in (dist.Independent, dist.ExpandedDistribution):
         inner = inner.base_dist
     if type(inner) not in (dist.BernoulliLogits, dist.BinomialLogits):
-        return beside_kinks(q.log_prob, x)
+        return beside_kinks(partial(density_of_one, q), x)
     # The same result with fewer operations, for the two most frequent distributions.
     live = x * inner.logits - getattr(inner, "total_count", 1) * _softplus(jnp.asarray(inner.logits))
     if type(inner) is dist.BernoulliLogits and len({part._validate_args for part in parts(q)}) == 1:

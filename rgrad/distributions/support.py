@@ -33,7 +33,8 @@ def forbid_moving_support(terms: Array, q: Any, caller: str) -> Array:
     message = (
         f"{caller}: the support of {name_of(q)} depends on a parameter that is being differentiated, and the score "
         "omits the moving edge (for Uniform(0, theta) it gives -0.5, not +0.5); use reparameterized, or hold the "
-        "bounds constant. (If your own transform does not move the support, give its class a codomain that says so)"
+        "bounds constant. (If the support does not move, give your own transform a codomain that says so, and "
+        "rgrad.distribution(sample, q.log_prob, ...) in place of another library's distribution)"
     )
     for edge in edges(q):
         terms = forbid(terms, edge, message)

@@ -2,9 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax import Array
 
+from rgrad.distributions.adapted import Adapted, TwoFunctions
 from rgrad.distributions.log_density import Wrapper
+from rgrad.protocols import Sample
 
 
 class OfBase(NamedTuple):
@@ -16,6 +21,33 @@ class JaxRandom(OfBase, Wrapper):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)
+
+
+class BaseAndType(NamedTuple):
+    base: Any
+    dtype: Any
+
+
+class SeenAs(BaseAndType, Wrapper):
+    """`base`, with samples of another dtype: the one that the library of the user's distribution draws.
+
+    The doors remove it and let f see the dtype, so that the rules for the type of `base` apply.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+    def sample(self, key: Array, shape: tuple[int, ...]) -> Sample:
+        return self.base.sample(key, shape).astype(self.dtype)
+
+    def log_prob(self, value: Sample) -> Array:
+        kind = jax.eval_shape(lambda: self.base.sample(jax.random.key(0), ())).dtype
+        return Wrapper.log_prob(self, jnp.asarray(value).astype(kind))
+
+
+def inside(q: Any, wrap: Any) -> Any:
+    """`wrap(q)`. If `q` is seen as another dtype, so is the result."""
+    return SeenAs(inside(q.base, wrap), q.dtype) if isinstance(q, SeenAs) else wrap(q)
 
 
 def unwrapped(q: Any) -> Any:
@@ -38,6 +70,8 @@ def name_of(q: Any) -> str:
         return f"{q.prefix}({name_of(q.base)})" if q.prefix else name_of(q.base)
     if isinstance(q, dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
         return name_of(q.base_dist)
+    if isinstance(q, Adapted):
+        return "rgrad.distribution(...)" if isinstance(q.origin, TwoFunctions) else type(q.origin).__name__
     return type(q).__name__.removesuffix("Probs").removesuffix("Logits")
 
 

@@ -23,10 +23,12 @@ from rgrad.distributions.copies import Copies
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.detach import detach
 from rgrad.distributions.draws import check_draw, draw_pathwise, evaluate
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.probabilities import refuse_never_drawn
 from rgrad.distributions.relaxations import log_prob_between
 from rgrad.distributions.support import forbid_moving_support
 from rgrad.errors import Unsuitable, check_takes, nearest
+from rgrad.estimators.opened import opened
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import ESTIMATORS, row_of
 from rgrad.expectations.expectation import expect
@@ -81,6 +83,7 @@ def iwae(
     the signal-to-noise ratios: Rainforth et al. 2018, Tighter variational bounds are not necessarily better,
     https://arxiv.org/abs/1802.04537.
     """
+    q = as_distribution(q, "iwae")
     check_draw(q, n, "iwae")
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"iwae: k must be a Python int (it is a shape and cannot be traced), got {k!r}")
@@ -99,6 +102,7 @@ def iwae(
     check_takes(estimator, ("f", "q", "key", "n"), "iwae: gradient")
     if (together := dependent_draws(q)) is not None:
         raise ValueError(f"iwae: the K samples of a bound must be independent; pass q itself, not {together.prefix}(q)")
+    log_p, q = opened(log_p, q, estimator)
     copies: Any = Copies(q, k)  # `has_rsample` is read-only
     row, repeated = row_of(estimator), copies.repeated()
     if row is not None and repeated is not None and not row.applies(copies) and row.applies(repeated):

@@ -13,8 +13,10 @@ from jax.typing import ArrayLike
 
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.draws import check_draw
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.wrappers import name_of
 from rgrad.errors import Unsuitable
+from rgrad.estimators.opened import opened, seen
 from rgrad.estimators.table import estimator_of, name_of_estimator
 from rgrad.expectations.in_place import Event, cost, guard_of, is_in_place, steps
 from rgrad.protocols import Distribution, Estimator, Sample
@@ -81,20 +83,23 @@ class Draw:
                 not the distribution of one independent sample.
         """
         name = self._named(name, "draw", f"draw({name_of(q)}, ")
+        q = as_distribution(q, "draw")
+        chosen = self._run.default(q) if estimator is None else estimator_of(estimator, "draw")
         position = len(self._values)
         if position < len(self._given):
-            return self._keep(self._given[position], [])
+            return seen(self._keep(self._given[position], []), q, chosen)
         check_draw(q, 1, "draw")
         if (together := dependent_draws(q)) is not None:
             raise Unsuitable(f"draw: {together.prefix} draws need several samples of one distribution; pass q itself")
-        chosen = self._run.default(q) if estimator is None else estimator_of(estimator, "draw")
         if self._in_scan is not None and not is_in_place(chosen):
             raise Unsuitable(
                 f"draw.scan: {name!r} in {self._in_scan!r}: {name_of_estimator(chosen)} evaluates the rest of the program "
                 "itself, and a step of a scan has no rest that can be evaluated; use reparameterized, or score_function "
                 "(with a baseline), or write a Python loop"
             )
-        return self._keep(*self._run.sample(self, q, chosen, name, jax.random.fold_in(self._key, position)))
+        _, bare = opened(lambda x: x, q, chosen)  # the value that is kept is that of the estimator
+        key = jax.random.fold_in(self._key, position)
+        return seen(self._keep(*self._run.sample(self, bare, chosen, name, key)), q, chosen)
 
     def cost(self, value: ArrayLike) -> None:
         """Adds a cost at this point of the program. A draw is charged only with the costs that come after it.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 from numpyro.distributions.transforms import LowerCholeskyAffine
 
 from rgrad.autodiff import first_order
-from rgrad.distributions.detach import detach
+from rgrad.distributions.detach import detach, parameters_of
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.entropy import entropy as exact_entropy
 from rgrad.distributions.location_scale import check_cholesky
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.relaxations import log_prob_between
 from rgrad.distributions.wrappers import unwrapped
+from rgrad.estimators.opened import opened
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import estimator_of
 from rgrad.expectations.expectation import expect
@@ -84,7 +85,9 @@ def elbo(
     if entropy not in get_args(Entropy):
         raise ValueError(f"elbo: entropy must be one of {', '.join(map(repr, get_args(Entropy)))}, got {entropy!r}")
     estimator = estimator_of(estimator, "elbo")
+    q = as_distribution(q, "elbo")
     check_draw(q, n, "elbo")
+    log_g, q = opened(log_g, q, estimator)
     _check_factor(q)
     if entropy == "exact":
         known = exact_entropy(q)  # first, because no other estimator would help
@@ -94,7 +97,7 @@ def elbo(
     constant = detach(q)
     value = expect(lambda z: jnp.asarray(log_g(z)) - log_prob_between(constant, z), q, key, n, estimator)
     # The dropped term has mean 0, but its derivative does not: a second derivative would be biased.
-    leaves = [x for x in jax.tree.leaves(q) if isinstance(x, Array) and jnp.issubdtype(x.dtype, jnp.floating)]
+    leaves = parameters_of(q)
     return first_order(value, leaves, [jnp.zeros_like(x) for x in leaves], 'elbo(entropy="detached")')
 
 

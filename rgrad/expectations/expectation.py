@@ -9,6 +9,8 @@ from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.keyed import WithKey
+from rgrad.distributions.others import as_distribution
+from rgrad.estimators.opened import opened
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import estimator_of, naming_others
 from rgrad.protocols import Distribution, Estimator, Objective
@@ -36,7 +38,8 @@ def expect(
 
     Args:
         f: maps one sample, of shape `q.event_shape`, to a scalar. `expect` does the batching.
-        q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated.
+        q: a `Distribution` of one sample, built from the parameters inside the function that is differentiated. A
+            distribution of TFP, distrax, distreqx or FlowJAX is accepted too, and what `rgrad.distribution` returns.
         key: one PRNG key.
         n: the number of samples, a Python int.
         estimator: `rgrad.reparameterized`, `rgrad.score_function`, ..., or any function `(f, q, key, n) -> terms`; or a
@@ -51,10 +54,12 @@ def expect(
         A scalar, per call: the mean of the estimator's terms.
 
     Raises:
-        TypeError: `f` or `estimator` is not callable, `key` is not a key, or what the estimator raises.
+        TypeError: `q` is not a distribution, `f` or `estimator` is not callable, `key` is not a key, or what the
+            estimator raises.
         ValueError: `chunk` is not a positive int, the terms do not have shape `(n,)`, or what the estimator raises.
     """
     warn_if_wrong()
+    q = as_distribution(q, "expect")
     check_draw(q, n, "expect")
     if not callable(f):
         raise TypeError(f"expect: f must be callable, got {type(f).__name__} {f!r}")
@@ -62,6 +67,7 @@ def expect(
     check_key(key, "expect")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"expect: chunk must be None or a positive Python int, got {chunk!r}")
+    f, q = opened(f, q, estimator)
     if keyed:
         f = _on_pairs(f)
     if chunk is not None:

@@ -14,7 +14,9 @@ from jax import Array
 from rgrad.backend.compiling import right
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper, log_prob
+from rgrad.distributions.others import as_distribution
 from rgrad.distributions.triangular import lower
+from rgrad.distributions.wrappers import SeenAs, inside
 from rgrad.errors import NotApplicable, Unsuitable
 from rgrad.estimators.table import estimator_of, row_of
 from rgrad.problems import OfProblem, check_objective, gradient, named, names_to_differentiate, point_of
@@ -77,7 +79,7 @@ def exact_moments(
     with jax.enable_x64(True):
         point = point_of(problem, params, "exact_moments")
         names = names_to_differentiate(problem, point, wrt, "exact_moments")
-        q = problem.distribution(point)
+        q = as_distribution(problem.distribution(point), "exact_moments")
         check_draw(q, 2, "exact_moments")
         rules = rules_for(q)
         if not rules:
@@ -85,9 +87,7 @@ def exact_moments(
         check_objective(problem, point)
 
         def estimate(nodes: Any, key: Array) -> dict[str, Array]:
-            at_nodes = OfProblem(
-                lambda p: AtNodes(problem.distribution(p), rules[0].place, nodes), problem.objective, {}
-            )
+            at_nodes = problem_at_nodes(problem, rules[0], nodes)
             return gradient(at_nodes, point, names, key, len(nodes), estimator)
 
         try:
@@ -129,8 +129,15 @@ class AtNodes(Wrapper):
     rsample = sample
 
 
+def problem_at_nodes(problem: Problem, rule: Rule, nodes: Array) -> OfProblem:
+    """The problem with the given nodes as its samples."""
+    of = lambda q: inside(as_distribution(q, "exact_moments"), lambda q: AtNodes(q, rule.place, nodes))
+    return OfProblem(lambda p: of(problem.distribution(p)), problem.objective, {})
+
+
 def rules_for(q: Any) -> list[Rule]:
     """Two rules that must agree, one rule that is exact, or no rule."""
+    q = q.base if isinstance(q, SeenAs) else q
     import numpyro.distributions as dist  # imported here because the import is as slow as the rest of rgrad
 
     if q.event_shape == () and getattr(q, "has_enumerate_support", False):

@@ -12,10 +12,11 @@ from jax.flatten_util import ravel_pytree
 from rgrad.autodiff import attach
 from rgrad.backend.compiling import right
 from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.others import as_distribution
 from rgrad.errors import NotApplicable
 from rgrad.estimators.enumerated import enumerated
-from rgrad.measurement.exact import TOLERANCE, AtNodes, Rule, rules_for
-from rgrad.problems import OfProblem, Point, gradient
+from rgrad.measurement.exact import TOLERANCE, Rule, problem_at_nodes, rules_for
+from rgrad.problems import Point, gradient
 from rgrad.protocols import Objective, Problem
 
 
@@ -31,7 +32,7 @@ def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.n
     with jax.enable_x64(True):
         wide = {name: jnp.asarray(np.asarray(value), None if value.dtype.kind == "i" else float)
                 for name, value in point.items()}  # fmt: skip
-        q = problem.distribution(wide)
+        q = as_distribution(problem.distribution(wide), "exact_gradient")
         try:
             rules = rules_for(q)
             both = lambda p: [_sum(problem, {**wide, **p}, names, rule) for rule in rules]
@@ -59,7 +60,7 @@ def exact_gradient(problem: Problem, point: Point, names: Sequence[str]) -> np.n
 
 def _sum(problem: Problem, point: Point, names: Sequence[str], rule: Rule) -> Array:
     nodes, weights = jnp.asarray(rule.nodes), jnp.asarray(rule.weights)
-    at_nodes = OfProblem(lambda p: AtNodes(problem.distribution(p), rule.place, nodes), problem.objective, {})
+    at_nodes = problem_at_nodes(problem, rule, nodes)
 
     def weighted(f: Objective, q: Any, key: Array, n: int) -> Array:
         x = jax.lax.stop_gradient(q.sample(key, (n,)))
