@@ -97,7 +97,8 @@ class Draw:
                 "itself, and a step of a scan has no rest that can be evaluated; use reparameterized, or score_function "
                 "(with a baseline), or write a Python loop"
             )
-        _, bare = opened(lambda x: x, q, chosen)  # the value that is kept is that of the estimator
+        # The value that is kept is that of the estimator; a person reads that of the program.
+        bare = q if self._run.names_sites else opened(lambda x: x, q, chosen)[1]
         key = jax.random.fold_in(self._key, position)
         return seen(self._keep(*self._run.sample(self, bare, chosen, name, key)), q, chosen)
 
