@@ -327,13 +327,16 @@ SMALLEST_BIAS = {
 }  # fmt: skip
 
 
-def unbiased(name, ways, more=()):
+def unbiased(name, ways, more=(), power=1.0):
     case = CASES[name]
     with jax.enable_x64(True):
         truth = jax.tree.map(np.asarray, jax.value_and_grad(case.exact)(floats(case.params)))
     draws = [gradient_of(case, loss) for loss in [*(rgrad.SVILoss(3, way) for way in ways), *more]]
     assert_unbiased(
-        lambda key: [d(key) for d in draws], [truth] * len(draws), smallest_bias=SMALLEST_BIAS[name], replicates=40_000
+        lambda key: [d(key) for d in draws],
+        [truth] * len(draws),
+        smallest_bias=power * SMALLEST_BIAS[name],
+        replicates=40_000,
     )
 
 
@@ -351,8 +354,8 @@ def test_unbiased(name):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", CASES)
 def test_unbiased_for_all_choices(name):
-    """All choices, alone and in reverse order of particles."""
-    unbiased(name, CASES[name].ways[2:], [rgrad.SVILoss(2), rgrad.SVILoss(1)])
+    """All choices, and fewer particles, which are noisier: a bias of 1.7 times `SMALLEST_BIAS` is caught."""
+    unbiased(name, CASES[name].ways[2:], [rgrad.SVILoss(2), rgrad.SVILoss(1)], power=1.7)
 
 
 def variances(case, losses, replicates=20_000):
