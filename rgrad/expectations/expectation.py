@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from jax import Array
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 
 from rgrad.backend.chunks import chunked
 from rgrad.backend.keys import check_key
 from rgrad.backend.xla_flags import warn_if_wrong
-from rgrad.distributions.draws import check_draw
+from rgrad.distributions.draws import check_draw, draw
 from rgrad.distributions.keyed import WithKey
 from rgrad.distributions.others import as_distribution
 from rgrad.estimators.opened import opened
@@ -25,7 +31,8 @@ def expect(
     *,
     keyed: bool = False,
     chunk: int | None = None,
-) -> Array:
+    has_aux: bool = False,
+) -> Any:
     """An estimate of `E_q[f(x)]` from `n` samples, whose `jax.grad` is an estimate of the gradient of the expectation.
 
         def loss(theta, key):
@@ -49,9 +56,11 @@ def expect(
             estimate would be biased.)
         chunk: the number of samples for which f is evaluated at once. The backward pass evaluates f again. The estimate
             is the same, and the memory falls in proportion. None: all at once, with all intermediate results kept.
+        has_aux: True if f returns `(value, aux)`, where aux is a pytree of numbers, e.g. of metrics.
 
     Returns:
-        A scalar, per call: the mean of the estimator's terms.
+        A scalar, per call: the mean of the estimator's terms. With `has_aux`, `(mean, aux)`, as `jax.grad(...,
+        has_aux=True)` takes it: the same estimate of `E_q[aux]`, of the structure of one aux, without a derivative.
 
     Raises:
         TypeError: `q` is not a distribution, `f` or `estimator` is not callable, `key` is not a key, or what the
@@ -68,18 +77,39 @@ def expect(
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"expect: chunk must be None or a positive Python int, got {chunk!r}")
     f, q = opened(f, q, estimator)
+    drawn: Any = WithKey(q) if keyed else q
     if keyed:
         f = _on_pairs(f)
-    if chunk is not None:
-        f = chunked(f, chunk)
+    value = (lambda x: _pair(f(x))[0]) if has_aux else f
+    within = (lambda f: f) if chunk is None else partial(chunked, most=chunk)
     with naming_others(q):
-        terms = estimator(f, WithKey(q) if keyed else q, key, n)
+        mean = _mean(estimator, within(value), drawn, key, n)
+        return (mean, _mean_of_aux(estimator, f, within, drawn, key, n)) if has_aux else mean
+
+
+def _mean(estimator: Estimator, f: Objective, q: Any, key: Array, n: int) -> Array:
+    terms = estimator(f, q, key, n)
     if getattr(terms, "shape", None) != (n,):
         raise ValueError(
             f"expect: the estimator returned {getattr(terms, 'shape', type(terms).__name__)}; it must return terms of "
             f"shape ({n},), one for each sample"
         )
     return terms.mean()
+
+
+def _mean_of_aux(estimator: Estimator, f: Any, within: Any, q: Any, key: Array, n: int) -> Any:
+    """The estimate of the expectation of each number in aux. All of them use the samples of the value."""
+    aux = lambda x: jax.tree.map(lambda leaf: jnp.asarray(leaf, float), _pair(f(x))[1])
+    first = lambda key: aux(jax.tree.map(lambda leaf: leaf[0], draw(q, key, 1, "expect")))
+    flat, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(first, key)))
+    entry = lambda i: _mean(estimator, within(lambda x: lax.stop_gradient(ravel_pytree(aux(x))[0][i])), q, key, n)
+    return unravel(lax.stop_gradient(jax.vmap(entry)(jnp.arange(flat.size)))) if flat.size else unravel(flat)
+
+
+def _pair(found: Any) -> tuple[Any, Any]:
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"expect: with has_aux=True, f must return (value, aux), got {type(found).__name__}")
+    return found
 
 
 def _on_pairs(f: Objective) -> Objective:

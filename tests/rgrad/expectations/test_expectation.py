@@ -204,3 +204,28 @@ def test_chunks_take_less_memory():
     for bad in (0, 2.0, True):
         with pytest.raises(ValueError, match=f"expect: chunk must be None or a positive Python int, got {bad}"):
             memory(bad)
+
+
+@pytest.mark.parametrize(
+    "estimator", ["reparameterized", "score_function+leave_one_out", "measure_valued", "enumerated"]
+)
+def test_has_aux(estimator):
+    """aux is averaged over the samples of the value, has no derivative, and passes `jax.grad(..., has_aux=True)`."""
+
+    def loss(theta, chunk=None, keyed=False):
+        f = lambda x, key=None: (theta * x, {"x": x, "both": jnp.stack([x > 0.5, theta * x])})
+        q = dist.Bernoulli(theta) if estimator == "enumerated" else dist.Normal(theta, 1.0)
+        return rgrad.expect(f, q, jax.random.key(0), 20, estimator, has_aux=True, chunk=chunk, keyed=keyed)
+
+    gradient, aux = jax.jit(jax.grad(loss, has_aux=True))(0.3)
+    value, plain = loss(0.3)[0], lambda t: loss(t)[0]
+    np.testing.assert_allclose(gradient, jax.grad(plain)(0.3), rtol=1e-5)
+    np.testing.assert_allclose(aux["both"][1], value, rtol=1e-5)
+    np.testing.assert_allclose(0.3 * aux["x"], value, rtol=1e-5)
+    assert jax.grad(lambda t: loss(t)[1]["x"])(0.3) == 0.0
+    if estimator == "enumerated":
+        np.testing.assert_allclose([aux["x"], *aux["both"]], [0.3, 0.3, 0.09], rtol=1e-5)
+    for same in (loss(0.3, chunk=7), jax.vmap(loss)(jnp.array([0.3]))):
+        np.testing.assert_allclose(np.ravel(same[1]["both"]), aux["both"], rtol=1e-5)
+    with pytest.raises(TypeError, match=r"expect: with has_aux=True, f must return \(value, aux\), got"):
+        rgrad.expect(lambda x: x, dist.Normal(0.0, 1.0), jax.random.key(0), has_aux=True)
