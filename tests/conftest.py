@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 # Before jax is imported: keep the compiled programs of the tests for the next run.
@@ -19,7 +20,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # One thread is enough to compile a program, because each core has its own worker.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+    # Later versions of jaxlib do not know this flag, and end the process.
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
 
 import rgrad  # noqa: F401, I001  before jax: it sets an XLA flag, without which jax.jit cannot be trusted on CPU
