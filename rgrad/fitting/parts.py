@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from rgrad.parameters import numbers
+from rgrad.parameters import WHOLE, numbers
 
 TRAINED, CARRIED, STATIC = "trained", "carried", "static"
 
@@ -40,7 +40,7 @@ def split(params: Any) -> tuple[Any, Rest | None]:
         TypeError: a Python integer, or an array of one integer. It would silently never be trained.
     """
     found = jax.tree_util.tree_leaves_with_path(params)
-    kinds = tuple(_kind(leaf, jax.tree_util.keystr(path) or "params") for path, leaf in found)
+    kinds = tuple(_kind(leaf, jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE) for path, leaf in found)
     if TRAINED not in kinds:
         raise ValueError(f"fit: params must contain at least one number or array of floats, got {params!r}")
     if set(kinds) == {TRAINED}:

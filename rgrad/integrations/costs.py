@@ -176,7 +176,7 @@ def _estimated(site: LatentSite, rest: Any, deps: Dependence, n: int) -> tuple[l
 
 
 def _elements(site: LatentSite, dependent: list[Term], deps: Dependence) -> Elements | None:
-    """The elements of a site in plates, if each changes only costs of its own, and is a distribution by itself."""
+    """The elements of a site in plates. None if an element can change the costs of another, or cannot be separated."""
     apart = site.distribution.batch_shape != () and deps.inside(site)
     apart = apart and all(set(site.frames) <= set(t.frames) for t in dependent)
     return elements_of(site.distribution) if apart else None

@@ -1,4 +1,4 @@
-"""The elements of a site in plates, each estimated by itself with only its own costs, side by side."""
+"""Estimates for each element of a site in plates, from the costs of that element only."""
 
 from __future__ import annotations
 

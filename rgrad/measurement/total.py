@@ -92,10 +92,10 @@ class TotalNoise(Printed):
         return replace(self, pairs=self.pairs.merge(other.pairs))
 
     def _noise(self, name: str, size: int) -> Noise:
-        of = lambda tree: tuple(tree[name])
-        low, high = map(of, self.pairs.interval(self.level))
-        (u, v, _), (uu, vv, ww) = of(self.pairs.mean), of(self.pairs.variance)
-        n = self.pairs.count
+        trees = self.pairs._asdict().items()
+        own = self.pairs._replace(**{field: tree[name] for field, tree in trees if isinstance(tree, dict)})
+        low, high = own.interval(self.level)
+        n, (u, v, _), (uu, vv, ww) = own.count, own.mean, own.variance
         t = student_t(self.level, n - 1)
         ratio = _fieller(u, v, uu / n, vv / n, (ww - uu - vv) / (2 * n), t)
         inverse = lambda x: where(x > 0, 1 / where(x > 0, x, 1.0), np.inf)
@@ -152,11 +152,11 @@ def measure_total(
             two ratios are Fieller's.
 
     Returns:
-        `TotalNoise`, per call: `.whole`, `.leaves`, `.rows`. The numbers are those of the call as it is: if it averages n samples, its variance is 1/n
-        of that of one sample.
+        `TotalNoise`, per call: `.whole`, `.leaves`, `.rows`. If a call averages n samples, its variance is 1/n of that of
+        one sample.
 
     Raises:
-        ValueError: `replicates` is odd or less than 4, or what `rgrad.measure` raises.
+        ValueError: `replicates` is odd or less than 4, two arrays have the same path, or what `rgrad.measure` raises.
         TypeError: what `rgrad.measure` raises.
 
     Source: McCandlish, Kaplan, Amodei et al. 2018, An empirical model of large-batch training (the noise scale, section
@@ -187,6 +187,10 @@ class _Pair:
         found = {}
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
             name = jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE
+            if name in found:
+                raise ValueError(
+                    f"measure_total: two arrays are called {name!r}, the path of their keys; rename one key"
+                )
             a, b = (jnp.asarray(x, jnp.result_type(x, jnp.float32)) for x in (a, b))
             self.sizes[name] = a.size
             found[name] = jnp.sum(a * b), jnp.sum((a - b) ** 2) / 2

@@ -114,24 +114,24 @@ def of(program, n=2, key=KEY):
     "name", [pytest.param(n, marks=pytest.mark.long) if n == "draws_around" else n for n in PROGRAMS]
 )
 def test_unbiased(name):
-    """Values and gradients. False failures: one in a million; a bias of 0.25 is caught."""
+    """Values and gradients. False failures: one in a million; a bias of 0.1 is caught, of derivatives from 0.21 to 3.7."""
     program, choices = PROGRAMS[name]
     with jax.enable_x64(True):
         exact = lambda t: exactly(lambda draw: program(t, draw, choices[0]))
         truth = jax.tree.map(np.asarray, jax.value_and_grad(exact)(T.astype(float)))
     draw = lambda key: [jax.value_and_grad(of(partial(program, e=e), 3, key))(T) for e in choices]
-    assert_unbiased(draw, [truth] * len(choices), smallest_bias=0.25, replicates=40_000)
+    assert_unbiased(draw, [truth] * len(choices), smallest_bias=0.1, replicates=300_000)
 
 
 @pytest.mark.parametrize(
     "e", [pytest.param(LOO, marks=pytest.mark.long), ELSEWHERE], ids=["leave_one_out", "a function"]
 )
 def test_hessians(e):
-    """False failures: one in a million."""
+    """False failures: one in a million; a bias of 0.14 is caught, of second derivatives between 0.31 and 0.52."""
     with jax.enable_x64(True):
         truth = jax.hessian(lambda t: exactly(lambda draw: bits(t, draw, SCORE)))(T.astype(float))
     draw = lambda key: jax.hessian(of(partial(bits, e=e), 3, key))(T)
-    assert_unbiased(draw, np.asarray(truth), smallest_bias=0.4, replicates=50_000)
+    assert_unbiased(draw, np.asarray(truth), smallest_bias=0.14, replicates=500_000)
 
 
 def test_the_numbers_by_hand():

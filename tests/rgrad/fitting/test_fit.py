@@ -157,7 +157,7 @@ def test_record_and_64_bit(x64):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda o: rgrad.fit(loss, {"loc": 2, "scale": 1.0}, o, KEY, 5), TypeError, r"\['loc'\] = 2 is not a float, .* write 2.0"),
+        (lambda o: rgrad.fit(loss, {"loc": 2, "scale": 1.0}, o, KEY, 5), TypeError, r"parameter loc = 2 is not a float, .* write 2.0"),
         (lambda o: rgrad.fit(loss, START, o, KEY, 0), ValueError, "fit: steps must be at least 1, got 0"),
         (lambda o: rgrad.fit(loss, START, o, KEY, 1e3), TypeError, "steps must be a Python int .* got 1000.0"),
         (lambda o: rgrad.fit(loss, START, o, 3, 5), TypeError, "fit: key = 3 is not a PRNG key"),

@@ -77,6 +77,11 @@ def test_memory_of_many_parameters():
     assert used(total) <= used(one) + 4 * array
 
 
+def test_two_arrays_of_one_path():
+    with pytest.raises(ValueError, match=r"two arrays are called 'a\.b', the path of their keys; rename one key"):
+        rgrad.measure_total(lambda key: {"a.b": 1.0, "a": {"b": 2.0}}, KEY, 4)
+
+
 @pytest.mark.parametrize("bad", [{"replicates": 5}, {"replicates": 2}, {"replicates": 10, "start": 3}])
 def test_bad_numbers(bad):
     with pytest.raises(ValueError, match=r"measure_total: \w+ must be even and at least"):
