@@ -1,6 +1,9 @@
 # The public names, and the modules that define them. `__init__.py` imports each name on first use.
 
 from . import noise
+from .audits.audit import audit
+from .audits.cuts import Cut
+from .audits.result import Audit
 from .autodiff import attach, attach_gradient
 from .backend.compiler_check import CompilerCheck, check_compiler
 from .comparison.combination import combine
@@ -116,6 +119,10 @@ __all__ = [
     "compare",
     "Comparison",
     "combine",
+    # Check whether the gradient of your own loss is right, and find where it is cut.
+    "audit",
+    "Audit",
+    "Cut",
     # The exact values to compare with.
     "exact_moments",
     "ExactMoments",

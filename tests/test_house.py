@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # From the bottom up. A package may import from those to its left, and from itself.
-FLOORS = ("errors", "protocols", "parameters", "printing", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
-          "problems", "measurement", "comparison", "sweeps", "integrations")  # fmt: skip
+FLOORS = ("errors", "protocols", "parameters", "parts", "printing", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
+          "problems", "measurement", "comparison", "audits", "sweeps", "integrations")  # fmt: skip
 BESIDE = {
-    "fitting": ("errors", "protocols", "parameters", "printing", "backend", "noise")
+    "fitting": ("errors", "protocols", "parameters", "parts", "printing", "backend", "noise")
 }  # the other packages, and what they may import
 # These are slow to import, or optional. They are imported where they are used.
 LAZY = {"scipy", "sklearn", "pandas", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}

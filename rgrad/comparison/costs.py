@@ -46,17 +46,22 @@ def compile_many(gradient: Callable[[Any, Array], Array], parameters: Any, key: 
         gradient: maps parameters and a key to one estimate, of shape `(coordinates,)`.
     """
     closed = jax.make_jaxpr(gradient)(parameters, key)
-    work, largest = size_of(closed.jaxpr)
-    most = min(
-        MOST_LANES, MOST_NUMBERS / max(1, closed.out_avals[0].size), MOST_WORK / 64 / work, in_flight() / largest
-    )
-    lanes = 2 ** max(0, round(math.log2(most)))
+    lanes = lanes_for(closed)
     stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *jnp.shape(a))), parameters)
     traced = jax.jit(jax.vmap(gradient)).trace(stacked, keys_for(key, np.uint32(0), np.uint32(0), lanes))
     compiled = traced.lower().compile(compiler_options=right())
     total = _counted(compiled) + _further_rounds(traced.jaxpr.jaxpr)
     of_key = [False] * (len(closed.in_avals) - len(jax.tree.leaves(key))) + [True] * len(jax.tree.leaves(key))
     return Program(compiled, lanes, stacked, total / lanes, not any(depend(closed.jaxpr, of_key)))
+
+
+def lanes_for(closed: Any) -> int:
+    """How many calls of a program, given as a closed jaxpr, are made at once: a power of two."""
+    work, largest = size_of(closed.jaxpr)
+    most = min(
+        MOST_LANES, MOST_NUMBERS / max(1, closed.out_avals[0].size), MOST_WORK / 64 / work, in_flight() / largest
+    )
+    return int(2 ** max(0, round(math.log2(most))))
 
 
 @partial(jax.jit, static_argnames="count")

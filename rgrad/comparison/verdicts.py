@@ -95,7 +95,7 @@ def _judge(found: Mean, reference: Mean, tests: int, eps: float, jump: Numbers, 
     skew = (found.third - reference.third) / (safe * safe * safe)
     t = np.sign(difference) * np.maximum(np.abs(difference) - rounding, 0) / safe
     exact = np.where(t == 0, 0.0, np.copysign(np.inf, t))
-    z = np.where(error > 0, t + skew * t * t / 3 + (skew * t) ** 2 * t / 27 + skew / 6, exact)
+    z = np.where(error > 0, without_skewness(t, skew), exact)
     z = np.where(np.abs(difference) <= rounding, 0.0, z)
     critical = -ndtri(RATE / (2 * tests))
     smallest = (critical + ndtri(POWER)) * error + rounding
@@ -112,6 +112,11 @@ def _judge(found: Mean, reference: Mean, tests: int, eps: float, jump: Numbers, 
     reasons = np.select([~excuse, unknown, heavy, few], [0, NAN, HEAVY, FEW], VISIBLE).astype(np.int16)
     numbers = np.where(reasons == FEW, np.minimum(found.effective, reference.effective), smallest)
     return codes, smallest, reasons, numbers
+
+
+def without_skewness(t: Numbers, skew: Numbers) -> Numbers:
+    """A studentised mean, corrected by Hall's transformation for the skewness of the mean; see `judge`."""
+    return t + skew * t * t / 3 + (skew * t) ** 2 * t / 27 + skew / 6
 
 
 def infinite_variance(top: Numbers, count: int) -> Numbers:

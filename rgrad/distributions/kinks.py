@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from rgrad.tracing.traced import bind
+
 Beside = Callable[[], Array]  # the value at a nearby point, computed when it is first needed
 Pair = tuple[Any, Beside | None]  # the values at the point and nearby; None if they do not depend on the parameters
 
@@ -76,12 +78,12 @@ def _run(jaxpr: Any, ins: Sequence[Pair]) -> list[Pair]:
 def _step(equation: Any, pairs: Sequence[Pair]) -> list[Pair]:
     values, moves = [value for value, _ in pairs], [beside is not None for _, beside in pairs]
     if not any(moves) or equation.primitive.name == "stop_gradient":
-        return [(out, None) for out in _bind(equation, values)]
+        return [(out, None) for out in bind(equation, values)]
     if (inner := _inner(equation)) is not None and _find(inner.jaxpr, [*(False for _ in inner.consts), *moves])[0]:
         return _run(inner.jaxpr, [*((c, None) for c in inner.consts), *pairs])
     sides = cache(lambda: [value if beside is None else beside() for value, beside in pairs])
-    make = cache(lambda: _bind(equation, sides()))
-    outs = _bind(equation, values)
+    make = cache(lambda: bind(equation, sides()))
+    outs = bind(equation, values)
     if _is_kink(equation, moves):
         outs = [KINKS[equation.primitive.name](outs[0], values, sides())]
     if equation.primitive.name in COMPARISONS:
@@ -112,14 +114,6 @@ def _is_kink(equation: Any, moves: Sequence[bool]) -> bool:
         # The condition depends on the parameters; floats only, and two branches only.
         return moves[0] and len(moves) == 3 and jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
     return equation.primitive.name in KINKS
-
-
-def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
-    params: Any = equation.primitive.get_bind_params(equation.params)
-    # The version of JAX determines which of the two it is.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    out = equation.primitive.bind(*functions, *values, **params)
-    return list(out) if equation.primitive.multiple_results else [out]
 
 
 def _inner(equation: Any) -> ClosedJaxpr | None:

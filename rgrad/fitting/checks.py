@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rgrad.errors import check_takes
-from rgrad.fitting.parts import Rest
+from rgrad.parts import Rest
 
 NOT_DATA = "a state changes from step to step; if it is data, let the loss close over it and leave state out"
 

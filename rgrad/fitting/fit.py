@@ -16,8 +16,8 @@ from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
 from rgrad.backend.programs import compiled
 from rgrad.fitting.checks import check_loss
-from rgrad.fitting.parts import Rest, split
 from rgrad.parameters import WHOLE
+from rgrad.parts import Rest, split
 from rgrad.printing import SHOWN, Printed, as_table, is_traced, more
 
 if TYPE_CHECKING:

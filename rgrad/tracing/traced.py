@@ -103,3 +103,12 @@ def _is_0_or_1(value: Any) -> bool:
     if not hasattr(value, "dtype"):
         return value in (0, 1)
     return bool(jnp.issubdtype(value.dtype, np.number) and np.isin(np.asarray(value), (0, 1)).all())
+
+
+def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    """The results of an operation of a jaxpr, with these operands."""
+    params: Any = eqn.primitive.get_bind_params(eqn.params)
+    # The version of JAX determines which of the two it is.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    out = eqn.primitive.bind(*functions, *operands, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]

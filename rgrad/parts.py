@@ -32,28 +32,35 @@ class Rest:
         return jax.tree.unflatten(self.structure, [next(of[kind]) for kind in self.kinds])
 
 
-def split(params: Any) -> tuple[Any, Rest | None]:
+def split(params: Any, caller: str = "fit", trained: str = "fitted") -> tuple[Any, Rest | None]:
     """The parameters that are trained, in the structure of the model with None elsewhere; and the rest, None if empty.
+
+    Args:
+        caller: the function that the error messages name.
+        trained: what it does with a parameter, for the error messages.
 
     Raises:
         ValueError: nothing can be trained, or a number is not a number.
         TypeError: a Python integer, or an array of one integer. It would silently never be trained.
     """
     found = jax.tree_util.tree_leaves_with_path(params)
-    kinds = tuple(_kind(leaf, jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE) for path, leaf in found)
+    kinds = tuple(
+        _kind(leaf, jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE, caller, trained)
+        for path, leaf in found
+    )
     if TRAINED not in kinds:
-        raise ValueError(f"fit: params must contain at least one number or array of floats, got {params!r}")
+        raise ValueError(f"{caller}: params must contain at least one number or array of floats, got {params!r}")
     if set(kinds) == {TRAINED}:
         return jax.tree.map(jnp.asarray, params), None
     leaves, structure = jax.tree.flatten(params)
     of = lambda wanted: [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == wanted]
-    trained = [jnp.asarray(leaf) if kind == TRAINED else None for leaf, kind in zip(leaves, kinds, strict=True)]
-    return jax.tree.unflatten(structure, trained), Rest(
+    floats = [jnp.asarray(leaf) if kind == TRAINED else None for leaf, kind in zip(leaves, kinds, strict=True)]
+    return jax.tree.unflatten(structure, floats), Rest(
         list(map(jnp.asarray, of(CARRIED))), structure, kinds, tuple(of(STATIC))
     )
 
 
-def _kind(leaf: Any, name: str) -> str:
+def _kind(leaf: Any, name: str, caller: str, trained: str) -> str:
     if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return CARRIED
     try:
@@ -61,12 +68,14 @@ def _kind(leaf: Any, name: str) -> str:
     except TypeError:
         if callable(leaf) or isinstance(leaf, str | bytes):
             return STATIC
-        dtype = numbers(leaf, f"fit: parameter {name}").dtype  # its error says what is wrong
+        dtype = numbers(leaf, f"{caller}: parameter {name}").dtype  # its error says what is wrong
     if jnp.issubdtype(dtype, jnp.floating):
         return TRAINED
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(f"fit: parameter {name} is complex; fit its real and imaginary parts")
+        raise TypeError(f"{caller}: parameter {name} is complex; {caller} its real and imaginary parts")
     # An unsigned number is the state of a generator, e.g. in a module with dropout.
     if np.ndim(leaf) == 0 and not isinstance(leaf, bool | np.bool_) and not jnp.issubdtype(dtype, jnp.unsignedinteger):
-        raise TypeError(f"fit: parameter {name} = {leaf} is not a float, so it cannot be fitted; write {leaf}.0")
+        raise TypeError(
+            f"{caller}: parameter {name} = {leaf} is not a float, so it cannot be {trained}; write {leaf}.0"
+        )
     return CARRIED
