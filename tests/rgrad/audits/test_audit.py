@@ -1,9 +1,7 @@
 """`rgrad.audit`: a gallery of right and wrong losses, where they are cut, bad input."""
 
 import itertools
-import sys
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 import rgrad
+from tests.rgrad.audits import gallery
 
-sys.path.insert(0, str(Path(__file__).parent))
-import gallery
-
-sys.path.pop(0)
 KEY = jax.random.key(0)
 # These compile for seconds, or say what others say.
 SLOW = {"poisson", "gamma_path", "network_detached", "class_score", "class_gumbel_softmax", "geometric_score", "geometric_loop", "bit_disarm",
