@@ -4,10 +4,11 @@ from typing import Any
 
 from experiments.benchmark.figure import draw_figure
 from experiments.benchmark.gpu import read_gpu
-from experiments.benchmark.models import measuring_section, svi_section
+from experiments.benchmark.models import svi_section
 from experiments.benchmark.processes import cold_section, growth_section
 from experiments.benchmark.readme import readme_tables
 from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
+from experiments.benchmark.sizes import measuring_section
 from experiments.benchmark.study import (
     dimension_section,
     draws_section,

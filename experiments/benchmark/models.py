@@ -1,6 +1,5 @@
-"""The sections of `experiments.benchmark` on real models: steps of NumPyro's SVI, and the noise of a large gradient."""
+"""The section `svi` of `experiments.benchmark`: steps of NumPyro's SVI on a real model."""
 
-import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,8 +22,6 @@ from experiments.common.progress import Advance
 
 PARTICLES = (1, 10)
 STEPS = 200  # in one turn
-WIDTH = 1000  # of the two layers of the network: 2e6 parameters
-CALLS = 32  # gradients of the network in one turn
 
 
 def logistic() -> None:
@@ -46,12 +43,12 @@ def svi_section(settings: Any, advance: Advance) -> list[Row]:
             name: partial(_steps_per_second, run, state) for name, (run, state) in ready.items()
         }
         of = f"Trace_ELBO, {particles} particle{'s' * (particles > 1)}"
-        rows += _named(
+        rows += named(
             compared("svi", particles, in_turn(jobs, settings.rounds, advance), 1), f"{of}: a step", bool(rows)
         )
         _check({name: run(state)[1] for name, (run, state) in ready.items()}, particles)
         jobs = {name: partial(_compilations_per_second, loss) for name, loss in losses.items()}
-        rows += _named(
+        rows += named(
             compared("svi", particles, in_turn(jobs, settings.rounds, advance), 1), f"{of}: compilation", True
         )
     return rows
@@ -76,11 +73,7 @@ def _compilations_per_second(loss: Any, turn: int) -> float:
     return 1 / seconds_of(partial(_compiled, loss))[0]
 
 
-def _gradients_per_second(call: Callable[[Array], Any], key: Array, turn: int) -> float:
-    return CALLS / seconds_of(lambda: float(call(key)))[0]
-
-
-def _named(rows: list[Row], contender: str, drop_ours: bool) -> list[Row]:
+def named(rows: list[Row], contender: str, drop_ours: bool) -> list[Row]:
     return [r if r["contender"] == OURS else {**r, "contender": contender} for r in rows][drop_ours:]
 
 
@@ -93,36 +86,3 @@ def _check(losses: dict[str, Array], particles: int) -> None:
     last = {name: float(np.mean(values[-20:])) for name, values in losses.items()}
     if not abs(last[OURS] / last["Trace_ELBO"] - 1) < 0.2:
         raise WrongResult(f"SVI, {particles} particles: losses {last}, which should be nearly the same")
-
-
-def measuring_section(settings: Any, advance: Advance) -> list[Row]:
-    """Gradients of a network per second: in `rgrad.measure_total`, and in a loop that only makes them and adds them up."""
-    x = jax.random.normal(jax.random.key(1), (64, WIDTH))
-    params = {name: jnp.eye(WIDTH) + 0.01 for name in ("first", "second")}
-
-    def loss(params: Any, key: Array) -> Array:
-        hidden = jnp.tanh(x @ params["first"])
-        kept = jax.random.bernoulli(key, 0.5, hidden.shape)
-        return jnp.mean((jnp.where(kept, hidden, 0.0) @ params["second"]) ** 2)
-
-    gradient = lambda key: jax.grad(loss)(params, key)
-
-    @jax.jit
-    def plain(key: Array) -> Array:
-        def step(total: Any, key: Array) -> tuple[Any, Array]:
-            g = gradient(key)
-            return jax.tree.map(jnp.add, total, g), optax.tree.norm(g, squared=True)
-
-        return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), jax.random.split(key, CALLS))[1].mean()
-
-    def total(key: Array) -> Any:
-        whole = rgrad.measure_total(gradient, key, CALLS).whole
-        return whole.variance.value + whole.squared_mean.value
-
-    contenders: dict[str, Callable[[Array], Any]] = {OURS: total, "plain loop of the gradients": plain}
-    key = jax.random.key(settings.seed)
-    sizes = {name: float(call(key)) for name, call in contenders.items()}  # compiles
-    if not abs(statistics.mean(sizes.values()) / sizes[OURS] - 1) < 0.1:
-        raise WrongResult(f"measure_total: the mean square of the gradient is {sizes}, which should be nearly the same")
-    jobs = {name: partial(_gradients_per_second, call, key) for name, call in contenders.items()}
-    return compared("measuring", CALLS, in_turn(jobs, settings.rounds, advance), 1)

@@ -179,18 +179,22 @@ def attach_vimco(log_w: Array, log_q: Array) -> Array:
 def _bounds_without_each(log_w: Array) -> Array:
     """Entry k is the bound with log w_k replaced by the mean of the others. Shape `(..., K)`, with memory for K numbers.
 
-    The others are accumulated from both ends. The total minus log w_k would be pure rounding if log w_k is far below
-    them.
+    An entry is subtracted from a sum only if a larger one stays in it. For the largest entry, the sum of the others is
+    computed by itself, because the difference would be pure rounding if they are far below it.
     """
-    axis, k = log_w.ndim - 1, log_w.shape[-1]
-    before = lambda x, fill: jnp.concatenate([jnp.full_like(x[..., :1], fill), x[..., :-1]], -1)
-    after = lambda x, fill: jnp.concatenate([x[..., 1:], jnp.full_like(x[..., :1], fill)], -1)
-    both = lambda accumulate, fill: (
-        before(accumulate(log_w, axis, reverse=False), fill),
-        after(accumulate(log_w, axis, reverse=True), fill),
-    )
-    mean = sum(both(lax.cumsum, 0.0)) / (k - 1)
-    return jnp.logaddexp(jnp.logaddexp(*both(lax.cumlogsumexp, -jnp.inf)), mean) - log(k)
+    k = log_w.shape[-1]
+    is_at = lambda index: jnp.arange(k) == index[..., None]
+    extreme = is_at(jnp.argmax(jnp.abs(log_w), -1))
+    others = jnp.where(extreme, 0.0, log_w).sum(-1, keepdims=True)
+    rest = others + jnp.where(extreme, log_w, 0.0).sum(-1, keepdims=True) - log_w
+    rest = jnp.where(jnp.isneginf(log_w), -jnp.inf, rest)  # another one is impossible too
+    mean = jnp.where(extreme, others, rest) / (k - 1)
+    top = jnp.max(log_w, -1, keepdims=True)
+    largest = is_at(jnp.argmax(log_w, -1))
+    relative = jnp.where(largest, 0.0, jnp.exp(log_w - jnp.where(jnp.isfinite(top), top, 0.0)))
+    rest = top + jnp.log1p(jnp.maximum(relative.sum(-1, keepdims=True) - relative, 0.0))
+    others = jax.nn.logsumexp(jnp.where(largest, -jnp.inf, log_w), -1, keepdims=True)
+    return jnp.logaddexp(jnp.where(largest, others, rest), mean) - log(k)
 
 
 def sticking_the_landing(f: Objective, q: Any, key: Array, n: int) -> Array:

@@ -125,6 +125,18 @@ def test_vimco_of_many_samples():
     np.testing.assert_allclose(got[np.array(each)], [without(j) for j in each], atol=2e-6 * largest[0])
 
 
+@pytest.mark.parametrize(
+    "log_w",
+    [[1.0, -200.0, -201.0], [-1e12, 3.0, 2.0, 3.0], [2.0, -np.inf, 1.0], [-np.inf, 0.5, -np.inf, 0.1], [4.0, -1e6]],
+)
+def test_the_bounds_without_each_sample(log_w):
+    """In 32 bits, whatever the sizes of the weights."""
+    log_w = np.array(log_w)
+    others = [np.delete(log_w, j) for j in range(len(log_w))]
+    want = [np.logaddexp.reduce([*o, o.mean()]) - np.log(len(log_w)) for o in others]
+    np.testing.assert_allclose(_bounds_without_each(jnp.asarray(log_w, jnp.float32)), want, rtol=2e-6)
+
+
 # By quadrature: a Normal. `loc` and `log_scale` belong to q, `m` to the model, `s` to both.
 AT = {"loc": 0.4, "log_scale": -0.3, "m": 1.0, "s": 0.5}
 
