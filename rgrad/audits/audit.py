@@ -15,10 +15,10 @@ from rgrad.audits.compiled import disagreement
 from rgrad.audits.cuts import Cut, find_cuts
 from rgrad.audits.differences import Plan, compile_plan, statistics
 from rgrad.audits.directions import FEW as FEW_COORDINATES
-from rgrad.audits.directions import Directions, directions_of
+from rgrad.audits.directions import FINEST, Directions, directions_of
 from rgrad.audits.judgement import HOPELESS, LOOKS, TOLERANCE, Findings, judge_rows
 from rgrad.audits.result import Audit, conclude
-from rgrad.audits.steps import FACTOR, choose_steps, smallest_step, updated
+from rgrad.audits.steps import FACTOR, choose_steps, updated
 from rgrad.audits.subject import Scalar, Subject, subject_of
 from rgrad.backend.compiling import check_compiles
 from rgrad.backend.keys import check_counted_key
@@ -31,7 +31,7 @@ from rgrad.tracing.paths import jumps_of
 PILOT = 0.2  # of the budget, at most, for the choice of the steps
 FIRST = 64  # the fewest calls for the first mean gradient of many coordinates
 ENOUGH = 0.4  # of the budget, if one row is biased and others have no verdict yet
-RESTARTS = 3  # how often a step may be made smaller during the measurements
+RESTARTS = 8  # how often a step may be made smaller during the measurements
 FIND_NAN = "call jax.grad(loss) under jax.debug_nans(True) to find the operation"
 PAIRED = 3  # up to this many parameters, order 2 audits the whole matrix
 
@@ -176,14 +176,14 @@ def _measured(
     if subject.theta.size > FEW_COORDINATES:
         mean, spent = _mean_gradient(subject, key, PILOT / 2 * budget)
     directions, plan = _plan(subject, order, directions_of(subject, mean, rng))
-    program = program or compile_plan(statistics(subject, order), plan, key)
+    program = program or compile_plan(statistics(subject, order, jumps), plan, key)
     eps, tests = subject.eps, looks * len(directions.names)
 
     def judged(entry: Entry, plan: Plan) -> Findings:
-        steps = np.asarray(plan.steps, np.float64)
-        return judge_rows(entry, steps, eps, directions.parameters, tests=tests, jumps=jumps, tolerance=tolerance)
+        return judge_rows(entry, plan, eps, directions.parameters, tests=tests, jumps=jumps, tolerance=tolerance)
 
-    plan, final, took = choose_steps(program, plan, key, judged, PILOT * budget, jumps)
+    smallest = directions.smallest_steps(subject)
+    plan, final, took = choose_steps(program, plan, key, judged, PILOT * budget, jumps, smallest)
     _check_finite(final, directions)
     spent += took
     decided, restarts = np.zeros(len(plan.steps), bool), 0
@@ -193,7 +193,7 @@ def _measured(
         spent += used
         found = judged(run.entry("time"), plan)
         final = updated(final, found, ~decided)
-        can_refine = found.coarse & (np.asarray(plan.steps) / FACTOR >= smallest_step(eps)) & (restarts < RESTARTS)
+        can_refine = found.coarse & (np.asarray(plan.steps) / FACTOR >= smallest) & (restarts < RESTARTS)
         told = (found.codes == UNBIASED) | ((found.codes == BIASED) & ~can_refine)
         decided |= told | (np.isin(found.reasons, HOPELESS) & ~can_refine)
         refine = ~decided & can_refine
@@ -246,8 +246,10 @@ def _plan(subject: Subject, order: int, directions: Directions) -> tuple[Directi
     dtype = subject.theta.dtype
     array = lambda x: np.asarray(x, np.float64).astype(dtype)
     outputs = array(vectors[first]) if order == 2 else np.zeros((rows, 0), dtype)
-    plan = Plan(array(vectors[second]), outputs, np.ones(len(names), dtype), np.zeros(len(names), bool))
-    return Directions(vectors[second], names, owners), plan
+    chosen = Directions(vectors[second], names, owners)
+    finest = np.maximum(chosen.smallest_steps(subject), FINEST)
+    ones = np.ones(len(names), dtype)
+    return chosen, Plan(array(vectors[second]), outputs, ones, array(finest), np.zeros(len(names), bool))
 
 
 def _check_finite(found: Findings, directions: Directions) -> None:

@@ -17,7 +17,8 @@ from rgrad.tracing.traced import depend
 
 LARGE = 2**12  # with more numbers in all directions, the directions are evaluated one after another
 ENDS = np.array([-1.0, -0.5, 0.5, 1.0])  # of a step
-STATISTICS = ("bias", "reference", "slope", "correction", "kink")
+FINE = 1 / 16  # of a step, at most
+STATISTICS = ("bias", "reference", "slope", "correction", "kink", "fine")
 # The variance of `reference` relative to that of the value, for independent keys at the four ends and a step of 1:
 # the weights of the values are those of `_extrapolated`.
 INDEPENDENT = float(2 * ((4 / 3) ** 2 + (1 / 6) ** 2))
@@ -31,12 +32,14 @@ class Plan(NamedTuple):
     outputs: Any
     """Order 2: the directions whose slope is differentiated, shape (rows, size). Order 1: shape (rows, 0)."""
     steps: Any
-    """The step along each direction."""
+    """The step along each direction. A step of 1 moves the parameter that moves most by about its own size."""
+    finest: Any
+    """The step of `fine`."""
     apart: Any
     """Whether the values at the ends of a step have independent keys. Otherwise they have the same key."""
 
 
-def statistics(subject: Subject, order: int) -> Callable[[Plan, Array], Array]:
+def statistics(subject: Subject, order: int, jumps: bool) -> Callable[[Plan, Array], Array]:
     """The random call: for each row, the slope of the loss, the differences of the value, and how they disagree.
 
     With D(h) the central difference (V(h) - V(-h)) / 2h of the value, and S(h) = (V(h) + V(-h) - 2 V(0)) / h,
@@ -46,9 +49,13 @@ def statistics(subject: Subject, order: int) -> Callable[[Plan, Array], Array]:
         correction = (D(h/2) - D(h)) / 3        what the extrapolation added to D(h/2)
         kink       = S(h/2) - S(h) / 2          0 up to h^3 if the mean value is smooth, and half of the jump in its
                                                 derivative if that has one closer than h/2
+        fine       = D(h') - reference          for a small h': not 0 if the value changes at a finer scale than h
+
+    Args:
+        jumps: whether the value may jump along a step. Then `fine` would be too noisy to show anything. It is 0.
 
     Returns:
-        A function of a plan and a key that returns `STATISTICS` for all rows, and then the value: shape (5 rows + 1,).
+        A function of a plan and a key that returns `STATISTICS` for all rows, and then the value: shape (6 rows + 1,).
     """
     theta = subject.theta
 
@@ -61,17 +68,20 @@ def statistics(subject: Subject, order: int) -> Callable[[Plan, Array], Array]:
         return jnp.sum(jax.grad(subject.loss)(at, key) * u)
 
     def row(one: Any, key: Array) -> tuple[Array, Array]:
-        direction, u, step, apart = one
-        at = lambda i, end: value(
-            theta + (step * end).astype(theta.dtype) * direction, jax.random.fold_in(key, jnp.where(apart, i, 0)), u
+        direction, u, step, finest, apart = one
+        at = lambda i, far: value(
+            theta + far.astype(theta.dtype) * direction, jax.random.fold_in(key, jnp.where(apart, i, 0)), u
         )
-        ends = jax.vmap(at)(jnp.arange(1, 5), jnp.asarray(ENDS, theta.dtype))
+        far = step * jnp.asarray(ENDS, theta.dtype)
+        far = far if jumps else jnp.concatenate([far, jnp.stack([-finest, finest])])
+        ends = jax.vmap(at)(jnp.arange(1, far.size + 1), far)
         slope = slope_of(lambda t, k: value(t, k, u), key, direction) if order == 2 else jnp.zeros(())
         return ends, slope
 
     def call(plan: Plan, key: Array) -> Array:
         first = jax.random.fold_in(key, 0)
-        given = plan.directions, plan.outputs, plan.steps, plan.apart
+        finest = jnp.minimum(plan.finest, FINE * plan.steps)
+        given = plan.directions, plan.outputs, plan.steps, finest, plan.apart
         each = lambda one: row(one, key)
         ends, slopes = lax.map(each, given) if plan.directions.size > LARGE else jax.vmap(each)(given)
         if order == 1:
@@ -82,7 +92,7 @@ def statistics(subject: Subject, order: int) -> Callable[[Plan, Array], Array]:
         else:
             middles = jax.vmap(lambda u: value(theta, first, u))(plan.outputs)
             middle = middles[0]
-        low, left, right_, high = ends.T
+        low, left, right_, high, *fine = ends.T
         h = plan.steps
         near, far = (right_ - left) / h, (high - low) / (2 * h)
         reference = _extrapolated(near, far)
@@ -90,6 +100,7 @@ def statistics(subject: Subject, order: int) -> Callable[[Plan, Array], Array]:
         found = (
             slopes - reference, reference, slopes, (near - far) / 3,
             bend(right_, left, h / 2) - bend(high, low, h) / 2,
+            (fine[1] - fine[0]) / (2 * finest) - reference if fine else jnp.zeros_like(h),
         )  # fmt: skip
         return jnp.concatenate([*(x.astype(theta.dtype) for x in found), middle[None].astype(theta.dtype)])
 

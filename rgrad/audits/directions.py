@@ -10,6 +10,9 @@ from rgrad.audits.subject import Subject
 
 FEW = 24  # up to this many coordinates are audited one by one
 LEAVES = 6  # the most parameters with directions of their own, if there are more coordinates
+ROUNDED = 3e3  # units in the last place of a parameter, at least, in a step
+LEAST = 1e-9  # a step for a parameter of exactly 0
+FINEST = 1e-3  # of a step of 1: fine enough to see what a larger step may miss
 WHOLE = 2  # random directions over all parameters
 
 
@@ -21,6 +24,12 @@ class Directions(NamedTuple):
     names: tuple[str, ...]
     parameters: tuple[str, ...]
     """The parameter to which each row belongs; empty if it belongs to all."""
+
+    def smallest_steps(self, subject: Subject) -> np.ndarray[Any, Any]:
+        """A smaller step is rounded too much when it is added to the parameters: shape `(rows,)`."""
+        theta = np.abs(np.asarray(subject.theta, np.float64))
+        moved = np.where(self.vectors != 0, theta, 0).max(1) / np.abs(self.vectors).max(1)
+        return np.maximum(ROUNDED * subject.eps * moved, LEAST)
 
 
 def directions_of(subject: Subject, mean: np.ndarray[Any, Any] | None, rng: np.random.Generator) -> Directions:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from rgrad.audits.differences import STATISTICS
+from rgrad.audits.differences import FINE, STATISTICS, Plan
 from rgrad.comparison.entry import Entry
 from rgrad.comparison.judged import BIASED, FEW, HEAVY, UNBIASED, UNKNOWN
 from rgrad.comparison.verdicts import EFFECTIVE, RATE, without_skewness
@@ -17,14 +17,17 @@ TOLERANCE = 0.1  # relative to the derivative: a row is ok if its bias is certai
 NEGLIGIBLE = 1 / 30  # of the standard deviation of one slope: a derivative below this counts as 0
 SMOOTH = 0.02  # relative to the derivative: with a larger error of the differences, the step is made smaller
 SEEN = 3.0  # standard errors: a smaller error of the differences cannot be told from noise
-MARGIN = 5.0  # a bias is believed if it is this many times the known error of the differences
+MARGIN = 2.0  # a bias is believed if it is this many times what the differences may be wrong
+KINKED = 0.3  # relative to the derivative: a kink at the point itself, where there is no derivative
 CAUTIOUS = 10.0  # with too few calls that determine a bias, its interval is this many times as wide
 UNSEEN = (
     5.0  # calls: an event that never occurred in n calls has a probability below UNSEEN / n, except in 1 % of cases
 )
 OUTLYING = 10.0  # standard deviations of the value: the size of an event that occurs that rarely
-COARSE, UNDEFINED, SURROGATE, VISIBLE = range(10, 14)  # further reasons, besides those of `rgrad.comparison.judged`
-HOPELESS = (COARSE, UNDEFINED, SURROGATE)  # more calls do not help
+COARSE, UNDEFINED, SURROGATE, KINK, VISIBLE = range(
+    10, 15
+)  # further reasons, besides those of `rgrad.comparison.judged`
+HOPELESS = (COARSE, UNDEFINED, SURROGATE, KINK)  # more calls do not help
 
 Numbers = np.ndarray[Any, Any]
 
@@ -64,6 +67,8 @@ class Findings(NamedTuple):
     """The number of calls whose value was not finite."""
     tolerance: float
     eps: float
+    doubtful: Numbers
+    """The bias would be significant, but may be an error of the differences."""
 
     @property
     def largest(self) -> Numbers:
@@ -74,12 +79,13 @@ class Findings(NamedTuple):
     def coarse(self) -> Numbers:
         """The rows whose step should be smaller."""
         limit = min(SMOOTH, self.tolerance / 5) * self.size
-        doubtful = (self.codes == BIASED) & (np.abs(self.bias) < MARGIN * self.truncated)
-        return ~self.finite | (((self.truncated > limit) | doubtful) & (self.rounding < limit))
+        return ~self.finite | (
+            ((self.truncated > limit) | (self.doubtful & (self.truncated > 0))) & (self.rounding < limit)
+        )
 
 
 def judge_rows(
-    entry: Entry, steps: Numbers, eps: float, parameters: tuple[str, ...], *, tests: int, jumps: bool, tolerance: float
+    entry: Entry, plan: Plan, eps: float, parameters: tuple[str, ...], *, tests: int, jumps: bool, tolerance: float
 ) -> Findings:
     """The findings so far.
 
@@ -94,6 +100,7 @@ def judge_rows(
         tests: the number of rows times the number of looks.
         jumps: whether the value may jump along a step. If it does so rarely, no call may have shown it.
     """
+    steps, finest = (np.asarray(x, np.float64) for x in (plan.steps, plan.finest))
     rows = len(steps)
     part = {name: slice(i * rows, (i + 1) * rows) for i, name in enumerate(STATISTICS)}
     mean, error, sd = entry.mean.mean, entry.mean.error, entry.mean.sd
@@ -106,8 +113,12 @@ def judge_rows(
         at = np.array([p == name for p in parameters])
         if np.isfinite(size[at]).all():
             size[at] = np.maximum(size[at], np.sqrt(np.mean(largest[at] ** 2)))
-    truncated = beyond("correction") + beyond("kink")  # the extrapolation usually leaves much less
+    # The extrapolation usually leaves much less than its correction.
+    truncated = beyond("correction") + beyond("kink")
+    at_most = lambda name: np.abs(mean[part[name]]) + 2 * error[part[name]]
+    possible = at_most("correction") + at_most("kink")
     magnitude = abs(float(mean[-1])) + value_sd
+    truncated += np.nan_to_num(np.maximum(beyond("fine") - 8 * eps * magnitude / np.minimum(finest, FINE * steps), 0))
     rounding = eps * ((4.0 if entry.constant else 0.5) * magnitude / steps + 20 * (np.abs(slope) + np.abs(reference)))
     critical = float(-ndtri(RATE / (2 * tests)))
     effective = np.where(entry.constant, np.inf, entry.mean.effective[part["bias"]])
@@ -126,7 +137,10 @@ def judge_rows(
     few, heavy = ~(still | (effective >= EFFECTIVE)), entry.heavy[part["bias"]]
     surrogate = (np.abs(reference) <= rounding) & (sd[part["reference"]] <= rounding) & (np.abs(slope) > 8 * np.maximum(
         error[part["slope"]], rounding))  # fmt: skip
-    differs, within = np.abs(z) > critical, np.abs(bias) + width <= tolerance * size
+    significant, within = np.abs(z) > critical, np.abs(bias) + width <= tolerance * size
+    doubtful = significant & (np.abs(bias) < MARGIN * (possible + truncated))
+    differs = significant & ~doubtful
+    kinked = (not jumps) & (beyond("kink") > KINKED * size) & (beyond("correction") < tolerance * size)
     few &= ~(np.abs(bias) + CAUTIOUS * critical * se + allowed <= tolerance * size)
     nothing = (largest <= rounding) & (sd[part["slope"]] <= rounding) & still  # neither has any derivative
     codes = np.where(differs, BIASED, np.where(within | (nothing & ~differs), UNBIASED, UNKNOWN))
@@ -137,12 +151,12 @@ def judge_rows(
     needed = np.maximum(needed, rare)
     needed = np.maximum(needed, np.where(few, n * EFFECTIVE / np.maximum(effective, 0.1), 0))
     reasons = np.select(
-        [~finite, surrogate, heavy, few, codes != UNKNOWN, room <= 0],
-        [UNDEFINED, SURROGATE, HEAVY, FEW, 0, COARSE], VISIBLE,
+        [~finite, kinked, surrogate, heavy, few, codes != UNKNOWN, room <= 0],
+        [UNDEFINED, KINK, SURROGATE, HEAVY, FEW, 0, COARSE], VISIBLE,
     )  # fmt: skip
-    codes = np.where(~finite | surrogate | heavy | few, UNKNOWN, codes)
+    codes = np.where(~finite | kinked | surrogate | heavy | few, UNKNOWN, codes)
     return Findings(
         codes, reasons, slope, error[part["slope"]], reference, error[part["reference"]], bias, width, size, truncated,
         rounding, n, needed, effective, finite, sd[part["slope"]], sd[part["reference"]], value_sd,
-        int(entry.moments.nonfinite[-1]), tolerance, eps,
+        int(entry.moments.nonfinite[-1]), tolerance, eps, doubtful,
     )  # fmt: skip

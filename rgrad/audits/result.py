@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rgrad.audits.cuts import Cut
-from rgrad.audits.judgement import COARSE, SURROGATE, UNDEFINED, VISIBLE, Findings
+from rgrad.audits.judgement import COARSE, KINK, SURROGATE, UNDEFINED, VISIBLE, Findings
 from rgrad.comparison.judged import BIASED, FEW, HEAVY, UNBIASED
 from rgrad.printing import SHOWN, Printed, as_table, more
 
@@ -114,6 +114,7 @@ def _why(i: int, f: Findings, needed: float, tolerance: float) -> str:
     longer = f"; it takes about {_seconds(needed)} of budget" if np.isfinite(needed) else ""
     return {
         UNDEFINED: "the value is nan or infinite at both sides of the point",
+        KINK: "the mean value has a kink at this point, so it has no derivative",
         SURROGATE: "the value does not change with the parameters",
         HEAVY: "the variance is suspected to be infinite",
         FEW: f"only {f.effective[i]:.0f} calls determine the bias{longer}",

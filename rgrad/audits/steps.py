@@ -16,7 +16,7 @@ from rgrad.comparison.entry import Entry
 from rgrad.comparison.runs import Run
 
 FACTOR = 4.0  # between one step and the next smaller one
-MOST = 12  # the number of steps to try
+MOST = 16  # the number of steps to try
 CALLS = 64  # the calls with each of them
 FEWEST = 16  # if there is no time for that
 WILD = 1.5  # the values at the ends of a step vary much more than at the point if the noise is this many times larger
@@ -26,13 +26,14 @@ ALIKE = 0.9  # common keys must reduce the standard deviation to less than this
 Numbers = np.ndarray[Any, Any]
 
 
-def smallest_step(eps: float) -> float:
-    """A step below this is rounded too much when it is added to a parameter."""
-    return 3e3 * eps
-
-
 def choose_steps(
-    program: Program, plan: Plan, key: Array, judged: Callable[[Entry, Plan], Findings], seconds: float, jumps: bool
+    program: Program,
+    plan: Plan,
+    key: Array,
+    judged: Callable[[Entry, Plan], Findings],
+    seconds: float,
+    jumps: bool,
+    smallest: Numbers,
 ) -> tuple[Plan, Findings, float]:
     """The largest step of each row at which the differences show no error, and the kind of keys.
 
@@ -43,6 +44,11 @@ def choose_steps(
     Values with a common key differ less, so their difference has less noise. If the keys of the two ends decide
     different things anyway, independent keys are as good, and have no rare large differences. They are used if common
     keys do not reduce the variance.
+
+    Args:
+        seconds: after this time, only `FEWEST` calls are made with each step.
+        jumps: whether the value may jump along a step.
+        smallest: the smallest step of each row.
 
     Returns:
         The plan, the findings at the chosen steps, and the seconds that this took.
@@ -63,7 +69,7 @@ def choose_steps(
         found = tried(f"step {i}", plan)
         best = found if best is None else updated(best, found, ~settled)
         wild = (not jumps) & (found.reference_sd > WILD * INDEPENDENT**0.5 * found.value_sd / steps) & (steps > WILDEST)
-        settled |= ~(found.coarse | wild) | (steps / FACTOR < smallest_step(found.eps))
+        settled |= ~(found.coarse | wild) | (steps / FACTOR < smallest)
         if settled.all():
             break
         steps = np.where(settled, steps, steps / FACTOR)

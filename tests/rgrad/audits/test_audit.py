@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -73,6 +74,37 @@ def test_a_surrogate_is_recognised():
     found = rgrad.audit(ratio, 0.3, KEY, budget=1.0)
     assert found.verdict == "cannot tell"
     assert "value=objective" in found.sentence
+
+
+def score(f, make, n=4):
+    return lambda t, key: rgrad.expect(f, make(t), key, n, rgrad.score_function)
+
+
+RIGHT = {
+    "a rare event near the end of the support": (score(lambda b: 1.0 * b, lambda p: dist.Bernoulli(probs=p)), 0.003),
+    "a steep sigmoid": (lambda t, key: jax.nn.sigmoid(1000 * gallery.drawn(t, key, ())), 0.3),
+    "a small scale": (lambda s, key: (s * jax.random.normal(key)) ** 2, 0.01),
+    "a large location": (lambda t, key: (gallery.drawn(t, key, ()) - 1e4) ** 2, 1e4),
+    "a fine scale": (lambda t, key: jnp.sin(100 * t) + jax.random.normal(key), 0.3),
+    "an end of the domain": (lambda p, key: jnp.sqrt(p) * jax.random.uniform(key), 1e-4),
+    "a minimum": (lambda t, key: gallery.drawn(t, key, ()) ** 2, 0.0),
+    "a parameter without effect": (lambda p, key: p["a"] * (1 + jax.random.normal(key)), {"a": 1.0, "b": 2.0}),
+    "large values": (lambda t, key: 1e6 * gallery.drawn(t, key, ()), 0.5),
+    "small values": (lambda t, key: 1e-8 * gallery.drawn(t, key, ()) ** 2, 0.5),
+    "16 bits": (lambda t, key: (t + jax.random.normal(key).astype(t.dtype)) ** 2, jnp.asarray(0.5, jnp.float16)),
+}  # fmt: skip
+FAST = {"a fine scale", "an end of the domain", "a parameter without effect"}
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.long) for n in RIGHT])
+def test_right_losses_that_are_hard_to_difference(name):
+    assert rgrad.audit(*RIGHT[name], KEY).ok
+
+
+def test_a_kink_at_the_point_itself():
+    found = rgrad.audit(lambda t, key: jnp.abs(t) + 0 * jax.random.normal(key), 0.0, KEY)
+    assert found.verdict == "cannot tell"
+    assert "has a kink at this point" in found.sentence
 
 
 def test_noise_of_thirty_times_the_gradient():
