@@ -1,11 +1,12 @@
 """The tables of this experiment's README."""
 
+import math
 from typing import Any
 
 from experiments.common.readme import markdown
 from experiments.common.tables import number
 from experiments.network.model import LAYERS
-from experiments.network.report import bias, interval, share
+from experiments.network.report import bias, share
 from experiments.network.rows import Row
 from experiments.network.settings import NetworkSettings
 from experiments.network.study import WHOLE
@@ -32,7 +33,7 @@ def readme_tables(rows: list[Row], settings: NetworkSettings) -> dict[str, str]:
         [
             family, name, *("-" if (e := at[family, name, last, batches[0], WHOLE]["evaluations"]) is None else f"{e:,}",),
             bias(at[family, name, last, batches[-1], WHOLE]),
-            *(interval(at[family, name, step, largest, WHOLE], "noise_scale", largest, 2) for step in settings.steps),
+            *(_images(at[family, name, step, largest, WHOLE]) for step in settings.steps),
         ]
         for family, name in names
     ]  # fmt: skip
@@ -48,6 +49,17 @@ def readme_tables(rows: list[Row], settings: NetworkSettings) -> dict[str, str]:
         "batches": markdown(["units", "estimator", *(f"B = {b:,}" for b in batches)], by_batch, ["estimator"]),
         "scales": markdown(header, scales, ["estimator"]),
     }
+
+
+def _images(row: Row) -> str:
+    """The noise scale in images, with its interval."""
+    value, low, high = (row["batch"] * row[f"noise_scale{end}"] for end in ("", "_low", "_high"))
+    return f"> {_round(low)}" if high == math.inf else f"{_round(value)} [{_round(low)}, {_round(high)}]"
+
+
+def _round(x: float) -> str:
+    """A number of images with two digits, written out."""
+    return f"{float(f'{x:.2g}'):,.0f}"
 
 
 def _variance(row: dict[str, Any]) -> str:
