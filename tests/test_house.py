@@ -15,7 +15,21 @@ BESIDE = {
     "fitting": ("errors", "protocols", "parameters", "parts", "printing", "backend", "noise")
 }  # the other packages, and what they may import
 # These are slow to import, or optional. They are imported where they are used.
-LAZY = {"scipy", "sklearn", "pandas", "pyarrow", "optax", "torch", "jax", "numpy", "numpyro", "resource", "fcntl"}
+LAZY = {
+    "scipy",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "optax",
+    "torch",
+    "jax",
+    "numpy",
+    "numpyro",
+    "resource",
+    "fcntl",
+    "equinox",
+    "flax",
+}
 PUBLIC = {"rgrad", "rgrad.noise", "rgrad.problems", "rgrad.errors", "rgrad.protocols", "rgrad.measurement", "rgrad.sweeps",
           "rgrad.distributions", "rgrad.expectations", "rgrad.fitting"}  # fmt: skip
 

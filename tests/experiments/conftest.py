@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "svi", "compare", "sweep",
-               "benchmark")  # fmt: skip
+EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "svi", "network", "compare",
+               "sweep", "benchmark")  # fmt: skip
 
 MINE = """
 import jax, jax.numpy as jnp, numpyro.distributions as dist
