@@ -210,7 +210,7 @@ def objective_of(name):
 
 def cubic(t, x):
     """The coordinates have different weights, so that two in the wrong order are found."""
-    return (jnp.sum(jnp.asarray(x, float) * jnp.arange(1.0, 1.0 + jnp.size(x)).reshape(jnp.shape(x))) - t / 2) ** 3
+    return (jnp.sum(jnp.asarray(x, float) * jnp.arange(1.0, 1.0 + jnp.size(x)).reshape(jnp.shape(x))) - t / 3) ** 3
 
 
 def bounded(t, x):

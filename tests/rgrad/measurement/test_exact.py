@@ -215,9 +215,14 @@ def by_sum(p, score, f):
     (lambda t: dist.NegativeBinomialProbs(3.0, t), scipy.stats.nbinom(3.0, 0.3).pmf, lambda x: x / 0.7 - 3 / 0.3),
 ], ids=["Poisson", "Geometric", "NegativeBinomial"])  # fmt: skip
 def test_counts_without_an_upper_bound(make, p, score):
+    """JAX's log-beta function, which NumPyro uses for a NegativeBinomial, has an error of about 1e-7 in 64 bits."""
     exact = rgrad.exact_moments(of(make, 0.7), "score_function")
     found = float(exact.mean["t"]), float(exact.per_sample["t"])
-    np.testing.assert_allclose(found, by_sum(p(np.arange(400)), score, np.square), rtol=1e-8)
+    np.testing.assert_allclose(
+        found,
+        by_sum(p(np.arange(400)), score, np.square),
+        rtol=1e-6 if make not in (dist.Poisson, dist.Geometric) else 1e-9,
+    )
 
 
 def test_vectors_with_a_finite_support():
