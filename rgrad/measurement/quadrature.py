@@ -28,7 +28,7 @@ MOST_VALUES = 512
 COUNTS = 4096  # the values of a count among which those with a probability are found
 # By the number of noise variables: the step in s, and the smallest weight of a node relative to the largest. They differ
 # between the two rules, so that rules for an integral that does not exist disagree.
-SETTINGS = {1: ((0.05, 1e-30), (0.0824, 1e-22)), 2: ((0.3, 1e-16), (0.3708, 1e-14))}
+SETTINGS = {1: ((0.05, 1e-30), (0.0824, 1e-22)), 2: ((0.24, 1e-14), (0.2967, 1e-12))}
 
 
 class Rule(NamedTuple):

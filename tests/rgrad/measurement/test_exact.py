@@ -179,7 +179,7 @@ SCALES = {  # x = s e: the family, E[e^2] and E[e^4]
     "Uniform": (lambda s: dist.Uniform(0.0, s), 1 / 3, 1 / 5),
     "Weibull": (lambda s: dist.Weibull(s, 2.0), 1, 2),
     "Gamma": (lambda s: dist.Gamma(3.0, 1 / s), 12, 360),
-    "Gamma with a small shape": (lambda s: dist.Gamma(0.1, 1 / s), 0.11, 0.1 * 1.1 * 2.1 * 3.1),
+    "Gamma with a small shape": (lambda s: dist.Gamma(0.2, 1 / s), 0.24, 0.2 * 1.2 * 2.2 * 3.2),
     "an affine map": (lambda s: dist.TransformedDistribution(dist.Laplace(0.0, 0.5), dist.transforms.AffineTransform(0.0, 2 * s)), 2, 24),
 }  # fmt: skip
 
@@ -272,8 +272,8 @@ MEASURED = {
     "Gamma": (lambda t: dist.Gamma(t, 1.3), lambda x: x**2),
     "InverseGamma": (lambda t: dist.InverseGamma(2.0 + t, t), lambda x: 1 / (1 + x)),
     "Beta": (lambda t: dist.Beta(t, 2.0), lambda x: x**2),
-    "Dirichlet": (lambda t: dist.Dirichlet(jnp.stack([t, 2 * t])), lambda x: x[0] ** 3),
-    "two Gammas": (lambda t: dist.Gamma(jnp.stack([t, 2 + t]), 1.0).to_event(1), lambda x: jnp.sin(x[0]) * x[1]),
+    "Dirichlet": (lambda t: dist.Dirichlet(jnp.stack([1 + t, 2 * t])), lambda x: x[0] ** 3),
+    "two Gammas": (lambda t: dist.Gamma(jnp.stack([t, 2 + t]), 1.0).to_event(1), lambda x: x[0] ** 2 * x[1]),
     "Kumaraswamy": (lambda t: dist.Kumaraswamy(1 + t, 2.0), lambda x: x**2),
     "VonMises": (lambda t: dist.VonMises(t, 1 + t), jnp.sin),
     "StudentT": (lambda t: dist.StudentT(4.0, t, 1.3), jnp.tanh),
