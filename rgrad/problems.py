@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rgrad.distributions.draws import draw
 from rgrad.distributions.others import as_distribution
 from rgrad.errors import NotApplicable
 from rgrad.expectations.expectation import expect
@@ -66,12 +67,16 @@ def expect_objective(problem: Problem, params: Mapping[str, Array], key: Array, 
     return expect(partial(problem.objective, params), problem.distribution(params), key, n, estimator)
 
 
-def check_objective(problem: Problem, params: Mapping[str, Array]) -> None:
-    """Traces the objective for one sample, so that its own errors are not blamed on an estimator."""
+def check_objective(problem: Problem, params: Mapping[str, Array], caller: str) -> None:
+    """Traces the objective for one sample, so that its own errors are not blamed on an estimator.
+
+    Raises:
+        ValueError: the sample has the wrong shape.
+    """
 
     def one(key: Array) -> Any:
-        x = as_distribution(problem.distribution(params), "problem").sample(key, (1,))
-        return problem.objective(params, jax.tree.map(lambda a: a[0], x))
+        q = as_distribution(problem.distribution(params), caller)
+        return problem.objective(params, jax.tree.map(lambda a: a[0], draw(q, key, 1, caller)))
 
     jax.eval_shape(one, jax.random.key(0))
 

@@ -19,8 +19,8 @@ from rgrad.comparison.witnesses import THROUGH_F
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.others import as_distribution
 from rgrad.estimators.table import ESTIMATORS, Estimators, estimators_of, row_of
-from rgrad.measurement.exact import rules_for
 from rgrad.measurement.exact_gradient import exact_gradient
+from rgrad.measurement.quadrature import rules_for
 from rgrad.parameters import all_in, flattened, numbers
 from rgrad.problems import (
     check_objective,
@@ -100,7 +100,7 @@ def of_problem(
         of = lambda make: {name: make(e) for name, e in estimators.items()}
         return those_that_apply(of(flat), of(value), chosen, jax.random.key(0))
 
-    check_objective(problem, point)
+    check_objective(problem, point, "compare")
     gradients, left_out = those(asked)
     in_x, in_params = _jumps(problem, point, chosen, q)
     exact = exact_gradient(problem, point, names)

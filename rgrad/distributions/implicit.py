@@ -26,7 +26,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 def has_rsample(q: Any) -> bool:
     """Whether the `rsample` of this module is differentiable in the parameters of `q`."""
-    return bool(q.has_rsample) or has_rule(_implicit, elementary(q))
+    return bool(q.has_rsample) or has_rule(implicit, elementary(q))
 
 
 def sample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
@@ -43,7 +43,7 @@ def rsample(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
     q = sharpened(lower(q))
     if q.has_rsample:
         return _checked(q, sample_of(q, key, shape, "rsample"), shape)
-    return _implicit(elementary(q), sample_of(q, key, shape))
+    return implicit(elementary(q), sample_of(q, key, shape))
 
 
 def _checked(q: Any, x: Sample, shape: tuple[int, ...]) -> Sample:
@@ -56,12 +56,12 @@ def _checked(q: Any, x: Sample, shape: tuple[int, ...]) -> Sample:
 
 
 @singledispatch
-def _implicit(q: Any, x: Sample) -> Sample:
+def implicit(q: Any, x: Sample) -> Sample:
     """The samples x, with the derivative `dx/dtheta = -(dF/dtheta) / p(x)`."""
     raise NotImplementedError
 
 
-@_implicit.register
+@implicit.register
 def _(q: dist.VonMises, x: Array) -> Array:
     """The angle t from loc has the derivative `dt/dkappa = -(dF/dkappa) / p(t)`.
 

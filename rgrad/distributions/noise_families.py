@@ -42,7 +42,8 @@ class BaseNoise(NamedTuple):
 class Drawn(dist.Distribution):  # type: ignore[misc]
     """Noise that has only a sampler, `sampler(key, shape, *arrays)`. `shape` is that of samples, batch and event.
 
-    The arrays are not closed over, so that `jax.tree.map` finds them, e.g. `sample_of`.
+    The arrays are not closed over, so that `jax.tree.map` finds them, e.g. `sample_of`. Samples have no derivative in
+    them.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -56,7 +57,8 @@ class Drawn(dist.Distribution):  # type: ignore[misc]
         super().__init__(batch_shape, event_shape, validate_args=False)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        return self.sampler(key, sample_shape + self.batch_shape + self.event_shape, *self.arrays)
+        held = map(lax.stop_gradient, self.arrays)
+        return self.sampler(key, sample_shape + self.batch_shape + self.event_shape, *held)
 
 
 def _location_scale(standard: Callable[[Any], Any]) -> Callable[[Any], BaseNoise]:
@@ -119,7 +121,7 @@ def _gamma(q: Any) -> BaseNoise:
         log_rx = y + (jnp.log(rate) - jnp.log(rate0)) + more
         return a * log_rx - jnp.exp(log_rx) - log_x - gammaln(a)
 
-    source = Drawn(log_gamma, lax.stop_gradient(a), batch_shape=q.batch_shape)
+    source = Drawn(log_gamma, a, batch_shape=q.batch_shape)
     return BaseNoise(source, lambda y: as_it_is(jnp.exp(y) / rate), density)
 
 
@@ -132,7 +134,7 @@ def _dirichlet(q: Any) -> BaseNoise:
         log_x = log_x if moved is None else log_x + jnp.log1p(moved * jnp.exp(-log_x))
         return ((a - 1) * log_x - gammaln(a)).sum(-1) + gammaln(a.sum(-1))
 
-    source = Drawn(log_gamma, lax.stop_gradient(a), batch_shape=q.batch_shape, event_shape=a.shape[-1:])
+    source = Drawn(log_gamma, a, batch_shape=q.batch_shape, event_shape=a.shape[-1:])
     return BaseNoise(source, lambda y: as_it_is(_inside(jax.nn.softmax(y))), density)
 
 
@@ -149,7 +151,7 @@ def _beta(q: Any) -> BaseNoise:
             )
         return (a - 1) * log_x + (b - 1) * log_rest - betaln(a, b)
 
-    both = lax.stop_gradient(jnp.stack([a, b], -1))
+    both = jnp.stack([a, b], -1)
     source = Drawn(log_gamma, both, batch_shape=q.batch_shape, event_shape=(2,))
     return BaseNoise(source, lambda y: as_it_is(_inside(jax.nn.softmax(y))[..., 0]), density)
 

@@ -68,7 +68,13 @@ def _one_hot(q: Any) -> OneHotCategorical:
 
 def _diagonal(q: Any, scale: Any) -> Any:
     """Independent Normals. The scale may be negative in a MultivariateNormalDiag."""
-    return dist.Normal(jnp.broadcast_to(q.loc, jnp.shape(scale)), jnp.abs(scale)).to_event(1)
+    shape = jnp.broadcast_shapes(jnp.shape(_loc(q)), jnp.shape(scale))
+    return dist.Normal(jnp.broadcast_to(_loc(q), shape), jnp.broadcast_to(jnp.abs(scale), shape)).to_event(1)
+
+
+def _loc(q: Any) -> Any:
+    """The location. In TFP, None is 0."""
+    return 0.0 if q.loc is None else q.loc
 
 
 def _by_factor(loc: Any, factor: Array) -> Any:
@@ -77,8 +83,10 @@ def _by_factor(loc: Any, factor: Array) -> Any:
 
 
 def _lower(loc: Any, factor: Array) -> Any:
-    """The same for a lower triangle with a positive diagonal, which is used as it is."""
-    return dist.MultivariateNormal(jnp.broadcast_to(loc, jnp.shape(factor)[:-1]), scale_tril=factor)
+    """The same for a lower triangle. Columns with a negative diagonal are reflected, which changes no distribution."""
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)[..., None, :]
+    shape = jnp.broadcast_shapes(jnp.shape(loc), jnp.shape(factor)[:-1])
+    return dist.MultivariateNormal(jnp.broadcast_to(loc, shape), scale_tril=factor * jnp.where(diagonal < 0, -1, 1))
 
 
 def _triangular(q: Any) -> Any:
@@ -101,6 +109,12 @@ def _repeated(q: Any) -> Any:
         return None
     shape = tuple(int(size) for size in np.atleast_1d(np.asarray(q.sample_shape, int)))
     return base.expand(shape).to_event(len(shape))
+
+
+def _masked(q: Any) -> Any:
+    """Refused like NumPyro's, because a mask removes the density but not the sample."""
+    base = twin_of(q.distribution)
+    return None if base is None else base.mask(q.validity_mask)
 
 
 def _mixture(q: Any) -> Any:
@@ -181,10 +195,11 @@ TWINS: dict[str, dict[str, Twin]] = {
         "NegativeBinomial": lambda q: dist.NegativeBinomial(total_count=q.total_count, **_odds(q)),
         "Multinomial": _multinomial,
         "MultivariateNormalDiag": lambda q: _diagonal(q, q.scale.diag_part()),
-        "MultivariateNormalTriL": lambda q: _lower(q.loc, q.scale.to_dense()),
-        "MultivariateNormalFullCovariance": lambda q: _lower(q.loc, q.scale.to_dense()),
+        "MultivariateNormalTriL": lambda q: _lower(_loc(q), q.scale.to_dense()),
+        "MultivariateNormalFullCovariance": lambda q: _lower(_loc(q), q.scale.to_dense()),
         "Independent": _independent,
         "Sample": _repeated,
+        "Masked": _masked,
         "MixtureSameFamily": _mixture,
     },
     DISTRAX: {

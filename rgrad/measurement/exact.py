@@ -13,12 +13,13 @@ from jax import Array
 
 from rgrad.backend.compiling import right
 from rgrad.distributions.draws import check_draw
-from rgrad.distributions.log_density import Wrapper, log_prob
+from rgrad.distributions.implicit import has_rsample
+from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.others import as_distribution
-from rgrad.distributions.triangular import lower
-from rgrad.distributions.wrappers import SeenAs, inside
+from rgrad.distributions.wrappers import inside
 from rgrad.errors import NotApplicable, Unsuitable
 from rgrad.estimators.table import estimator_of, row_of
+from rgrad.measurement.quadrature import Rule, further_rules_for, rules_for
 from rgrad.problems import OfProblem, check_objective, gradient, named, names_to_differentiate, point_of
 from rgrad.protocols import Estimator, Params, Problem
 
@@ -55,11 +56,19 @@ def exact_moments(
 
         Var = 4 zeta_1 / n + 2 (zeta_2 - 2 zeta_1) / (n (n-1)),   zeta_1 = Var E[h | x_1],   zeta_2 = Var h
 
-    Two kinds of `q` are covered. Normal `q` (Normal, its `to_event`, MultivariateNormal) in one or two dimensions uses
-    the trapezoidal rule, which converges exponentially for analytic functions. Scalar discrete `q` with a finite
-    support uses enumeration. The result is None for any other `q`, if two quadrature rules disagree (a step function,
-    tails that are too heavy), and if the estimate does not satisfy the conditions above. Quadrature may miss features
-    that are narrower than the distance between nodes (0.075 standard deviations, or 0.6 in two dimensions).
+    These `q` are covered, also as distributions of TFP, distrax, distreqx and FlowJAX:
+
+    - A finite support of at most 512 values, by enumeration: scalars, OneHotCategorical, Multinomial, vectors of bits.
+      Poisson, Geometric and NegativeBinomial, whose values with a probability below 1e-30 are left out.
+    - One or two numbers of noise, by the trapezoidal rule, which converges exponentially for analytic functions:
+      Normal, MultivariateNormal, Laplace, Logistic, Gumbel, Cauchy, StudentT, Exponential, Uniform, Gamma, Chi2, Beta,
+      Dirichlet, HalfNormal, HalfCauchy, Weibull, Kumaraswamy, VonMises, images of these under transforms (LogNormal,
+      InverseGamma, Pareto), vectors of two of them, and mixtures of scalars (MixtureSameFamily).
+
+    The result is None for any other `q`, if the estimator does not apply, if two quadrature rules disagree (a step
+    function, tails that are too heavy), and if the estimate does not satisfy the conditions above. Quadrature may miss
+    features that are narrower than the distance between nodes (for a Normal 0.075 standard deviations, or 0.6 in two
+    dimensions).
 
     Args:
         problem: has `distribution(params)`, `objective(params, x)` and `params` (`rgrad.Problem`).
@@ -70,6 +79,7 @@ def exact_moments(
     Raises:
         TypeError: `problem` or `estimator` has the wrong type.
         ValueError: an unknown name of a parameter or estimator, an integer to differentiate, or a value that is not finite.
+        Both: what `rgrad.expect` raises for the distribution, the objective and the estimator, if it is not NotApplicable.
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.
@@ -81,31 +91,25 @@ def exact_moments(
         names = names_to_differentiate(problem, point, wrt, "exact_moments")
         q = as_distribution(problem.distribution(point), "exact_moments")
         check_draw(q, 2, "exact_moments")
-        rules = rules_for(q)
-        if not rules:
-            return None
-        check_objective(problem, point)
+        check_objective(problem, point, "exact_moments")
+        rules = rules_for(q) or further_rules_for(q)
 
         def estimate(nodes: Any, key: Array) -> dict[str, Array]:
             at_nodes = problem_at_nodes(problem, rules[0], nodes)
             return gradient(at_nodes, point, names, key, len(nodes), estimator)
 
         try:
-            return _moments(estimate, rules)
+            if rules:
+                return _moments(estimate, rules)
+            # Errors of the estimator itself, e.g. about the density of q, are raised also if the result is None.
+            jax.eval_shape(lambda key: gradient(problem, point, names, key, 2, estimator), jax.random.key(0))
+            return None
         except NotApplicable:
             return None
         except (TypeError, ValueError, NotImplementedError):
             if row_of(estimator) is not None:
                 raise
             return None  # a user's estimator, which does not accept 2 or 5 samples. The objective has been checked
-
-
-class Rule(NamedTuple):
-    """Nodes of shape `(K, ...)` in standard noise, their weights, and the function that maps a node to a sample."""
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    place: Callable[[Any, Array], Array]
 
 
 class AtNodes(Wrapper):
@@ -115,7 +119,7 @@ class AtNodes(Wrapper):
 
     def __init__(self, base: Any, place: Callable[[Any, Array], Array], nodes: Array):
         self.base, self._place, self._nodes = base, place, nodes
-        self.has_rsample, self._used = base.has_rsample, False
+        self.has_rsample, self._used = has_rsample(base), False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)  # its parameters, for an estimator that reads them
@@ -133,42 +137,6 @@ def problem_at_nodes(problem: Problem, rule: Rule, nodes: Array) -> OfProblem:
     """The problem with the given nodes as its samples."""
     of = lambda q: inside(as_distribution(q, "exact_moments"), lambda q: AtNodes(q, rule.place, nodes))
     return OfProblem(lambda p: of(problem.distribution(p)), problem.objective, {})
-
-
-def rules_for(q: Any) -> list[Rule]:
-    """Two rules that must agree, one rule that is exact, or no rule."""
-    q = q.base if isinstance(q, SeenAs) else q
-    import numpyro.distributions as dist  # imported here because the import is as slow as the rest of rgrad
-
-    if q.event_shape == () and getattr(q, "has_enumerate_support", False):
-        try:
-            support = q.enumerate_support()
-        except NotImplementedError:  # countably infinite, e.g. a Poisson
-            return []
-        return [Rule(np.asarray(support), np.exp(jax.vmap(partial(log_prob, q))(support)), lambda q, node: node)]
-    inner = q.base_dist if type(q) is dist.Independent else q
-    if type(q) is dist.MultivariateNormal:
-        place = lambda q, eps: q.loc + lower(q).scale_tril @ eps
-    elif type(inner) is dist.Normal:
-        place = lambda q, eps: getattr(q, "base_dist", q).loc + getattr(q, "base_dist", q).scale * eps
-    else:
-        return []
-    # With step h the error falls as exp(-(2 pi / h)^2 / 2). The coarser rule still integrates cos(30 x) in one
-    # dimension, and polynomials of degree 12 in two. The steps have no common multiple, so no function is periodic in
-    # both.
-    settings = {1: ((12.0, 0.075), (12.0, 0.1236)), 2: ((7.6, 0.6), (7.6, 0.7416))}
-    return [_trapezoid(q.event_shape, place, *how) for how in settings.get(int(np.prod(q.event_shape)), ())]
-
-
-def _trapezoid(event_shape: tuple[int, ...], place: Callable[[Any, Array], Array], end: float, step: float) -> Rule:
-    """The trapezoidal rule for a standard normal."""
-    axis = step * (np.arange(-int(end / step), int(end / step) + 1) + 0.382)
-    weight = np.exp(-(axis**2) / 2) / np.exp(-(axis**2) / 2).sum()
-    places = np.indices((len(axis),) * int(np.prod(event_shape)))
-    places = places.reshape(len(places), -1)
-    nodes, weights = axis[places].T, weight[places].prod(0)
-    inside = np.sum(nodes**2, 1) <= (end + step) ** 2  # the corners have negligible weight
-    return Rule(nodes[inside].reshape(-1, *event_shape), weights[inside], place)
 
 
 def _moments(estimate: Callable[[Any, Array], dict[str, Array]], rules: list[Rule]) -> ExactMoments | None:

@@ -15,7 +15,8 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.others import as_distribution
 from rgrad.errors import NotApplicable
 from rgrad.estimators.enumerated import enumerated
-from rgrad.measurement.exact import TOLERANCE, Rule, problem_at_nodes, rules_for
+from rgrad.measurement.exact import TOLERANCE, problem_at_nodes
+from rgrad.measurement.quadrature import Rule, rules_for
 from rgrad.problems import Point, gradient
 from rgrad.protocols import Objective, Problem
 

@@ -1,5 +1,6 @@
 """Distributions of TFP, distrax, distreqx and FlowJAX, and `rgrad.distribution`, wherever a `q` is accepted."""
 
+import re
 import warnings
 from functools import cache, partial
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import optax
 import pytest
 import scipy.stats
 from numpyro.distributions.distribution import Distribution as OfNumPyro
@@ -124,36 +126,144 @@ def test_estimates_are_those_of_numpyro(library, estimator):
         np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("library", "name"), [("tfp", "Normal"), ("distrax", "Bernoulli"), ("distreqx", "Bernoulli"), ("flowjax", "Normal")]
-)
-def test_exact_moments_are_those_of_numpyro(library, name):
-    found, expected = (exact(library, name, side) for side in (0, 1))
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a["t"], b["t"], rtol=1e-9, atol=1e-12)
+# A few of each kind. The long test has all families.
+QUICK = {
+    "tfp": ("Poisson", "Multinomial"),
+    "distrax": ("Laplace", "Bernoulli"),
+    "distreqx": ("Bernoulli", "OneHotCategorical"),
+    "flowjax": ("Normal", "LogNormal"),
+}
+HEAVY = {"Cauchy", "HalfCauchy", "StudentT", "InverseGamma", "Pareto"}  # they need a bounded objective
+UNKNOWN = {"TruncatedNormal"}  # exact_moments has no rule for it
 
 
-def exact(library, name, side):
-    make = families(library)[name][side]
-    return of_numpyro(name) if side else rgrad.exact_moments(Problem(make), "score_function")
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_exact_moments_are_those_of_numpyro(library):
+    assert same_moments(library, QUICK[library]) == list(QUICK[library])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_exact_moments_of_all_families_are_those_of_numpyro(library):
+    names = [name for name in families(library) if name not in UNKNOWN]
+    assert len(names) >= 12
+    assert same_moments(library, names) == names
+    for name in UNKNOWN & set(families(library)):
+        theirs, _ = families(library)[name]
+        assert rgrad.exact_moments(Problem(theirs), "score_function") is None
+
+
+def same_moments(library, names):
+    """The families whose exact moments are known, for every estimator that applies. They must be those of NumPyro."""
+    known = []
+    for name in names:
+        theirs, ours = families(library)[name]
+        discrete = not ours(0.7).has_rsample and name != "VonMises"
+        refused = {
+            "score_function": name == "Uniform" and library != "flowjax",  # its support moves
+            "reparameterized": discrete,
+        }
+        for estimator, no in refused.items():
+            found = rgrad.exact_moments(Problem(theirs, objective_of(name)), estimator)
+            if no:
+                assert found is None, (name, estimator)
+                with pytest.raises(rgrad.NotApplicable, match=r"rsample|support"):
+                    gradient(theirs, estimator)
+                continue
+            expected = of_numpyro(Twin(ours), name, estimator)
+            assert found is not None, (name, estimator)
+            assert expected is not None, (name, estimator)
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a["t"], b["t"], rtol=1e-7, atol=1e-10, err_msg=f"{name} {estimator}")
+            if not discrete or estimator == "score_function":
+                assert found.mean["t"] != 0, name
+        known.append(name)
+    return known
+
+
+class Twin:
+    """A family of NumPyro. Two are equal if they have the same type, parameters and derivatives at 0.7."""
+
+    def __init__(self, make):
+        self.make = make
+        q, slope = jax.jvp(make, (0.7,), (1.0,))
+        self.key = (str(jax.tree.structure(q)), *(np.asarray(x).tobytes() for x in jax.tree.leaves((q, slope))))
+
+    def __eq__(self, other):
+        return self.key == other.key
+
+    def __hash__(self):
+        return hash(self.key)
 
 
 @cache
-def of_numpyro(name):
-    return rgrad.exact_moments(Problem(families("distreqx")[name][1]), "score_function")
+def of_numpyro(twin, name, estimator):
+    return rgrad.exact_moments(Problem(twin.make, objective_of(name)), estimator)
+
+
+def objective_of(name):
+    if name in HEAVY:
+        return bounded
+    return periodic if name == "VonMises" else cubic
+
+
+def cubic(t, x):
+    """The coordinates have different weights, so that two in the wrong order are found."""
+    return (jnp.sum(jnp.asarray(x, float) * jnp.arange(1.0, 1.0 + jnp.size(x)).reshape(jnp.shape(x))) - t / 3) ** 3
+
+
+def bounded(t, x):
+    return 1 / (1 + (x - t / 2) ** 2)
+
+
+def periodic(t, x):
+    return jnp.sin(x - t / 2) + jnp.cos(2 * x)
 
 
 class Problem:
     params = {"t": 0.7}  # noqa: RUF012
 
-    def __init__(self, make):
-        self.make = make
+    def __init__(self, make, objective=cubic):
+        self.make, self.of = make, objective
 
     def distribution(self, params):
         return self.make(params["t"])
 
     def objective(self, params, x):
-        return (jnp.asarray(x, float) - params["t"]) ** 3
+        return self.of(params["t"], x)
+
+
+def test_parameters_that_have_defaults_or_broadcast():
+    """Of normal vectors: no location, a location or a scale without the batch, a negative diagonal."""
+    tfp = pytest.importorskip("tensorflow_probability.substrates.jax", reason="TFP is not installed")
+    d, scale, flipped = tfp.distributions, jnp.array([1.5, 0.8]), jnp.array([[-1.5, 0.0], [0.4, 0.8]])
+    locs, weights = jnp.arange(6.0).reshape(3, 2), jnp.array([0.2, 0.3, 0.5])
+    mixture = lambda parts: d.MixtureSameFamily(d.Categorical(probs=weights), parts)
+    x = jnp.array([0.3, -1.2])
+    for make in (
+        lambda t: d.MultivariateNormalDiag(scale_diag=t * scale),
+        lambda t: d.MultivariateNormalTriL(scale_tril=jnp.diag(t * scale)),
+        lambda t: d.MultivariateNormalTriL(x + t, t * flipped),
+        lambda t: d.MultivariateNormalDiag(t * jnp.ones(1), scale),
+        lambda t: mixture(d.MultivariateNormalDiag(t * locs, scale)),
+        lambda t: mixture(d.MultivariateNormalTriL(t * locs, t * flipped)),
+    ):
+        q = as_distribution(make(0.7), "test")
+        assert isinstance(q, OfNumPyro)
+        own, twin = (jax.value_and_grad(of)(0.7) for of in (
+            lambda t, make=make: make(t).log_prob(x), lambda t, make=make: rgrad.log_prob(as_distribution(make(t), "test"), x)
+        ))  # fmt: skip
+        np.testing.assert_allclose(twin, own, rtol=2e-5)
+        assert q.sample(KEY, (N,)).shape == (N, 2)
+
+
+def test_a_mask_is_refused():
+    tfp = pytest.importorskip("tensorflow_probability.substrates.jax", reason="TFP is not installed")
+    d = tfp.distributions
+    with pytest.raises(ValueError, match=r"expect: Normal is masked. A mask removes the density but not the sample"):
+        rgrad.expect(square, d.Masked(d.Normal(0.0, 1.0), False), KEY)
+    assert jnp.isfinite(rgrad.expect(square, d.Masked(d.Normal(0.0, 1.0), True), KEY))
 
 
 def test_rules_for_types_apply():
@@ -458,10 +568,49 @@ def test_a_bad_object_gets_one_clear_error(name):
             lambda: rgrad.elbo(square, q, KEY, 1, score),
             lambda: rgrad.iwae(square, q, KEY, 2, gradient=score),
             lambda: rgrad.expect_program(lambda draw: square(draw(q)), KEY, 1, score),
-            lambda: rgrad.compare(Problem(lambda t: q), key=KEY),
         ):
             with pytest.raises(kind, match=r"SciPy|\.sample (takes|returns)|\.log_prob returns"):
                 call()
+
+
+class Plain:
+    """Samples of the right shape and density, without an event_shape, and of a family that exact_moments does not know."""
+
+    has_rsample = False
+
+    def sample(self, key, shape):
+        return jax.random.normal(key, shape)
+
+    def log_prob(self, x):
+        return -(x**2) / 2
+
+
+MEASURED = {
+    "exact_moments": lambda q: rgrad.exact_moments(Problem(lambda t: q), "score_function"),
+    "measure": lambda q: rgrad.measure(partial(loss, q, 0.7), KEY, 2),
+    "compare": lambda q: rgrad.compare(Problem(lambda t: q), key=KEY, budget=0.01),
+    "sweep": lambda q: rgrad.sweep(Problem(lambda t: q), {"t": [0.3, 0.7]}, "score_function", key=KEY, replicates=2),
+    "fit": lambda q: rgrad.fit(partial(loss, q), 0.7, optax.sgd(0.1), KEY, 2),
+}
+
+
+def loss(q, t, key):
+    return rgrad.expect(lambda x: t * square(x), q, key, 2, "score_function")
+
+
+@pytest.mark.parametrize("call", MEASURED)
+@pytest.mark.parametrize("name", BAD)
+def test_what_measures_raises_the_same_error(call, name):
+    """None and a result are wrong answers: `exact_moments` returns None if no exact value is known."""
+    make, kind, message = BAD[name]
+    message = re.sub(r"\\\(\d", r"\\(\\d+", message.replace("expect: ", "(expect|exact_moments|compare): "))
+    with pytest.raises(kind, match=message):
+        MEASURED[call](make())
+
+
+def test_no_exact_value_is_none():
+    assert rgrad.exact_moments(Problem(lambda t: Plain()), "score_function") is None
+    assert rgrad.exact_moments(Problem(lambda t: Plain()), "reparameterized") is None  # it does not apply
 
 
 def test_torch_itself_is_refused():
