@@ -14,7 +14,7 @@ STYLES = {BIASED: ("#d55e00", "X"), OK: ("#009e73", "o")}
 UNKNOWN = ("#777777", "s")
 OFFSETS = [(dx * d, dy * d) for d in (9, 16, 26) for dx, dy in ((1, 0), (-1, 0), (0.7, 0.8), (0.7, -0.8), (-0.7, 0.8),
            (-0.7, -0.8), (0, 1), (0, -1))]  # fmt: skip
-"""The places of a label around its marker, in points, the best first."""
+"""The places of a label around its marker, in points, the best first. The ends of the bar come after the first eight."""
 
 
 class AuditPoint(NamedTuple):
@@ -95,11 +95,11 @@ def _label(figure: Any, axis: Any, points: list[AuditPoint], floor: float) -> No
         taken += [Bbox([[left - 2, low], [left + 2, high]]), Bbox([[left, middle], [left, middle]]).padded(5 * unit)]
     for p in points:
         colour = STYLES.get(p.verdict, UNKNOWN)[0]
-        at = (p.noise or floor, p.bias)
-        for dx, dy in OFFSETS:
+        beside = [(p.bias, *offset) for offset in OFFSETS]
+        for y, dx, dy in (*beside[:8], (p.high, 0, 4), (p.low, 0, -4), *beside[8:]):
             line = {"arrowstyle": "-", "color": colour, "lw": 0.6} if np.hypot(dx, dy) > 12 else None
             text = axis.annotate(
-                p.label, at, (dx, dy), textcoords="offset points", color=colour, fontsize=8.5,
+                p.label, (p.noise or floor, y), (dx, dy), textcoords="offset points", color=colour, fontsize=8.5,
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 va="bottom" if dy > 0 else "top" if dy < 0 else "center", arrowprops=line,
             )  # fmt: skip

@@ -132,8 +132,8 @@ def _in_users_code(error: BaseException | None) -> bool:
 
 def _flag_of(text: str, settings: AuditSettings) -> str:
     """The flag that an error message of `rgrad.audit` is about, and what was given."""
-    if settings.loss is None:
-        return ""
+    if settings.loss is None or text.startswith(("it compiles ", "key ")):  # about the settings of jax
+        return "audit: "
     if text.startswith("wrt"):
         return f"--wrt {' '.join(settings.wrt)}: "
     if text.startswith(("parameter ", "params ", "two parameters")):
