@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import rgrad
@@ -63,10 +64,27 @@ def load(flag: str, name: str, shipped: Mapping[str, Any]) -> Any:
         if name.endswith(".py"):
             raise UsageError(f"{flag} {name}: this is a file; write {name}:NAME with a name defined in it")
         raise UsageError(f"{flag} {name}: unknown name{nearest(name, shipped)}, or your own as module:attribute")
+    return load_own(flag, name)
+
+
+def load_own(flag: str, name: str, files: dict[str, ModuleType] | None = None) -> Any:
+    """The user's own `module:attribute`. `flag` is for error messages.
+
+    Args:
+        files: the modules of the files that were loaded before, by path. A file in it is not run again, and a file that
+            is loaded is added. So several objects of one file belong together.
+    """
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
-        raise UsageError(f"{flag} {name}: write module:attribute, or file.py:attribute")
-    module = _import(flag, name, place)
+        wanted = (
+            f"{name}:NAME with a name defined in it"
+            if name.endswith(".py")
+            else "module:attribute, or file.py:attribute"
+        )
+        raise UsageError(f"{flag} {name}: write {wanted}")
+    files = {} if files is None else files
+    module = files[place] if place in files else _import(flag, name, place)
+    files[place] = module
     if not hasattr(module, attribute):
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UsageError(f"{flag} {name}: {place} has no {attribute!r}{nearest(attribute, names)}")

@@ -269,10 +269,10 @@ def result_files(
     return {"result.json": text.encode(), "table.csv": table_csv(rows)}
 
 
-def table_csv(rows: Sequence[Row]) -> bytes:
-    """The rows as CSV. Their keys are the columns."""
+def table_csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> bytes:
+    """The rows as CSV. The columns are their keys. If there may be no rows, give `columns`."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
+    writer = csv.DictWriter(table, columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(plain(rows))
     return table.getvalue().encode()

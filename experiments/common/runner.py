@@ -73,7 +73,7 @@ def _without_exit(run: Run[S], settings: S) -> int | None:
     try:
         return run(settings)
     except SystemExit as stop:
-        raise UsageError(f"the code of a problem or an estimator called sys.exit({stop.code!r}); remove that") from None
+        raise UsageError(f"your code called sys.exit({stop.code!r}); remove that") from None
 
 
 def report_bug(error: Exception) -> int:

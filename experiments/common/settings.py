@@ -205,7 +205,7 @@ def parse(model: type[S], argv: Sequence[str], prog: str) -> S:
     default = validated(model, from_file, where)
     flags = _parse_flags(model, argv, default, prog)
     other_problem = "problem" in flags and flags["problem"] != getattr(default, "problem", None)
-    if "params" in flags and not other_problem:
+    if isinstance(flags.get("params"), dict) and not other_problem:
         flags["params"] = {**default.params, **flags["params"]}  # type: ignore[attr-defined]
     if other_problem:
         given = {flag for flag in ("params", "wrt") if _given(f"--{flag}", argv)}
@@ -344,6 +344,8 @@ def _one_line(box: str, model: type[BaseModel], argv: Sequence[str]) -> str:
     message = " ".join(blocks[1]) if len(blocks) > 1 else box.strip()
     if stray := re.match(r"Unrecognized options: (.*)", message):
         return f"unknown argument {stray[1]!r}; flags start with --, e.g. --seed 1"
+    if choice := re.match(r"invalid choice (.*) for argument '(--[\w-]+)'\. Expected one of (.*)\.", message):
+        return f"{choice[2]}: {choice[1]} is not a choice; expected one of {choice[3]}"
     return re.sub(r"^Error parsing (--[\w-]+):? ?", r"\1: ", message)
 
 

@@ -29,11 +29,11 @@ from rgrad.comparison.runs import Run
 from rgrad.tracing.paths import jumps_of
 
 PILOT = 0.2  # of the budget, at most, for the choice of the steps
-FIRST = 64  # the fewest calls for the first mean gradient of many coordinates
-ENOUGH = 0.4  # of the budget, if one row is biased and others have no verdict yet
+FIRST = 64  # the fewest calls for a first mean gradient, which chooses the directions if there are many coordinates
+ENOUGH = 0.4  # of the budget: after this, one biased row is enough, even if others have no verdict yet
 RESTARTS = 8  # how often a step may be made smaller during the measurements
 FIND_NAN = "call jax.grad(loss) under jax.debug_nans(True) to find the operation"
-PAIRED = 3  # up to this many parameters, order 2 audits the whole matrix
+PAIRED = 3  # with up to this many rows, order 2 audits all pairs of them
 
 
 class AuditedRows(NamedTuple):
@@ -47,7 +47,7 @@ class AuditedRows(NamedTuple):
 
     @property
     def scales(self) -> np.ndarray[Any, Any]:
-        """What a derivative along each row is divided by, to be per unit of length."""
+        """A derivative along a row, divided by this, is per unit of length."""
         lengths = lambda x: np.linalg.norm(np.asarray(x, np.float64), axis=1)
         second = lengths(self.plan.outputs)
         return lengths(self.plan.directions) * np.where(second > 0, second, 1.0)
@@ -65,49 +65,55 @@ def audit(
     order: int = 1,
     tolerance: float = TOLERANCE,
 ) -> Audit:
-    """Whether `jax.grad(loss)` is unbiased: its mean, beside the derivative of the mean of the loss.
+    """Checks whether `jax.grad(loss)` is unbiased: compares its mean with the derivative of the mean value.
 
         print(rgrad.audit(loss, params, jax.random.key(0)))
 
-    It works for any loss, whether or not it uses this library. Each row is a coordinate of the parameters, or, if they
-    are more than 24, a direction: at random over all of them and, for each parameter, along its gradient, its largest
-    element, and those elements whose gradient is 0. The verdict of a row is
+    It works for any loss, whether or not it uses this library. The result has a row for each coordinate of the
+    parameters. If there are more than 24 coordinates, each row is a direction: two random ones over all coordinates
+    and, for each parameter (at most six), its gradient, its element with the largest gradient, and a random direction
+    over its elements whose gradient is 0. The verdict of a row is
 
-    - "ok": the bias is below `tolerance`, relative to the derivative. `largest_bias` is the largest one not excluded. (A
-      derivative below 1/30 of the standard deviation of one gradient counts as 0.)
+    - "ok": the bias is certainly below `tolerance`. `largest_bias` is the largest one that is not excluded.
     - "BIASED", with the bias. A right gradient is called biased in at most 1 audit of 100.
     - "cannot tell", with the reason and, if more calls would help, the budget that they take.
 
-    The truth is the central difference of the value, at two steps, extrapolated (Richardson). The step is as large as
-    the error allows that the two steps and the second difference show. The gradient and the values have a common key,
-    because their noise is then largely the same. If the keys at the two ends of a step decide different things anyway,
-    so that common keys do not help, independent ones are used.
+    A relative bias is relative to the gradient or the truth, whichever is larger. So a lost gradient has a bias of 100 %,
+    and one that is twice too large 50 %. For an element of an array, the root mean square over the array counts if it is
+    larger; so does 1/30 of the standard deviation of one gradient.
 
-    First, the loss and its gradient are evaluated with and without compilation. If they differ, that is the verdict.
+    The truth is a central difference of the value, extrapolated from two steps (Richardson). The step is the largest one
+    at which the two steps and the second differences show no error. The gradient and the values share a key, so that
+    most of their noise cancels. If it does not cancel, e.g. because a discrete choice depends on the key, each value has
+    its own key.
+
+    Before that, the loss and its gradient are evaluated with and without compilation, unless the program has more than
+    3,000 operations. If the results differ, the verdict is "compiled wrongly" or "side effects".
 
     If a row is not ok, `cuts` lists the places where the path from the parameters to the value is cut: `stop_gradient`,
-    a comparison, a conversion to integers, a custom rule which is not the derivative, ... Each has its file and line, and
+    a comparison, a conversion to integers, a custom rule that is not the derivative, ... Each has its file and line, and
     the derivative that is missing because of it.
 
     Args:
         loss: `loss(params, key) -> scalar`.
         params: the point: any pytree. Floats and arrays of floats are differentiated, as in `rgrad.fit`.
         key: one PRNG key.
-        budget: seconds of measuring. Compiling is not included.
-        value: `value(params, key) -> scalar`, whose expectation is to be differentiated. It is needed if the value of
-            the loss is not an estimate of the objective, but a surrogate for its gradient, e.g. a REINFORCE loss with
+        budget: seconds of measurement, at most. Compilation is not included.
+        value: `value(params, key) -> scalar`, an estimate of the objective. It is needed if the loss is a surrogate, whose
+            gradient estimates that of the objective, but whose value means nothing: e.g. a REINFORCE loss with
             `stop_gradient`, or a ratio of probabilities. None: the loss itself.
         wrt: the names of the parameters to audit, dotted paths as in `rgrad.fit`. None: all.
         has_aux: whether the loss and `value` return `(scalar, anything)`.
-        order: 2 also audits the second derivatives: the gradient of a directional derivative, beside its differences.
+        order: 2 also audits second derivatives, if the first ones are ok: the gradient of a directional derivative of the
+            loss is compared with the differences of that derivative.
         tolerance: the largest bias that is ok, relative to the derivative.
 
     Returns:
-        `Audit`: `.verdict`, `.rows`, `.cuts` and `.sentence`. `print` shows all of them. Derivatives are per unit of a
+        `Audit`: `.verdict`, `.rows`, `.cuts` and `.sentence`. `print` shows them. Derivatives are per unit of a
         parameter, or per unit of length along a direction.
 
     Raises:
-        TypeError: the loss does not return a scalar float, or a parameter is an integer.
+        TypeError: the loss or the value is not a function `(params, key) -> scalar float`, or a parameter is an integer.
         ValueError: the loss or its gradient is nan or infinite, an unknown name in `wrt`, an invalid budget, order or
             tolerance, a key of the kind rbg, or `jax.disable_jit`.
     """
@@ -129,7 +135,7 @@ def audit(
     for i, seconds in enumerate(shares):
         if i and (parts[0].found.codes != 0).any():
             break  # second derivatives are differences of the first, which must be right
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # what is not finite is reported
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # values that are not finite are reported
             parts.append(_measured(subject, i + 1, key, seconds, jumps, LOOKS * order, tolerance))
     names, scales, plans, found = _joined(parts)
     cuts: list[Cut] = []
@@ -169,7 +175,7 @@ def _measured(
     """The rows of one order, measured until all have a verdict or the budget is spent.
 
     Args:
-        program: that of an earlier audit with as many rows. It saves compiling again.
+        program: that of an earlier audit with the same number of rows. It saves compiling again.
     """
     rng = np.random.default_rng(zlib.crc32(np.asarray(jax.random.key_data(key)).tobytes()))
     mean, spent = None, 0.0
@@ -207,7 +213,7 @@ def _measured(
 
 
 def _double(run: Run, seconds: float) -> tuple[float, bool]:
-    """Makes as many calls again as there are. Returns the time used, and whether there is no more for the next call."""
+    """Doubles the number of calls. Returns the seconds used, and whether there is no time left for more."""
     goal, used = max(1, 2 * len(run.seconds)), 0.0
     while len(run.seconds) < goal:
         used += run.batch("time")
@@ -231,7 +237,7 @@ def _mean_gradient(subject: Subject, key: Array, seconds: float) -> tuple[np.nda
 
 
 def _plan(subject: Subject, order: int, directions: Directions) -> tuple[Directions, Plan]:
-    """The rows of one order. Order 2 has a row for each pair of directions, or, if they are many, for some pairs."""
+    """The rows of one order. Order 2 has a row for each pair of directions, or for some pairs if there are many."""
     vectors, names, owners = directions
     rows = len(names)
     first = second = np.arange(rows)

@@ -16,11 +16,11 @@ from rgrad.tracing.paths import CALLS
 from rgrad.tracing.traced import bind
 
 KEYS = 5
-MOST = 3_000  # operations; a larger program is not evaluated one by one
+MOST = 3_000  # operations. A larger program is not checked
 
 
 class Disagreement(NamedTuple):
-    """Two evaluations with the same key that differ."""
+    """How two evaluations with the same key differ."""
 
     verdict: str
     sentence: str
@@ -29,8 +29,11 @@ class Disagreement(NamedTuple):
 def disagreement(subject: Subject, key: Array) -> Disagreement | None:
     """Evaluates the loss and its gradient with `jax.jit`, and operation by operation, with the same keys.
 
-    Each is traced anew, so a loss that changes from call to call differs as well. Rounding may change a comparison, so
-    most keys must differ, by more than rounding explains.
+    Each evaluation traces the loss anew, so that a loss with side effects differs too. Rounding may change the result of
+    a comparison. So a difference counts only if most keys show one that is larger than rounding.
+
+    Returns:
+        None if they agree, or if the program is too large to check.
     """
     keys = jax.random.split(jax.random.fold_in(key, 2**31 - 1), KEYS)
     both = lambda theta, key: jnp.concatenate([x.ravel() for x in jax.value_and_grad(subject.loss)(theta, key)])
@@ -49,7 +52,7 @@ def disagreement(subject: Subject, key: Array) -> Disagreement | None:
         return Disagreement(
             "side effects",
             "The loss returns different values for the same parameters and key, so it uses something else that changes, "
-            "e.g. numpy.random or a global variable. Draw random numbers from the key, and pass all else in params.",
+            "e.g. numpy.random or a global variable. Draw random numbers from the key, and pass everything else in params.",
         )
     at = "value" if _differ(plain[:, :1], fast[:, :1], subject.eps) else "gradient"
     i = int(np.argmax(np.abs(plain - fast).max(1)))

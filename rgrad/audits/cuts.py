@@ -1,4 +1,4 @@
-"""Where a wrong gradient loses a part of the derivative, and how much of it."""
+"""Where a wrong gradient loses a part of the derivative, and how much."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ ROWS = 3  # the rows that are explained: those with the largest bias
 AT_ONCE = 16  # sites in one program
 MOST = 64  # sites
 SHARE = 0.3  # of the budget, for all of them
-SMALLER = 16
+SMALLER = 16  # if the value is not that of the loss, the steps are divided by this
 PRECISE = 0.03  # relative to the bias: enough for an explanation
 SIGNIFICANT = 4.0  # standard errors
 LEAST = 0.05  # the smallest share of the bias that is listed
-LEAST_OF_SURROGATE = 0.9  # if the value is not that of the loss: what a surrogate lacks may not be a part of the bias
+LEAST_OF_SURROGATE = (
+    0.9  # the same, if the value is not that of the loss: what a surrogate lacks need not be a part of the bias
+)
 
 Numbers = np.ndarray[Any, Any]
 
@@ -35,7 +37,7 @@ CURES = {
     (DETACHED, False): "this detaches its operand: remove it, or add what is missing, e.g. by a score term",
     (DETACHED, True): "this detaches a sample or what is computed from it: remove it, or let rgrad.expect(f, q, key, n) "
     "draw the sample and add the score term",
-    ("step", False): "a step of the parameters has no derivative: smooth it, or treat the parameter as discrete",
+    ("step", False): "a step function of the parameters has no derivative: smooth it, or treat the parameter as discrete",
     ("step", True): "a discrete choice is made here, and no derivative passes: use rgrad.expect(f, q, key, n, "
     "rgrad.score_function), or rgrad.enumerated if there are few choices",
     (RULE, False): "the custom rule is not the derivative of the function: correct it, or remove it",
@@ -53,7 +55,7 @@ class Cut(NamedTuple):
     operation: str
     """The primitive of JAX, e.g. `stop_gradient`, `lt`, `argmax`, `custom_vjp_call`."""
     missing: dict[str, float]
-    """By row of the audit: the derivative that is missing because of it, per unit as in the row."""
+    """The derivative that is missing because of it, by row of the audit, in the unit of the row."""
     share: float
     """How much of the bias it explains: 1 for all of it."""
     cure: str
@@ -65,10 +67,10 @@ class Cut(NamedTuple):
 
 def find_cuts(subject: Subject, plan: Plan, found: Findings, names: tuple[str, ...], scales: Numbers, key: Array,
               budget: float) -> tuple[list[Cut], float]:  # fmt: skip
-    """The cuts that explain a part of the bias, the largest part first; and the seconds of measuring.
+    """The cuts that explain a part of the bias, the largest part first; and the seconds of measurement.
 
-    The loss is evaluated at the ends of a step as it is, and as if the result of one operation stayed what it is at the
-    point itself. The difference is what the derivative lacks because of this operation.
+    The loss is evaluated twice at the ends of a step: as it is, and with one operation replaced by what the derivative
+    assumes, e.g. that its result does not change. The difference is what the derivative lacks because of this operation.
     """
     chosen = _rows(found)
     found_sites = sites_of(jax.make_jaxpr(subject.loss)(subject.theta, key), clips=not subject.own)
@@ -115,7 +117,7 @@ def _rows(found: Findings) -> Numbers:
 def _missing(
     subject: Subject, sites: list[list[CutSite]], plan: Plan, target: Numbers, key: Array, seconds: float
 ) -> tuple[Numbers, Numbers, float]:
-    """What is lacking in each row because of each group of sites, with standard errors, shape (rows, groups); and the seconds used."""
+    """What each row lacks because of each group of sites, with standard errors, shape (rows, groups); and the seconds used."""
     theta, numbered = subject.theta, {site.path: (i, site) for i, group in enumerate(sites) for site in group}
     signs = np.array([-1.0 if group[0].kind == CLIP else 1.0 for group in sites])
     closed = jax.make_jaxpr(subject.loss)(theta, key)

@@ -1,4 +1,4 @@
-"""The slope of a loss along directions, beside central differences of its value: the random call that an audit repeats."""
+"""The random call that an audit repeats: slopes of the loss along directions, and central differences of its value."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rgrad.backend.compiling import right
 from rgrad.comparison.costs import Program, keys_for, lanes_for
 from rgrad.tracing.traced import depend
 
-LARGE = 2**12  # with more numbers in all directions, the directions are evaluated one after another
-ENDS = np.array([-1.0, -0.5, 0.5, 1.0])  # of a step
-FINE = 1 / 16  # of a step, at most
+LARGE = 2**12  # if the directions have more numbers together, they are evaluated one after another
+ENDS = np.array([-1.0, -0.5, 0.5, 1.0])  # where the value is evaluated, in steps
+FINE = 1 / 16  # of a step, at most: the step of `fine`
 STATISTICS = ("bias", "reference", "slope", "correction", "kink", "fine")
 # The variance of `reference` relative to that of the value, for independent keys at the four ends and a step of 1:
 # the weights of the values are those of `_extrapolated`.
@@ -40,19 +40,21 @@ class Plan(NamedTuple):
 
 
 def statistics(subject: Subject, order: int, jumps: bool) -> Callable[[Plan, Array], Array]:
-    """The random call: for each row, the slope of the loss, the differences of the value, and how they disagree.
+    """The random call: for each row, the slope of the loss, the differences of the value, and signs of their errors.
 
-    With D(h) the central difference (V(h) - V(-h)) / 2h of the value, and S(h) = (V(h) + V(-h) - 2 V(0)) / h,
+    V is the value along a direction (for order 2: the slope of the loss along `outputs`). Its differences are
+    D(h) = (V(h) - V(-h)) / 2h and S(h) = (V(h) + V(-h) - 2 V(0)) / h. The statistics are
 
-        reference  = (4 D(h/2) - D(h)) / 3      Richardson's extrapolation, right up to h^4
+        slope                                   the derivative of the loss
+        reference  = (4 D(h/2) - D(h)) / 3      Richardson's extrapolation, with an error of order h^4
         bias       = slope - reference
-        correction = (D(h/2) - D(h)) / 3        what the extrapolation added to D(h/2)
-        kink       = S(h/2) - S(h) / 2          0 up to h^3 if the mean value is smooth, and half of the jump in its
-                                                derivative if that has one closer than h/2
+        correction = (D(h/2) - D(h)) / 3        what the extrapolation adds to D(h/2)
+        kink       = S(h/2) - S(h) / 2          of order h^3 if the mean value is smooth, and up to half of the jump if
+                                                its derivative jumps closer than h
         fine       = D(h') - reference          for a small h': not 0 if the value changes at a finer scale than h
 
     Args:
-        jumps: whether the value may jump along a step. Then `fine` would be too noisy to show anything. It is 0.
+        jumps: whether the value may jump along a step. Then `fine` would be too noisy to show anything, and is 0.
 
     Returns:
         A function of a plan and a key that returns `STATISTICS` for all rows, and then the value: shape (6 rows + 1,).
@@ -112,7 +114,7 @@ def _extrapolated(near: Any, far: Any) -> Any:
 
 
 def compile_plan(call: Callable[[Any, Array], Array], plan: Any, key: Array) -> Program:
-    """The program that makes many calls at once. Unlike in `compile_many`, they share one copy of the plan.
+    """Compiles many calls into one program. Unlike in `compile_many`, they share one copy of the plan.
 
     `Program.parameters` is the plan. Replace it to measure other directions, steps or keys, in the same program.
     """
@@ -121,5 +123,5 @@ def compile_plan(call: Callable[[Any, Array], Array], plan: Any, key: Array) -> 
     keys = keys_for(key, np.uint32(0), np.uint32(0), lanes)
     run = jax.jit(jax.vmap(call, (None, 0))).lower(plan, keys).compile(compiler_options=right())
     of_key = [False] * (len(closed.in_avals) - len(jax.tree.leaves(key))) + [True] * len(jax.tree.leaves(key))
-    # The last number is the value, whether or not the keys differ along a step.
+    # It is constant if no output depends on the key.
     return Program(run, lanes, plan, 0.0, not any(depend(closed.jaxpr, of_key)))

@@ -1,4 +1,4 @@
-"""The directions in which a gradient is audited: coordinates if they are few, else sums over many of them."""
+"""The directions in which a gradient is audited: single coordinates if there are few, otherwise directions over many."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from rgrad.audits.subject import Subject
 
 FEW = 24  # up to this many coordinates are audited one by one
-LEAVES = 6  # the most parameters with directions of their own, if there are more coordinates
-ROUNDED = 3e3  # units in the last place of a parameter, at least, in a step
-LEAST = 1e-9  # a step for a parameter of exactly 0
-FINEST = 1e-3  # of a step of 1: fine enough to see what a larger step may miss
+LEAVES = 6  # with more coordinates, the most parameters that have directions of their own
+ROUNDED = 3e3  # units in the last place of a parameter: a smaller step loses too many digits when it is added
+LEAST = 1e-9  # the smallest step for a parameter of exactly 0
+FINEST = 1e-3  # the step that shows what a larger one may miss
 WHOLE = 2  # random directions over all parameters
 
 
@@ -20,7 +20,8 @@ class Directions(NamedTuple):
     """Rows of the audit."""
 
     vectors: np.ndarray[Any, Any]
-    """Shape `(rows, size)`. A step of 1 moves the parameter that moves most by about its own size, or by 1 if it is smaller."""
+    """Shape `(rows, size)`. A step of 1 moves a coordinate by its size. Along other directions, it moves the coordinate that
+    moves most by their median size. If these sizes are below 1, it moves them by 1."""
     names: tuple[str, ...]
     parameters: tuple[str, ...]
     """The parameter to which each row belongs; empty if it belongs to all."""
@@ -37,8 +38,8 @@ def directions_of(subject: Subject, mean: np.ndarray[Any, Any] | None, rng: np.r
 
     Otherwise two random directions over all coordinates and, for each of the parameters, the direction of its mean
     gradient, the coordinate with the largest gradient and, if some gradients are exactly 0, a random direction over
-    those. With more than `LEAVES` parameters, these are the ones with the smallest gradients (a cut makes them small),
-    with the largest, and with the most elements.
+    those. If there are more than `LEAVES` parameters, it takes those with the smallest gradients (a cut makes them
+    small), with the largest, and with the most elements.
 
     Args:
         mean: the mean gradient of a first sample, shape `(size,)`. None if there are few coordinates.

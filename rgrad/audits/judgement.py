@@ -20,13 +20,9 @@ SEEN = 3.0  # standard errors: a smaller error of the differences cannot be told
 MARGIN = 2.0  # a bias is believed if it is this many times what the differences may be wrong
 KINKED = 0.3  # relative to the derivative: a kink at the point itself, where there is no derivative
 CAUTIOUS = 10.0  # with too few calls that determine a bias, its interval is this many times as wide
-UNSEEN = (
-    5.0  # calls: an event that never occurred in n calls has a probability below UNSEEN / n, except in 1 % of cases
-)
-OUTLYING = 10.0  # standard deviations of the value: the size of an event that occurs that rarely
-COARSE, UNDEFINED, SURROGATE, KINK, VISIBLE = range(
-    10, 15
-)  # further reasons, besides those of `rgrad.comparison.judged`
+UNSEEN = 5.0  # if an event did not occur in n calls, its probability is below UNSEEN / n, except in 1 % of cases
+OUTLYING = 10.0  # standard deviations of the value: the assumed size of such an event
+COARSE, UNDEFINED, SURROGATE, KINK, VISIBLE = range(10, 15)  # more reasons, besides `rgrad.comparison.judged`
 HOPELESS = (COARSE, UNDEFINED, SURROGATE, KINK)  # more calls do not help
 
 Numbers = np.ndarray[Any, Any]
@@ -49,12 +45,12 @@ class Findings(NamedTuple):
     size: Numbers
     """The size of the derivative, relative to which a bias counts."""
     truncated: Numbers
-    """What is known of the error of the differences: it becomes smaller with the step."""
+    """What is known of the error of the differences. It is smaller for a smaller step."""
     rounding: Numbers
-    """The error of the differences by rounding: it becomes larger with a smaller step."""
+    """The error of the differences due to rounding. It is larger for a smaller step."""
     calls: int
     needed: Numbers
-    """The number of calls for a verdict. inf if more calls do not help."""
+    """The number of calls that a verdict takes. inf if more calls do not help."""
     effective: Numbers
     """How many calls determine the bias."""
     finite: Numbers
@@ -89,16 +85,16 @@ def judge_rows(
 ) -> Findings:
     """The findings so far.
 
-    The bias is the mean of `slope - reference` over calls, with the same key in both. It is BIASED if it is larger than
-    what the error of the differences explains, and the rest is significant at `RATE / tests` (Hall's transformation, as
-    in `compare`). It is UNBIASED if the whole interval is within `tolerance` of 0, relative to the derivative. With
-    fewer than `EFFECTIVE` calls that determine it, there is no verdict, unless the bias hardly varies.
+    The bias is the mean of `slope - reference` over calls. A row is BIASED if its bias is larger than the error of the
+    differences explains, and the excess is significant at `RATE / tests` (Hall's transformation, as in `compare`).
+    Otherwise it is UNBIASED if the whole interval is within `tolerance` of 0, relative to `size`. If fewer than
+    `EFFECTIVE` calls determine the bias, there is no verdict, unless the bias hardly varies.
 
     Args:
         parameters: the parameter to which each row belongs, so that an element with a small derivative is judged
             relative to the others.
         tests: the number of rows times the number of looks.
-        jumps: whether the value may jump along a step. If it does so rarely, no call may have shown it.
+        jumps: whether the value may jump along a step. If it rarely does, perhaps no call has shown it.
     """
     steps, finest = (np.asarray(x, np.float64) for x in (plan.steps, plan.finest))
     rows = len(steps)

@@ -25,15 +25,17 @@ class _AuditFields(NamedTuple):
     """The verdict in words, and what to do."""
     rows: list[dict[str, Any]]
     """One row for each coordinate or direction: `name`, `verdict`, `gradient` (the mean slope of the loss), `truth` (the
-    difference of the value), `bias`, `low` and `high` (its interval, at the level of the verdict), `relative` (the bias
-    relative to the derivative), `largest_bias` (the largest one that is not excluded), `step`, `keys` ("common" or
-    "independent"), `calls`, `why` and `seconds_needed`.
+    difference of the mean value), `gradient_error` and `truth_error` (standard errors), `bias`, `low` and `high` (its
+    interval, at the level of the verdict), `relative` (the bias relative to the larger of gradient and truth, see
+    `audit`), `largest_bias` (the largest one that is not excluded), `largest_relative`, `step`, `keys` ("common" or
+    "independent"), `calls`, `why` (there is no verdict) and `seconds_needed`.
     """
     cuts: list[Cut]
     """Where the path from the parameters to the value is cut. Empty if every row is ok."""
     spent: float
-    """Seconds of measuring."""
+    """Seconds of measurement."""
     compile_seconds: float
+    """Seconds of all else: tracing, compiling, and evaluating without compilation."""
 
 
 class Audit(Printed, _AuditFields):
@@ -43,7 +45,7 @@ class Audit(Printed, _AuditFields):
 
     @staticmethod
     def without_rows(found: Any, compile_seconds: float) -> Audit:
-        """The audit of a loss that is not the same in two evaluations."""
+        """The audit of a loss of which two evaluations differ."""
         return Audit(found.verdict, found.sentence, [], [], 0.0, compile_seconds)
 
     @property
@@ -113,7 +115,7 @@ def _why(i: int, f: Findings, needed: float, tolerance: float) -> str:
         return ""
     longer = f"; it takes about {_seconds(needed)} of budget" if np.isfinite(needed) else ""
     return {
-        UNDEFINED: "the value is nan or infinite at both sides of the point",
+        UNDEFINED: "the value is nan or infinite near the point",
         KINK: "the mean value has a kink at this point, so it has no derivative",
         SURROGATE: "the value does not change with the parameters",
         HEAVY: "the variance is suspected to be infinite",
@@ -141,7 +143,7 @@ def _sentence(
         )
     if verdict == OK:
         largest = max(row["largest_relative"] for row in rows)
-        shown = f"at most {largest:.1g} of it" if largest > 0 else "nothing"
+        shown = f"at most {largest:.1g} of it" if largest > 0 else "0"
         return f"The gradient is that of the mean value: the bias is {shown}." + keyless
     if verdict == WRONG:
         worst = max((row for row in rows if row["verdict"] == WRONG), key=lambda row: abs(row["relative"]))

@@ -1,4 +1,4 @@
-"""The step of each row, and whether the values at its ends share their key: chosen from the first calls of an audit."""
+"""Chooses, from the first calls of an audit, the step of each row and whether the values at its ends share their key."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rgrad.comparison.entry import Entry
 from rgrad.comparison.runs import Run
 
 FACTOR = 4.0  # between one step and the next smaller one
-MOST = 16  # the number of steps to try
-CALLS = 64  # the calls with each of them
-FEWEST = 16  # if there is no time for that
-WILD = 1.5  # the values at the ends of a step vary much more than at the point if the noise is this many times larger
-WILDEST = 1e-3  # a smaller step is never too large
+MOST = 16  # steps are tried
+CALLS = 64  # are made with each of them
+FEWEST = 16  # are made if there is no time for that
+WILD = 1.5  # if the noise at the ends of a step is this many times that at the point, the step is too large
+WILDEST = 1e-3  # but a step below this never is
 ALIKE = 0.9  # common keys must reduce the standard deviation to less than this
 
 Numbers = np.ndarray[Any, Any]
@@ -37,13 +37,13 @@ def choose_steps(
 ) -> tuple[Plan, Findings, float]:
     """The largest step of each row at which the differences show no error, and the kind of keys.
 
-    A large step makes the noise of a value that jumps small, and rounding negligible. The error of the differences is
-    measured (`correction`, `kink`), so the step is made smaller only if they show it. It is also made smaller if the
-    values at its ends vary much more than at the point itself, and cannot jump.
+    With a large step, rounding is negligible, and a value that jumps causes little noise. The error of the differences is
+    measured (`correction`, `kink`), and the step is made smaller only if they show one. It is also made smaller if the
+    values cannot jump, but vary much more at its ends than at the point itself.
 
-    Values with a common key differ less, so their difference has less noise. If the keys of the two ends decide
-    different things anyway, independent keys are as good, and have no rare large differences. They are used if common
-    keys do not reduce the variance.
+    Values with a common key usually differ less, so their difference has less noise. If it does not, e.g. because a
+    discrete choice depends on the key, independent keys are as good, and they avoid rare large differences. They are used
+    if common keys reduce the standard deviation by less than 10 %.
 
     Args:
         seconds: after this time, only `FEWEST` calls are made with each step.
@@ -81,6 +81,6 @@ def choose_steps(
 
 
 def updated(old: Findings, new: Findings, at: Numbers) -> Findings:
-    """The findings, with those of `new` in the marked rows."""
+    """The findings `old`, with those of `new` in the rows that are marked."""
     pick = lambda a, b: np.where(at, b, a) if isinstance(a, np.ndarray) else b
     return Findings(*map(pick, old, new))  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ class Subject(NamedTuple):
     sizes: dict[str, int]
     """The number of elements of each parameter, in the order of `theta`."""
     own: bool
-    """Whether the value is that of the loss itself."""
+    """Whether the value is the loss itself."""
 
     @property
     def eps(self) -> float:

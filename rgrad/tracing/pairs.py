@@ -1,4 +1,4 @@
-"""A jaxpr evaluated at two points at once, with the change at chosen places undone."""
+"""Evaluates a jaxpr at two points at once, with the change at chosen places undone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """The sites at which the second point gets what the derivative assumes, instead of the value of the function."""
+    """The sites at which the second point gets what the derivative assumes instead of the value of the function."""
 
     sites: Mapping[tuple[int, ...], tuple[int, CutSite]]
     """By path: the number of the site, and the site."""
@@ -42,7 +42,7 @@ def end_with_frozen(closed: Any, base: Sequence[Any], moved: Sequence[Any], froz
     """The first output of a closed jaxpr at `moved`, with some sites frozen.
 
     At a site where the path of the derivative is cut, the second point keeps the result of the first. At a custom rule,
-    it gets the result of the first plus what the rule says of the change. At a clip, it gets the result of the first
+    it gets the result of the first plus the change according to the rule. At a clip, it gets the result of the first
     plus the change of the clipped number, as if there were no clip.
 
     Args:

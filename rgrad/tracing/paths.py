@@ -1,4 +1,4 @@
-"""Where the path of a derivative through a jaxpr ends: operations whose derivative is 0, or not that of the function."""
+"""Where the path of a derivative through a jaxpr is cut: operations whose derivative is 0, or is not that of the function."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class CutSite(NamedTuple):
     """An operation at which the path from the parameters is cut, or has a rule of its own."""
 
     path: tuple[int, ...]
-    """Its position: that of the operation, or those of the operations that it is inside of, before its own. Each is
-    followed by which of their jaxprs."""
+    """Its position: the index of the operation in its jaxpr. If other operations contain it, their indices come first,
+    the outermost one at the start, each followed by the number of the jaxpr within it."""
     kind: str
     """DETACHED (`stop_gradient`), STEP (the result is an integer, a boolean, or constant in pieces), RULE (a
     `custom_jvp` or `custom_vjp`) or CLIP (a maximum or minimum, whose derivative is 0 on one side)."""
@@ -40,9 +40,9 @@ class _Walk:
     """Follows the marks of a derivative through a jaxpr.
 
     Args:
-        moves: follow every number that changes with the parameters, also through `stop_gradient` and custom rules. Its
-            sites are the steps, at which the value may jump.
-        clips: whether sites of the kind CLIP are wanted.
+        moves: follow every number that changes with the parameters, also through `stop_gradient` and custom rules. Then
+            the sites are the steps, at which the value may jump.
+        clips: whether to yield sites of the kind CLIP.
     """
 
     def __init__(self, moves: bool, clips: bool):
@@ -80,7 +80,7 @@ class _Walk:
             live, drawn = (_settled(inner[0], marks, fixed, carried) for marks in (live, drawn))
             return (yield from self.sites(inner[0], live, drawn, (*here, 0), around))
         if name == "cond":
-            if live[0]:  # an index that is a float does not exist
+            if live[0]:  # it never is, because an index is an integer
                 return [True] * len(eqn.outvars), noisy
             outs = [False] * len(eqn.outvars)
             for b, branch in enumerate(inner):
@@ -122,14 +122,17 @@ def sites_of(closed: Any, *, clips: bool) -> list[CutSite]:
     """The sites of a closed jaxpr of `(theta, key)`, in order.
 
     Args:
-        clips: whether to list maxima and minima too. Their derivative is right, but may not be what an objective without
-            the clip has.
+        clips: whether to list maxima and minima too. Their derivative is right, but an objective without the clip may
+            have another.
     """
     return _walked(closed, _Walk(moves=False, clips=clips))
 
 
 def jumps_of(value: Callable[[Array, Array], Array], theta: Array, key: Array) -> bool:
-    """Whether a value may jump along a line of parameters. False is certain; True is not."""
+    """Whether a value may jump as the parameters move along a line.
+
+    True means only that it may. Jumps of `rem`, of `atan2` and of a `while_loop` over floats are not noticed.
+    """
     closed = jax.make_jaxpr(value)(theta, key)
     return bool(_walked(closed, _Walk(moves=True, clips=False)))
 

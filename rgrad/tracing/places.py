@@ -27,14 +27,14 @@ NOWHERE = Place("", 0, "")
 
 
 def place_of(eqns: Sequence[Any]) -> Place:
-    """The innermost line of the user's code that made an operation; of a library if there is none.
+    """The innermost line of the user's code that made an operation, or of a library if there is none.
 
-    A function of a library that is compiled by itself, such as `jax.random.bernoulli`, is traced only once. If it is
-    called again, the lines above its operations are those of the first call. So a frame counts only up to the body of
-    that function, and the call itself has the right lines.
+    A library function that is compiled by itself, such as `jax.random.bernoulli`, is traced only once. If it is called
+    again, its operations still have the frames of the first call. So only their frames within that function count. The
+    frames above it are taken from the operation that calls it.
 
     Args:
-        eqns: the operation, after those that it is inside of, the outermost first.
+        eqns: the operations that contain it, the outermost first, and then the operation itself.
     """
     found = []
     for i in range(len(eqns) - 1, -1, -1):
@@ -54,7 +54,7 @@ def _in_library(frame: Place) -> bool:
 
 
 def _frames(eqn: Any) -> list[Place]:
-    """The lines above an operation, the innermost first. Empty if JAX did not keep them."""
+    """The stack of an operation, the innermost frame first. Empty if JAX did not keep it."""
     traceback = getattr(getattr(eqn, "source_info", None), "traceback", None)
     frames = getattr(traceback, "frames", None) or ()
     return [Place(f.file_name, f.line_num, f.function_name.split(".")[-1]) for f in frames]

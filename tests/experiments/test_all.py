@@ -28,6 +28,7 @@ from tests.experiments.conftest import EXPERIMENTS, load
 ROOT = Path(__file__).parent.parent.parent
 FILES = {"figure.png", "figure.svg", "result.json", "table.csv"}
 MORE_FILES = {
+    "audit": {"cuts.csv"},
     "crossover": {"checks.csv"},
     "fit": {"trace.csv"},
     "svi": {"curves.csv", "posterior.csv"},

@@ -909,7 +909,7 @@ def test_a_call_of_sys_exit_in_the_middle_of_a_run(run, monkeypatch):
     monkeypatch.setattr("experiments.variance.experiment.to_rows", lambda *args: sys.exit(0))
     ran = run(Row("variance", QUICK, ""))
     assert (ran.status, ran.out, ran.left) == (2, "", set())
-    assert ran.err == "error: the code of a problem or an estimator called sys.exit(0); remove that\n"
+    assert ran.err == "error: your code called sys.exit(0); remove that\n"
 
 
 def test_a_bug_is_one_line_and_a_report(run, monkeypatch):

@@ -240,7 +240,7 @@ def test_wrong_quadrature_is_detected(run_main, mine, monkeypatch):
 
 
 BAD = [
-    (["--functions", "cosine"], "invalid choice 'cosine' for argument '--functions'. Expected one of"),
+    (["--functions", "cosine"], "--functions: 'cosine' is not a choice; expected one of"),
     (["--functions"], "--functions: nothing is given"),
     (["--functions", "sine", "sine"], "has a duplicate"),
     (["--frequencies", "10", "1"], "--frequencies: 10 1: the first end must be below the second"),
