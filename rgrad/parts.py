@@ -63,10 +63,12 @@ def split(params: Any, caller: str = "fit", trained: str = "fitted") -> tuple[An
 def _kind(leaf: Any, name: str, caller: str, trained: str) -> str:
     if isinstance(leaf, Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return CARRIED
+    if isinstance(leaf, str | bytes):  # it may be the name of a dtype
+        return STATIC
     try:
         dtype = jnp.result_type(leaf)
     except TypeError:
-        if callable(leaf) or isinstance(leaf, str | bytes):
+        if callable(leaf):
             return STATIC
         dtype = numbers(leaf, f"{caller}: parameter {name}").dtype  # its error says what is wrong
     if jnp.issubdtype(dtype, jnp.floating):

@@ -146,7 +146,7 @@ def audit(
         spent += used
     return conclude(
         names, scales, plans.steps, plans.apart, found, cuts, spent, time.perf_counter() - began - spent,
-        deterministic=parts[0].program.constant, tolerance=tolerance,
+        deterministic=parts[0].program.constant, own=subject.own, tolerance=tolerance,
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _measured(
     key: Array,
     budget: float,
     jumps: bool,
-    looks: int,
+    looks_in_all: int,
     tolerance: float,
     program: Program | None = None,
 ) -> AuditedRows:
@@ -183,7 +183,7 @@ def _measured(
         mean, spent = _mean_gradient(subject, key, PILOT / 2 * budget)
     directions, plan = _plan(subject, order, directions_of(subject, mean, rng))
     program = program or compile_plan(statistics(subject, order, jumps), plan, key)
-    eps, tests = subject.eps, looks * len(directions.names)
+    eps, tests = subject.eps, looks_in_all * len(directions.names)
 
     def judged(entry: Entry, plan: Plan) -> Findings:
         return judge_rows(entry, plan, eps, directions.parameters, tests=tests, jumps=jumps, tolerance=tolerance)
@@ -192,10 +192,11 @@ def _measured(
     plan, final, took = choose_steps(program, plan, key, judged, PILOT * budget, jumps, smallest)
     _check_finite(final, directions)
     spent += took
-    decided, restarts = np.zeros(len(plan.steps), bool), 0
+    decided, restarts, looks = np.zeros(len(plan.steps), bool), 0, 0
     run = Run(f"order {order}", program._replace(parameters=plan), key)
     while True:
-        used, over = _double(run, budget - spent)
+        looks += 1
+        used, over = _double(run, budget - spent, last=looks >= LOOKS)
         spent += used
         found = judged(run.entry("time"), plan)
         final = updated(final, found, ~decided)
@@ -212,9 +213,13 @@ def _measured(
             run = Run(f"order {order}, {restarts}", program._replace(parameters=plan), key)
 
 
-def _double(run: Run, seconds: float) -> tuple[float, bool]:
-    """Doubles the number of calls. Returns the seconds used, and whether there is no time left for more."""
-    goal, used = max(1, 2 * len(run.seconds)), 0.0
+def _double(run: Run, seconds: float, last: bool) -> tuple[float, bool]:
+    """Doubles the number of calls. Returns the seconds used, and whether there is no time left for more.
+
+    Args:
+        last: use all seconds, because there may be no further look.
+    """
+    goal, used = np.inf if last and not run.program.constant else max(1, 2 * len(run.seconds)), 0.0
     while len(run.seconds) < goal:
         used += run.batch("time")
         if used + run.used / len(run.seconds) > seconds:

@@ -133,7 +133,7 @@ def judge_rows(
     few, heavy = ~(still | (effective >= EFFECTIVE)), entry.heavy[part["bias"]]
     surrogate = (np.abs(reference) <= rounding) & (sd[part["reference"]] <= rounding) & (np.abs(slope) > 8 * np.maximum(
         error[part["slope"]], rounding))  # fmt: skip
-    significant, within = np.abs(z) > critical, np.abs(bias) + width <= tolerance * size
+    significant, within = (np.abs(z) > critical) & (np.abs(bias) > width), np.abs(bias) + width <= tolerance * size
     doubtful = significant & (np.abs(bias) < MARGIN * (possible + truncated))
     differs = significant & ~doubtful
     kinked = (not jumps) & (beyond("kink") > KINKED * size) & (beyond("correction") < tolerance * size)

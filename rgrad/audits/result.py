@@ -75,13 +75,13 @@ class Audit(Printed, _AuditFields):
 
 def conclude(
     names: Sequence[str], scales: Any, steps: Any, apart: Any, found: Findings, cuts: list[Cut], spent: float,
-    compile_seconds: float, *, deterministic: bool, tolerance: float,
+    compile_seconds: float, *, deterministic: bool, own: bool, tolerance: float,
 ) -> Audit:  # fmt: skip
     """The audit that follows from the findings. `scales` is the length of each direction."""
     rows = [_row(i, names[i], scales[i], steps[i], apart[i], found, spent, tolerance) for i in range(len(names))]
     words = [row["verdict"] for row in rows]
     verdict = WRONG if WRONG in words else UNTOLD if UNTOLD in words else OK
-    sentence = _sentence(verdict, rows, found, cuts, deterministic, tolerance)
+    sentence = _sentence(verdict, rows, found, cuts, deterministic, own)
     return Audit(verdict, sentence, rows, cuts, spent, compile_seconds)
 
 
@@ -98,7 +98,7 @@ def _row(i: int, name: str, scale: float, step: float, apart: bool, f: Findings,
         "bias": float(f.bias[i] * per),
         "low": float((f.bias[i] - f.width[i]) * per),
         "high": float((f.bias[i] + f.width[i]) * per),
-        "relative": float(f.bias[i] / size),
+        "relative": float(f.bias[i] * (np.sign(f.reference[i]) or 1.0) / size),
         "largest_bias": float(f.largest[i] * per),
         "largest_relative": float(f.largest[i] / size),
         "step": float(step * scale),
@@ -131,7 +131,7 @@ def _seconds(x: float) -> str:
 
 
 def _sentence(
-    verdict: str, rows: list[dict[str, Any]], f: Findings, cuts: list[Cut], deterministic: bool, tolerance: float
+    verdict: str, rows: list[dict[str, Any]], f: Findings, cuts: list[Cut], deterministic: bool, own: bool
 ) -> str:
     keyless = (
         " The loss does not depend on its key, so this compares its derivative with its differences." * deterministic
@@ -145,15 +145,18 @@ def _sentence(
         largest = max(row["largest_relative"] for row in rows)
         shown = f"at most {largest:.1g} of it" if largest > 0 else "0"
         return f"The gradient is that of the mean value: the bias is {shown}." + keyless
+    surrogate = " If the value of the loss is a surrogate, pass the objective: audit(..., value=objective)." * (
+        own and not any(cut.operation != "stop_gradient" for cut in cuts)
+    )
     if verdict == WRONG:
         worst = max((row for row in rows if row["verdict"] == WRONG), key=lambda row: abs(row["relative"]))
-        where = " The derivative is lost here:" if cuts else (
+        where = " The cause is here:" if cuts else (
             " No cut explains it, so look for a missing term, a wrong factor or sign, or a baseline that uses its own "
-            "value. If the value of the loss is a surrogate, pass the objective: audit(..., value=objective)."
+            "value."
         )  # fmt: skip
         return (
             f"The gradient in {worst['name']} is {worst['gradient']:.3g}, but the derivative of the mean value is "
-            f"{worst['truth']:.3g}.{keyless}{where}"
+            f"{worst['truth']:.3g}.{keyless}{surrogate}{where}"
         )
     untold = [row for row in rows if row["verdict"] == UNTOLD]
     return f"{untold[0]['name']}: {untold[0]['why']}.{keyless}"

@@ -14,6 +14,7 @@ from rgrad.tracing.places import Place, place_of
 from rgrad.tracing.traced import depend, parts_of_scan
 
 DETACHED, STEP, RULE, CLIP = "detached", "step", "custom rule", "clip"
+BENDS = frozenset({"rem", "atan2", "while", "nextafter"})  # floats that may jump, although they have a derivative
 STEPS = frozenset({"sign", "floor", "ceil", "round"})  # floats whose derivative is 0
 RULES = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
 CLIPS = frozenset({"max", "min", "clamp"})
@@ -99,6 +100,8 @@ class _Walk:
             return [name not in STEPS and f for f in floats], noisy
         if name in RULES:
             yield site(RULE)
+        if name in BENDS and self._moves:
+            yield site(STEP)
         if name in CLIPS and self._clips:
             yield site(CLIP)
         return floats, noisy
@@ -131,7 +134,7 @@ def sites_of(closed: Any, *, clips: bool) -> list[CutSite]:
 def jumps_of(value: Callable[[Array, Array], Array], theta: Array, key: Array) -> bool:
     """Whether a value may jump as the parameters move along a line.
 
-    True means only that it may. Jumps of `rem`, of `atan2` and of a `while_loop` over floats are not noticed.
+    True means only that it may. False is certain, except for functions that JAX does not trace (callbacks).
     """
     closed = jax.make_jaxpr(value)(theta, key)
     return bool(_walked(closed, _Walk(moves=True, clips=False)))

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 import rgrad
+from rgrad.tracing.paths import jumps_of
 from tests.rgrad.audits import gallery
 
 KEY = jax.random.key(0)
@@ -99,6 +101,25 @@ FAST = {"a fine scale", "an end of the domain", "a parameter without effect"}
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.long) for n in RIGHT])
 def test_right_losses_that_are_hard_to_difference(name):
     assert rgrad.audit(*RIGHT[name], KEY).ok
+
+
+@pytest.mark.parametrize(
+    ("f", "jumps"),
+    [
+        (jnp.floor, True),
+        (lambda x: jnp.fmod(x, 1.0), True),
+        (lambda x: jnp.arctan2(x, -1.0), True),
+        (lambda x: jnp.where(x > 0, x, 0.0), True),
+        (lambda x: lax.stop_gradient(x) > 0, True),
+        (lambda x: lax.while_loop(lambda y: y < 3.0, lambda y: y + 1, x), True),
+        (jax.nn.relu, False),
+        (jnp.abs, False),
+        (lambda x: jnp.sort(jnp.stack([x, 0.5]))[0], False),
+        (lambda x: jnp.where(jax.random.bernoulli(KEY), x, 0.0), False),
+    ],
+)
+def test_which_values_may_jump(f, jumps):
+    assert jumps_of(lambda t, key: f(t), jnp.asarray(0.3), KEY) == jumps
 
 
 def test_a_kink_at_the_point_itself():

@@ -32,7 +32,7 @@ def tree():
         "out": jnp.ones(8) / 8,
         "order": jnp.array([1, 0]),
         "act": jnp.tanh,
-        "name": "net",
+        "name": "float32",  # also the name of a dtype
         "on": np.array([True]),
     }
 
@@ -83,7 +83,7 @@ def test_a_tree_with_other_things(name):
     for k in floats:
         np.testing.assert_allclose(fitted.params[k], hand[k], rtol=1e-5, atol=1e-6)
     assert fitted.params["act"] is jnp.tanh
-    assert fitted.params["name"] == "net"
+    assert fitted.params["name"] == "float32"
     np.testing.assert_array_equal(fitted.params["order"], [1, 0])
     assert fitted.params["on"].dtype == bool
     assert np.any(fitted.params["w"] != model["w"])
