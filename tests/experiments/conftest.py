@@ -16,6 +16,9 @@ class problem:
     def distribution(p): return dist.Normal(p["loc"], p["scale"]).to_event(1)
     def objective(p, x): return jnp.sum(x**2)
 
+class three(problem):
+    params = {"loc": jnp.array([1.0, 2.0, 3.0]), "scale": 0.5}
+
 class vector(problem):
     def objective(p, x): return x**2
 

@@ -158,7 +158,7 @@ def test_what_is_not_known_is_null_and_few_replicates_are_marked(run):
     assert status == 0
     assert "~[" in out
     assert "covers less than 95 %" in out
-    status, out, _ = run("variance", "--problem", "mine:uniform", "--estimators", "reparameterized", "--num-samples", 5,
+    status, out, _ = run("variance", "--problem", "mine:three", "--estimators", "reparameterized", "--num-samples", 5,
                          "--replicates", 1000, "--out", "b")  # fmt: skip
     assert json.loads(Path("b/result.json").read_text())["rows"][0]["exact_variance"] is None
     assert "unknown: " in out
