@@ -24,6 +24,7 @@ PARTS = {
     "b6": Part("sweep, fit and compare", 35, "larger:check_larger"),
     "b7": Part("matrix products and other programs against NumPy in 64 bits", 25, "products:check_products"),
     "b8": Part("jax_debug_nans off and on", 15, "nans:check_nans"),
+    "b9": Part("programs, NumPyro's SVI, the noise of a whole gradient, audits", 25, "newer:check_newer"),
     "c1": Part("noise: draws per second by method, numbers in flight and n", 60, "noise_rates:measure_noise"),
     "d1": Part("rgrad.measure of both gradients, by n and batch", 35, "measuring:measure_rates"),
     "d2": Part("stock JAX: jit(vmap(grad)), and streamed by lax.scan", 25, "stock:stock_rates"),
