@@ -178,6 +178,7 @@ def test_all_estimators_in_one_table(run):
     assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)
 
 
+@pytest.mark.long
 def test_all_estimators_of_a_discrete_problem(run):
     status, out, _ = run("variance", "--estimators", "all", "--problem", "bernoulli", "--num-samples", 5,
                          "--replicates", 1000, "--out", "b")  # fmt: skip

@@ -193,7 +193,7 @@ def numbers(library):
     return [{**call(p.network), "exact loss": p.loss} for p in places(task, "gaussian", KEY, KEY)]
 
 
-@pytest.mark.parametrize("library", ["equinox", "nnx"])
+@pytest.mark.parametrize("library", ["equinox", pytest.param("nnx", marks=pytest.mark.long)])
 def test_the_library_does_not_change_the_numbers(library):
     """Up to rounding, before and after training. The elements of a layer may be in another order."""
     pytest.importorskip(LIBRARIES[library].package)

@@ -106,7 +106,9 @@ def test_compare_is_that_of_the_flat_problem(case):
     assert names[0] in str(found)
 
 
-@pytest.mark.parametrize("case", ["nested dict", "NamedTuple in a dict", "tuple"])
+@pytest.mark.parametrize(
+    "case", ["nested dict", *(pytest.param(c, marks=pytest.mark.long) for c in ("NamedTuple in a dict", "tuple"))]
+)
 def test_sweep_is_that_of_the_flat_problem(case):
     problem, names, moved = CASES[case]
     loc, scale = names

@@ -149,6 +149,7 @@ def test_an_infinite_variance_is_not_called_biased():
     assert found.verdict != "BIASED"
 
 
+@pytest.mark.long
 def test_one_hundred_thousand_parameters():
     """A dropped path in a part of a large model."""
     width = 11_000

@@ -617,7 +617,11 @@ def test_graphs_by_enumeration_exactly(x64):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-10), got, want)
 
 
-@pytest.mark.parametrize(("graph", "combinations"), [(pair, PAIRS), (chain, CHAINS)], ids=["two", "three"])
+@pytest.mark.parametrize(
+    ("graph", "combinations"),
+    [(pair, PAIRS), pytest.param(chain, CHAINS, marks=pytest.mark.long)],
+    ids=["two", "three"],
+)
 def test_graphs_with_an_estimator_for_each_site(graph, combinations):
     """Catches 0.05 in any coordinate, in gradients up to 0.4."""
     exact = jax.jit(lambda: jax.grad(graph)(THETA, KEY, (enumerated,) * len(combinations[0])))()

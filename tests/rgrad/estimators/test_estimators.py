@@ -332,7 +332,7 @@ def test_leave_one_out_on_the_two_sample_minimum():
     assert_unbiased(lambda key: jax.grad(loss)(2.0, key), 4.0, smallest_bias=0.2, replicates=200_000)
 
 
-@pytest.mark.parametrize("kind", [long("scalar"), "vector", "full covariance"])
+@pytest.mark.parametrize("kind", [long("scalar"), long("vector"), "full covariance"])
 def test_64_bit(kind, x64):
     """Terms and gradients are 64-bit floats. The variances equal the exact ones of the same draws up to rounding."""
     q = {

@@ -251,6 +251,7 @@ def sums_over_pairs():
         return np.asarray(jax.grad(of_bits)(BITS_AT.astype(float))), float(jax.grad(of_gamma)(2.2))
 
 
+@pytest.mark.long
 def test_estimators_with_rules():
     """Estimators that have rules for certain distributions, with options and by name. False failures: one in a million.
 

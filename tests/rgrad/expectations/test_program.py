@@ -274,7 +274,10 @@ def by_hand(length, estimator):
 
 
 @pytest.mark.parametrize("length", [pytest.param(10, marks=pytest.mark.long), 20])
-@pytest.mark.parametrize("estimator", ["reparameterized", "score_function", "score_function+leave_one_out"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["reparameterized", pytest.param("score_function", marks=pytest.mark.long), "score_function+leave_one_out"],
+)
 def test_a_chain_costs_no_more_than_by_hand(estimator, length):
     """Within 1.3 times the operations, and the same numbers."""
     ours, theirs = (jax.value_and_grad(loss(length, estimator)) for loss in (chain_of, by_hand))
@@ -455,7 +458,7 @@ def as_its_own(estimator):
     return lambda f, q, key, n: rgrad.ESTIMATORS[estimator].estimator(f, q, key, n)
 
 
-@pytest.mark.parametrize("name", ["three_bits", "costs_in_the_middle", "four"])
+@pytest.mark.parametrize("name", ["three_bits", "costs_in_the_middle", pytest.param("four", marks=pytest.mark.long)])
 def test_draws_in_place_are_as_if_the_rest_were_evaluated(name):
     """The same numbers for the same keys, to second order, with draws in place before, between and after others."""
     program, kinds = PROGRAMS[name]

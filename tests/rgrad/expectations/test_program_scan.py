@@ -110,9 +110,10 @@ def of(program, n=2, key=KEY):
     return lambda t: rgrad.expect_program(lambda draw: program(t, draw), key, n)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.long) if n == "draws_around" else n for n in PROGRAMS]
-)
+SLOW = {"draws_around", "scan_in_a_scan", "bits"}  # the others have their parts
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in PROGRAMS])
 def test_unbiased(name):
     """Values and gradients. False failures: one in a million; a bias of 0.1 is caught, of derivatives from 0.21 to 3.7."""
     program, choices = PROGRAMS[name]
@@ -123,9 +124,8 @@ def test_unbiased(name):
     assert_unbiased(draw, [truth] * len(choices), smallest_bias=0.1, replicates=300_000)
 
 
-@pytest.mark.parametrize(
-    "e", [pytest.param(LOO, marks=pytest.mark.long), ELSEWHERE], ids=["leave_one_out", "a function"]
-)
+@pytest.mark.parametrize("e", [LOO, ELSEWHERE], ids=["leave_one_out", "a function"])
+@pytest.mark.long
 def test_hessians(e):
     """False failures: one in a million; a bias of 0.14 is caught, of second derivatives between 0.31 and 0.52."""
     with jax.enable_x64(True):

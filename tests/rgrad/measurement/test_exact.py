@@ -33,7 +33,7 @@ def test_the_post():
         assert list(exact.mean) == ["loc"]
 
 
-@pytest.mark.parametrize("k", [-3.0, 0.0, 1.0, 2.5])
+@pytest.mark.parametrize("k", [0.0, 1.0, *(pytest.param(k, marks=pytest.mark.long) for k in (-3.0, 2.5))])
 def test_mohamed_et_al(k):
     """Costs (x - k)^2 at N(1, 1), d = 1 - k: section 3 and figure 2, for the mean and the scale."""
     d = 1 - k
@@ -78,7 +78,7 @@ def test_gal_when_reinforce_wins():
     assert path == {"loc": pytest.approx(50.0), "scale": pytest.approx(50.0)}
 
 
-@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("full", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_two_dimensions(full):
     """|x|^2/2 at N(mu, I): score in loc_i, with f = (mu . e) + ..., against a separate tensor Gauss-Hermite rule."""
     loc = jnp.array([1.0, -0.5])
