@@ -230,7 +230,7 @@ BAD = [
     (["--problem", "mine:root"], "nan or infinite in "),
     (["--problem", "mine:batch"], ".to_event(1)"),
     (["--problem", "mine:integer"], "parameter loc = 2 is an integer and has no derivative"),
-    (["--problem", "mine:typo"], "KeyError: 'lok' (mine.py, line 31)"),
+    (["--problem", "mine:typo"], "KeyError: 'lok' (mine.py, line 34)"),
     (["--problem", "mine:uniform", "--estimators", "score_function"], "the support of Uniform depends"),
     (["--problem", "bernoulli"], "reparameterized needs q.rsample, and Bernoulli has none; use score_function"),
     (["--estimators", "reparametrized"], "did you mean 'reparameterized'?"),

@@ -98,7 +98,19 @@ def wrong_place():
     assert loss_after(leave_one_out) < 0.21
 
 
+def unsure():
+    """A bit that a comparison decides: the gradient is 0 instead of 0.4, and the comparison explains it."""
+
+    def loss(p, key):
+        return (jnp.where(jax.random.uniform(key) < p, 1.0, 0.0) - 0.3) ** 2
+
+    found = rgrad.audit(loss, 0.4, KEY, budget=2.0)
+    assert found.verdict == "BIASED"
+    assert (found.cuts[0].operation, found.cuts[0].line) == ("lt", loss.__code__.co_firstlineno + 1)
+
+
 SYMPTOMS = {
+    "not sure whether a gradient is right, or why it is wrong": unsure,
     "the gradient is exactly 0, through a categorical or Bernoulli sample": zero,
     "the gradient of a Gamma, Beta or Dirichlet is nan at a small concentration": nan,
     "REINFORCE with the mean as its baseline: every gradient is too small": shrunk,
