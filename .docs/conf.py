@@ -1,0 +1,37 @@
+"""The documentation site: sphinx-build -W --keep-going -b html .docs OUT
+
+Pages that exist elsewhere in the repository are included, and the others in `.gitignore` are written by `pages.py`.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+project = "rgrad"
+author = "the rgrad authors"
+release = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx_design",
+    "docstrings",
+    "links",
+    "pages",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "html_image"]
+myst_heading_anchors = 3
+
+add_module_names = False
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"rgrad {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_copyright = False
