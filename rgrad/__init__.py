@@ -11,6 +11,8 @@ import lazy_loader
 
 from rgrad.backend import xla_flags  # sets an XLA flag, before JAX starts
 
+__version__ = "0.1.0"
+
 # The public names are listed in `__init__.pyi`. Each is imported on first use, because NumPyro takes as long to import
 # as JAX does.
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -46,6 +46,8 @@ from .protocols import Distribution, Estimator, Problem
 from .sweeps.sweep import Sweep, sweep
 from .tracing.independence import independent
 
+__version__: str
+
 __all__ = [
     # Differentiate an expectation.
     "expect",

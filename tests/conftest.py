@@ -11,6 +11,10 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+# The processes that tests start find the experiments from any folder. Only `rgrad` is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 # Before jax is imported: keep the compiled programs of the tests for the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 # Keep small ones too: eager code compiles each operation, and the caches in memory are cleared after each file.

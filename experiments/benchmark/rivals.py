@@ -144,7 +144,7 @@ def in_calls(n: int, draws: int, call: Callable[[int, int], Any]) -> Job:
 
 def torch_module() -> Any:
     if importlib.util.find_spec("torch") is None:
-        raise Missing("torch is not installed; pip install '.[benchmark]'")
+        raise Missing("torch is not installed; pip install -e '.[benchmark]'")
     torch = importlib.import_module("torch")
     if torch.cuda.is_available():
         torch.set_default_device("cuda")

@@ -43,4 +43,4 @@ def _environment(start: str) -> str:
 
 
 def _install(platform: str) -> str:
-    return "install '.[cuda13]' for an NVIDIA GPU, or leave it out" if platform == "gpu" else "leave it out"
+    return "pip install -e '.[cuda13]' for an NVIDIA GPU, or leave it out" if platform == "gpu" else "leave it out"

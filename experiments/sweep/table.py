@@ -63,7 +63,7 @@ def write_results(
         summary.report(settings)
         _print_speed(speed)
         if "table.parquet" not in names:
-            print("no table.parquet: pyarrow is not installed (pip install '.[sweep]')")
+            print("no table.parquet: pyarrow is not installed (pip install -e '.[sweep]')")
         print(f"written to {folder}/: {', '.join([*names, *files, *figures])}")
     if settings.readme:
         rewrite_readme(readme_of("sweep"), readme_tables(summary.table()), figures)

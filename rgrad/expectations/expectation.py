@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
 from rgrad.backend.chunks import chunked
 from rgrad.backend.keys import check_key
@@ -21,9 +23,39 @@ from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.table import estimator_of, naming_others
 from rgrad.protocols import Distribution, Estimator, Objective
 
+Aux = TypeVar("Aux")
 
+
+@overload
 def expect(
     f: Objective,
+    q: Distribution,
+    key: Array,
+    n: int = 1,
+    estimator: Estimator | str = reparameterized,
+    *,
+    keyed: bool = False,
+    chunk: int | None = None,
+    has_aux: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def expect(
+    f: Callable[..., tuple[ArrayLike, Aux]],
+    q: Distribution,
+    key: Array,
+    n: int = 1,
+    estimator: Estimator | str = reparameterized,
+    *,
+    keyed: bool = False,
+    chunk: int | None = None,
+    has_aux: Literal[True],
+) -> tuple[Array, Aux]: ...
+
+
+def expect(
+    f: Callable[..., Any],
     q: Distribution,
     key: Array,
     n: int = 1,

@@ -208,7 +208,7 @@ BAD = [
     (["--float-width", "16"], "use 32 or 64"),
     (
         ["--platform", "gpu"],
-        "--platform gpu: jax found only cpu; install '.[cuda13]' for an NVIDIA GPU, or leave it out",
+        "--platform gpu: jax found only cpu; pip install -e '.[cuda13]' for an NVIDIA GPU, or leave it out",
     ),
     (["--params", "scale=0"], "Normal got scale = 0.0, which is not allowed (constraint: Positive)"),
     (["--params", "scale=-1"], "not allowed"),

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.common.requirements import missing_packages
 from tests.gpu.context import Context, SkippedPart, seconds_of
 from tests.gpu.report import say
 
@@ -121,8 +121,7 @@ def source(package: Path) -> dict[str, Any]:
 
 def variance(ctx: Context) -> None:
     """`python -m experiments.variance` on this platform. All means and variances must be within 5 standard errors."""
-    missing = [name for name in ("tyro", "pydantic") if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := missing_packages():
         raise SkippedPart(f"not installed: {', '.join(missing)}; the command line of the experiment needs them")
     out = ctx.report.path.parent / "variance"
     command = [sys.executable, "-m", "experiments.variance", "--out", str(out), "--platform", ctx.size("gpu", "cpu")]
