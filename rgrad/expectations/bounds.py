@@ -183,14 +183,15 @@ def _bounds_without_each(log_w: Array) -> Array:
     computed by itself, because the difference would be pure rounding if they are far below it.
     """
     k = log_w.shape[-1]
-    is_at = lambda index: jnp.arange(k) == index[..., None]
-    extreme = is_at(jnp.argmax(jnp.abs(log_w), -1))
+    place = lax.broadcasted_iota(jnp.int32, log_w.shape, log_w.ndim - 1)
+    largest_of = lambda x: place == jnp.argmax(x, -1, keepdims=True)
+    extreme = largest_of(jnp.abs(log_w))
     others = jnp.where(extreme, 0.0, log_w).sum(-1, keepdims=True)
     rest = others + jnp.where(extreme, log_w, 0.0).sum(-1, keepdims=True) - log_w
     rest = jnp.where(jnp.isneginf(log_w), -jnp.inf, rest)  # another one is impossible too
     mean = jnp.where(extreme, others, rest) / (k - 1)
     top = jnp.max(log_w, -1, keepdims=True)
-    largest = is_at(jnp.argmax(log_w, -1))
+    largest = largest_of(log_w)
     relative = jnp.where(largest, 0.0, jnp.exp(log_w - jnp.where(jnp.isfinite(top), top, 0.0)))
     rest = top + jnp.log1p(jnp.maximum(relative.sum(-1, keepdims=True) - relative, 0.0))
     others = jax.nn.logsumexp(jnp.where(largest, -jnp.inf, log_w), -1, keepdims=True)
