@@ -63,6 +63,7 @@ PAIRS = [("mean_field", "reparameterized"), ("full", "reparameterized"), ("full"
          ("full", "score_function+leave_one_out")]  # fmt: skip
 
 
+@pytest.mark.long
 def test_every_gradient_of_a_minibatch_is_unbiased(x64):
     """From minibatches of 3 of 6 rows, against quadrature. False failures: below 1e-6. Catches a bias of 0.25 in any
     coordinate. The gradients are up to 2.4, and without its factor 2 a minibatch would be off by up to 1.1."""

@@ -20,7 +20,8 @@ KEY = jax.random.key(0)
 # These compile for seconds, or say what others say.
 SLOW = {"poisson", "gamma_path", "network_detached", "class_score", "class_gumbel_softmax", "geometric_score", "geometric_loop", "bit_disarm",
         "bit_score", "sorted_path", "elbo_sticking_the_landing", "walk", "reinforce", "class_by_categorical", "tree", "rule_forgotten",
-        "importance_once", "moving_average_before", "step_score", "sign_of", "spread", "elbo"}  # fmt: skip
+        "importance_once", "network", "class_gumbel_max", "importance_twice", "moving_average_too_early",
+        "normalised_advantage", "reinforce_own", "tree_detached", "moving_average_before", "step_score", "sign_of", "spread", "elbo"}  # fmt: skip
 CASES = [
     pytest.param(case, id=f"{case.name}{'' if case.right else ' (wrong)'}",
                  marks=[pytest.mark.long] * (case.name in SLOW))

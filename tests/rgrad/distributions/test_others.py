@@ -234,6 +234,7 @@ class Problem:
         return self.of(params["t"], x)
 
 
+@pytest.mark.long
 def test_parameters_that_have_defaults_or_broadcast():
     """Of normal vectors: no location, a location or a scale without the batch, a negative diagonal."""
     tfp = pytest.importorskip("tensorflow_probability.substrates.jax", reason="TFP is not installed")
@@ -740,6 +741,7 @@ def test_instances_pass_through_jit():
         )
 
 
+@pytest.mark.long
 def test_problems_of_other_libraries_are_compared():
     """`check_objective`, jumps, exact values and references, with bits that are int8."""
     theirs, _ = families("distreqx")["Bernoulli"]

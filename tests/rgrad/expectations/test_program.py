@@ -149,7 +149,7 @@ def unbiased(name, chosen, n, smallest_bias, replicates):
     assert_unbiased(draw, [truth] * len(chosen), smallest_bias=smallest_bias, replicates=replicates)
 
 
-IN_CI = {"continuous_then_discrete", "tree", "costs_in_the_middle", "categories", "four"}
+IN_CI = {"continuous_then_discrete", "tree", "costs_in_the_middle", "categories"}
 
 
 @pytest.mark.parametrize("name", [n if n in IN_CI else pytest.param(n, marks=pytest.mark.long) for n in PROGRAMS])

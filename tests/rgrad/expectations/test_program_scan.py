@@ -242,6 +242,7 @@ def test_each_draw_of_each_step_has_a_key_of_its_own():
     assert len(np.unique(np.asarray(seen[0]))) == seen[0].size == 38
 
 
+@pytest.mark.long
 def test_all_transformations_around_it():
     loss = of(partial(bits, e=LOO), 3)
     value, slope = jax.value_and_grad(loss)(T)
