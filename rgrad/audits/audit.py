@@ -129,12 +129,13 @@ def audit(
     subject = subject_of(loss, params, key, value, wrt, has_aux)
     if wrong := disagreement(subject, key):
         return Audit.without_rows(wrong, time.perf_counter() - began)
-    jumps = jumps_of(subject.value, subject.theta, key)
     shares = (budget,) if order == 1 else (budget / 2, budget / 2)
     parts: list[AuditedRows] = []
     for i, seconds in enumerate(shares):
         if i and (parts[0].found.codes != 0).any():
             break  # second derivatives are differences of the first, which must be right
+        # Order 2 differences the gradient, which may jump where the value does not, e.g. that of a relu.
+        jumps = jumps_of(jax.grad(subject.loss) if i else subject.value, subject.theta, key)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # values that are not finite are reported
             parts.append(_measured(subject, i + 1, key, seconds, jumps, LOOKS * order, tolerance))
     names, scales, plans, found = _joined(parts)

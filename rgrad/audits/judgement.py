@@ -86,7 +86,7 @@ def judge_rows(
     """The findings so far.
 
     The bias is the mean of `slope - reference` over calls. A row is BIASED if its bias is larger than the error of the
-    differences explains, and the excess is significant at `RATE / tests` (Hall's transformation, as in `compare`).
+    differences can explain, and the excess is significant at `RATE / tests` (Hall's transformation, as in `compare`).
     Otherwise it is UNBIASED if the whole interval is within `tolerance` of 0, relative to `size`. If fewer than
     `EFFECTIVE` calls determine the bias, there is no verdict, unless the bias hardly varies.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -68,9 +67,6 @@ class Audit(Printed, _AuditFields):
             parts += [as_table(header, lines, left=2), *more(len(order)), ""]
         parts += [f"{self.verdict}: {self.sentence}"]
         return "\n".join([*parts, *(f"  {cut}" for cut in self.cuts[:LISTED])])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def conclude(
@@ -143,7 +139,7 @@ def _sentence(
         )
     if verdict == OK:
         largest = max(row["largest_relative"] for row in rows)
-        shown = f"at most {largest:.1g} of it" if largest > 0 else "0"
+        shown = f"at most {100 * largest:.1g} % of it" if largest > 0 else "0"
         return f"The gradient is that of the mean value: the bias is {shown}." + keyless
     surrogate = " If the value of the loss is a surrogate, pass the objective: audit(..., value=objective)." * (
         own and not any(cut.operation != "stop_gradient" for cut in cuts)

@@ -179,8 +179,8 @@ def attach_vimco(log_w: Array, log_q: Array) -> Array:
 def _bounds_without_each(log_w: Array) -> Array:
     """Entry k is the bound with log w_k replaced by the mean of the others. Shape `(..., K)`, with memory for K numbers.
 
-    An entry is subtracted from a sum only if a larger one stays in it. For the largest entry, the sum of the others is
-    computed by itself, because the difference would be pure rounding if they are far below it.
+    An entry is subtracted from a sum only if a larger one stays in it. For the largest entry, the others are summed
+    directly. If they are far smaller, the difference would be nothing but rounding error.
     """
     k = log_w.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, log_w.shape, log_w.ndim - 1)

@@ -29,7 +29,7 @@ NOWHERE = Place("", 0, "")
 def place_of(eqns: Sequence[Any]) -> Place:
     """The innermost line of the user's code that made an operation, or of a library if there is none.
 
-    A library function that is compiled by itself, such as `jax.random.bernoulli`, is traced only once. If it is called
+    A library function that is compiled separately, such as `jax.random.bernoulli`, is traced only once. If it is called
     again, its operations still have the frames of the first call. So only their frames within that function count. The
     frames above it are taken from the operation that calls it.
 

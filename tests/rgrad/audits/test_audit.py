@@ -207,6 +207,14 @@ def test_second_derivatives():
     assert [row["verdict"] for row in bad.rows] == ["ok", "BIASED"], f"{bad}"
 
 
+def test_the_second_derivative_of_a_relu():
+    """The value has no jumps, but its gradient does. The second derivative is the density, and autodiff gives 0."""
+    found = rgrad.audit(lambda t, key: jax.nn.relu(gallery.drawn(t, key, ())), 0.3, KEY, order=2, budget=6.0)
+    assert [row["verdict"] for row in found.rows] == ["ok", "BIASED"], f"{found}"
+    assert found.rows[1]["gradient"] == 0
+    assert found.rows[1]["truth"] == pytest.approx(float(jnp.exp(dist.Normal(0.0, 1.0).log_prob(0.3))), rel=0.2)
+
+
 def test_a_loss_with_side_effects():
     calls = itertools.count()
     found = rgrad.audit(lambda t, key: t * next(calls), 0.5, KEY)
@@ -305,10 +313,11 @@ def test_a_bad_key():
     "case", [c for c in gallery.CASES if np.size(jax.tree.leaves(c.params)[0]) < 24], ids=lambda c: c.name
 )
 def test_the_rate_of_false_alarms(case):
-    """200 keys at a budget of 0.3 s. A right loss is called biased at most once in 100, so more than 8 of 200 have a
-    probability below 1e-3, and a wrong one is called ok never."""
+    """200 keys at a budget of 0.3 s. A right loss is called biased with a probability of at most 0.01, and a wrong one is
+    never called ok. False failures: 6e-7 over all losses. A rate of 0.15 is caught.
+    """
     verdicts = gallery.verdicts(case, keys=200, budget=0.3)
     if case.right:
-        assert verdicts.count("BIASED") <= 8
+        assert verdicts.count("BIASED") <= 13
     else:
         assert verdicts.count("ok") == 0
