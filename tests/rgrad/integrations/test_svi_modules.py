@@ -80,8 +80,8 @@ def test_networks_in_model_and_guide(kind):
 def test_the_same_as_trace_enum_elbo():
     """NumPyro sums z out of the model. Here the guide has it, with its exact posterior given mu, and sums over it.
 
-    Both then have the same loss and gradient for each mu. The means agree within 6 standard errors (false failures: 2e-9
-    for each number).
+    Both then have the same loss and gradient for each mu. False failures: one in a million. A bias of 0.3 is caught, of
+    gradients of 2.4 and -1.6.
     """
     prior = jnp.array([0.7, 0.3])
     loc = jnp.array([0.0, 2.0])
@@ -94,19 +94,20 @@ def test_the_same_as_trace_enum_elbo():
             numpyro.sample("x", dist.Normal(mu + loc[z], 1.0), obs=X)
 
     def of_mu():
-        return numpyro.sample("mu", dist.Normal(numpyro.param("m", 0.3), numpyro.param("s", 0.6)))
+        return numpyro.sample("mu", dist.Normal(numpyro.param("m", -1.0), numpyro.param("s", 1.2)))
 
     def guide():
         mu = of_mu()
         with numpyro.plate("data", 3):
             numpyro.sample("z", dist.Categorical(logits=log_joint(mu, X[:, None])))
 
-    params = {"m": 0.3, "s": 0.6}
+    params = {"m": -1.0, "s": 1.2}
     ours, theirs = rgrad.SVILoss(1, {"z": "enumerated"}), TraceEnum_ELBO(max_plate_nesting=1)
-    draws = [
-        lambda key: jax.value_and_grad(lambda p: ours.loss(key, p, model, guide))(params),
-        lambda key: jax.value_and_grad(lambda p: theirs.loss(key, p, config_enumerate(model), of_mu))(params),
-    ]
-    a, b = (rgrad.measure(draw, KEY, 4_000) for draw in draws)
-    for x, y, ex, ey in zip(*map(jax.tree.leaves, (a.mean, b.mean, a.standard_error, b.standard_error)), strict=True):
-        assert abs(x - y) < 6 * np.hypot(ex, ey)
+
+    def difference(key):
+        a, b = jax.random.split(key)
+        mine = jax.value_and_grad(lambda p: ours.loss(a, p, model, guide))(params)
+        numpyros = jax.value_and_grad(lambda p: theirs.loss(b, p, config_enumerate(model), of_mu))(params)
+        return jax.tree.map(jnp.subtract, mine, numpyros)
+
+    assert_unbiased(difference, (0.0, {"m": 0.0, "s": 0.0}), smallest_bias=0.3, replicates=40_000)
