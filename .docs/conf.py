@@ -4,15 +4,16 @@ Pages that exist elsewhere in the repository are included, and the others in `.g
 """
 
 import sys
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import rgrad  # noqa: E402
+
 project = "rgrad"
 author = "the rgrad authors"
-release = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+release = rgrad.__version__
 
 extensions = [
     "myst_parser",

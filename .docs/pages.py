@@ -78,7 +78,7 @@ def entry(name: str) -> str:
     if callable(what):
         return f".. autofunction:: rgrad.{name}\n"
     kind = type(next(iter(what.values()))).__name__
-    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type `{kind}`. :doc:`/estimators` shows them.\n"
+    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type `{kind}`. :doc:`/estimators` shows them, and `{kind}` has an example.\n"
 
 
 def reference() -> dict[str, str]:
@@ -98,6 +98,8 @@ def reference() -> dict[str, str]:
         lines.append("")
     toc = "\n".join(f"/{group.page}" for group in groups())
     text = "Every public name, in the groups of `rgrad/__init__.pyi`. The order is that in which a reader needs them."
+    start = re.findall(r">>> (.*)", rgrad.__doc__ or "")
+    text += "\n\nEvery name has an example. The examples assume:\n\n```python\n" + "\n".join(start) + "\n```"
     body = "\n".join(lines)
     pages["reference/index.md"] = f"# Reference\n\n{text}\n\n{body}\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     return pages
@@ -221,7 +223,8 @@ If rgrad is useful for a publication, please cite it, with the version that you 
 @software{{rgrad,
   title   = {{rgrad: {project["description"].partition(":")[0].lower()}}},
   author  = {{{{The rgrad authors}}}},
-  version = {{{project["version"]}}},
+  version = {{{rgrad.__version__}}},
+  year    = {{2026}},
   note    = {{{project["description"].replace("&", chr(92) + "&")}}},
 }}
 ```

@@ -100,6 +100,7 @@ def test_every_public_name_has_an_entry(site):
     assert {name for name in rgrad.__all__ if not {f"rgrad.{name}", f"module-rgrad.{name}"} & ids} == set()
     text = "".join(path.read_text() for path in (site / "reference").glob("*.html"))
     assert not re.search(r" at 0x[0-9a-f]{6}|:param |:raises |Alias for field", text)
+    assert text.count('class="rubric">Example</p>') == len(rgrad.__all__) - 1  # all but the mapping ESTIMATORS
 
 
 def test_names_are_links(site):

@@ -46,6 +46,12 @@ def rebar(
         ValueError: `temperature <= 0`, `n < 1`, `q` has a batch shape, or f returns a vector.
         NotImplementedError: `q` has no relaxation: it is not a Bernoulli, a OneHotCategorical or a vector of them.
 
+    Example:
+        >>> f = lambda x: (x - 0.3) ** 2
+        >>> loss = lambda logit: rgrad.expect(f, dist.Bernoulli(logits=logit), key, 1000, rgrad.rebar)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.2f}")  # the truth is 0.1
+        0.10
+
     Source: Tucker et al. 2017, REBAR: low-variance, unbiased gradient estimates for discrete latent variable models
     (section 3; the conditional noise: appendix), https://arxiv.org/abs/1703.07370.
     """
@@ -84,6 +90,13 @@ def relax(
     Raises:
         ValueError: `n < 1`, `q` has a batch shape, or f or the control variate returns a vector.
         NotImplementedError: `q` has no relaxation: it is not a Bernoulli, a OneHotCategorical or a vector of them.
+
+    Example:
+        >>> estimator = partial(rgrad.relax, control_variate=lambda z: 0.4 * jax.nn.sigmoid(z))
+        >>> f = lambda x: (x - 0.3) ** 2
+        >>> loss = lambda logit: rgrad.expect(f, dist.Bernoulli(logits=logit), key, 1000, estimator)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.2f}")  # the truth is 0.1
+        0.10
 
     Source: Grathwohl et al. 2018, Backpropagation through the void (section 3), https://arxiv.org/abs/1711.00123.
     """

@@ -44,7 +44,13 @@ Estimators = Mapping[str, Estimator | str] | Iterable[Estimator | str] | str
 
 
 class EstimatorRow(NamedTuple):
-    """One estimator and its properties."""
+    """One estimator and its properties.
+
+    Example:
+        >>> row = rgrad.ESTIMATORS["disarm"]
+        >>> row.order, row.biased, row.applies(dist.Normal(0.0, 1.0)), row.evaluations(dist.Bernoulli(0.5), 10)
+        (1, False, False, 20)
+    """
 
     name: str
     estimator: Estimator
