@@ -29,9 +29,11 @@ myst_heading_anchors = 3
 
 add_module_names = False
 python_maximum_signature_line_length = 88
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Objective")}  # in overloads: not the long unions
 
 html_theme = "furo"
 html_title = f"rgrad {release}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

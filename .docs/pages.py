@@ -1,4 +1,7 @@
-"""Writes the pages that are made from the code: the reference, the table of estimators, the gallery and a few short ones."""
+"""Writes the pages that are made from the code.
+
+These are the reference, the table of estimators, the gallery, the tutorials and a few short ones.
+"""
 
 import ast
 import inspect
@@ -11,6 +14,7 @@ from links import INCLUDE
 
 import rgrad
 from experiments.common.readme import HOME, README, entries, markdown
+from experiments.common.tutorials import FOLDER, cells, tutorial_files
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -190,6 +194,23 @@ Each experiment answers one question with one command.
     return pages
 
 
+def tutorials() -> dict[str, str]:
+    """A page for each tutorial, with the code of its cells, and an index."""
+    pages = {}
+    for path in tutorial_files():
+        name = path.relative_to(ROOT).as_posix()
+        parts = [f"```python\n{cell.text}```" if cell.is_code else cell.text for cell in cells(path)]
+        heading, _, text = "\n\n".join(parts).replace("](../", "](/../experiments/").partition("\n")
+        file = (
+            f"*This page is the file {{download}}`{name} </../{name}>`. [How to run it](index.md), also as a notebook.*"
+        )
+        pages[f"tutorials/{path.stem}.md"] = f"{heading}\n\n{file}\n\n{text.strip()}\n"
+    readme = (FOLDER / README).relative_to(ROOT).as_posix()
+    toc = "\n".join(path.stem for path in tutorial_files())
+    pages["tutorials/index.md"] = f"```{{include}} /../{readme}\n```\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
+    return pages
+
+
 def recipes() -> str:
     """The sections of the recipes that no other page includes."""
     used = set()
@@ -236,14 +257,14 @@ Please also cite the paper of the estimator. [The table of estimators](/estimato
 def written() -> dict[str, str]:
     """Maps each page that is made here to its text."""
     return {
-        **reference(), **gallery(), "estimators.md": estimators(), "recipes.md": recipes(), "changelog.md": changelog(),
+        **reference(), **gallery(), **tutorials(), "estimators.md": estimators(), "recipes.md": recipes(), "changelog.md": changelog(),
         "citing.md": citing(),
     }  # fmt: skip
 
 
 def on_start(app: Any) -> None:
     pages = written()
-    for folder in ("reference", "gallery"):
+    for folder in ("reference", "gallery", "tutorials"):
         (HERE / folder).mkdir(exist_ok=True)
         for old in (HERE / folder).iterdir():
             if f"{folder}/{old.name}" not in pages:

@@ -97,7 +97,7 @@ def expect(
     Example:
         >>> def loss(theta):
         ...     q = dist.Normal(theta, 1.0)
-        ...     return rgrad.expect(lambda x: x**2, q, key, n=10_000, estimator=rgrad.score_function)
+        ...     return rgrad.expect(lambda x: x**2, q, key, 10_000, rgrad.score_function)
         >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 2 theta
         4.1
     """
