@@ -6,7 +6,6 @@ These are the reference, the table of estimators, the gallery, the tutorials and
 import ast
 import inspect
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,20 +234,14 @@ def changelog() -> str:
 
 
 def citing() -> str:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """The entry of the contributing guide, on a page of its own."""
+    guide = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bibtex\n.*?```", guide, re.S)
     return f"""# Citing
 
 If rgrad is useful for a publication, please cite it, with the version that you used (`pip show rgrad`):
 
-```bibtex
-@software{{rgrad,
-  title   = {{rgrad: {project["description"].partition(":")[0].lower()}}},
-  author  = {{{{The rgrad authors}}}},
-  version = {{{rgrad.__version__}}},
-  year    = {{2026}},
-  note    = {{{project["description"].replace("&", chr(92) + "&")}}},
-}}
-```
+{block}
 
 Please also cite the paper of the estimator. [The table of estimators](/estimators.md) links to it.
 """
