@@ -81,7 +81,7 @@ def entry(name: str) -> str:
     if callable(what):
         return f".. autofunction:: rgrad.{name}\n"
     kind = type(next(iter(what.values()))).__name__
-    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type `{kind}`. :doc:`/estimators` shows them, and `{kind}` has an example.\n"
+    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type ``{kind}``. :doc:`/estimators` shows them, and ``{kind}`` has an example.\n"
 
 
 def reference() -> dict[str, str]:
@@ -92,6 +92,7 @@ def reference() -> dict[str, str]:
         text = group.text.replace("`", "``")
         intro = "" if group.text.rstrip(" .") == group.title else f"{text}\n\n"
         body = "\n".join(entry(name) for name in group.names)
+        intro += "The examples assume :doc:`these lines </reference/index>`.\n\n"
         pages[f"{group.page}.rst"] = f"{title}\n{'=' * len(title)}\n\n{intro}{body}"
         lines.append(f"## [{group.title}](/{group.page}.rst)\n")
         lines += [

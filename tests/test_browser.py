@@ -74,7 +74,11 @@ def test_a_page_fits_and_its_pictures_load(page, address, name):
 
 
 def test_search_finds_a_name(page, address):
-    page.goto(f"{address}/search.html?q=measure_total")
+    page.goto(f"{address}/index.html")
+    if page.viewport_size["width"] == SIZES["phone"][0]:  # the box is in the menu
+        page.locator("label.nav-overlay-icon").first.click()
+    page.locator("input.sidebar-search").fill("measure_total")
+    page.locator("input.sidebar-search").press("Enter")
     first = page.locator("ul.search li a").first
     first.wait_for()
     first.click()

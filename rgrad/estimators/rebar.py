@@ -23,7 +23,7 @@ from rgrad.protocols import Distribution, Objective
 def rebar(
     f: Objective, q: Distribution, key: Array, n: int, *, eta: ArrayLike = 1.0, temperature: ArrayLike = 0.5
 ) -> Array:
-    """REBAR: `relax` with f at the relaxed sample as its control variate: `c(z) = eta f(sigmoid(z / temperature))`.
+    """REBAR, i.e. `relax` with f at the relaxed sample as its control variate: `c(z) = eta f(sigmoid(z / temperature))`.
 
     For a OneHotCategorical, softmax replaces sigmoid. Needs an f that is also defined and differentiable between the
     values of `q`, as floats. Unbiased for every eta and temperature, and so are derivatives of every order. eta = 0

@@ -82,6 +82,16 @@ def test_it_runs(path, monkeypatch, tmp_path):
     assert FACTS.get(FILES.index(path) + 1, lambda _: True)(names)
 
 
+def test_notebooks_have_the_same_cells():
+    """jupytext, which makes them, reads the files in the same way."""
+    jupytext = pytest.importorskip("jupytext", reason="pip install '.[docs]'")
+    for path in FILES:
+        notebook = jupytext.reads(path.read_text(), fmt="py:percent")
+        assert [
+            TutorialCell(cell.cell_type == "code", cell.source.rstrip()) for cell in notebook.cells if cell.source
+        ] == [TutorialCell(cell.is_code, cell.text.rstrip()) for cell in cells(path)]
+
+
 def test_cells_are_read(tmp_path):
     (tmp_path / "1.py").write_text("# %% [markdown]\n# # Title\n#\n# Text\n\n# %%\nx = 1\n\n\n# %%\ny = 2\n")
     assert cells(tmp_path / "1.py") == [
