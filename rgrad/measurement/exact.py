@@ -30,13 +30,13 @@ class ExactMoments(NamedTuple):
     """The exact moments of a gradient estimate. Each field maps a parameter's name to an array of its shape.
 
     Example:
-        >>> class problem:  # E[x], x ~ Bernoulli(1/2)
-        ...     params = {"logit": 0.0}
-        ...     distribution = lambda params: dist.Bernoulli(logits=params["logit"])
-        ...     objective = lambda params, x: x
+        >>> class problem:  # E[x^2], x ~ N(loc, 1)
+        ...     params = {"loc": 2.0}
+        ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
+        ...     objective = lambda params, x: x**2
         >>> exact = rgrad.exact_moments(problem, "score_function")
-        >>> print(f"{exact.mean['logit']:.3f} {exact.variance(n=100)['logit']:.6f}")  # 1/4 and 1/16 / 100
-        0.250 0.000625
+        >>> print(f"{exact.per_sample['loc']:.2f}")  # the variance is 87/n
+        87.00
     """
 
     mean: dict[str, np.ndarray]
@@ -96,9 +96,9 @@ def exact_moments(
         ...     params = {"loc": 2.0}
         ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
         ...     objective = lambda params, x: x**2
-        >>> exact = rgrad.exact_moments(problem, "reparameterized")
+        >>> exact = rgrad.exact_moments(problem, "score_function")
         >>> print(f"{exact.mean['loc']:.2f} {exact.variance(n=100)['loc']:.4f}")
-        4.00 0.0400
+        4.00 0.8700
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.
