@@ -4,15 +4,16 @@ Pages that exist elsewhere in the repository are included, and the others in `.g
 """
 
 import sys
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import rgrad  # noqa: E402
+
 project = "rgrad"
 author = "the rgrad authors"
-release = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+release = rgrad.__version__
 
 extensions = [
     "myst_parser",
@@ -28,9 +29,11 @@ myst_heading_anchors = 3
 
 add_module_names = False
 python_maximum_signature_line_length = 88
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Objective")}  # in overloads: not the long unions
 
 html_theme = "furo"
 html_title = f"rgrad {release}"
+html_favicon = "_static/icon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -15,7 +15,7 @@ ADDRESS = re.compile(r"<(?:function|class) '?([\w.]+)'?(?: at 0x\w+)?>")
 
 
 def converted(text: str) -> str:
-    """The docstring in reStructuredText: sections become fields, and indented code becomes a code block.
+    """The docstring in reStructuredText: sections become fields, and indented code and the example become code blocks.
 
     Napoleon is not used: it reads the words before a colon as a type, in `Returns:` and in the text of an attribute.
     """
@@ -26,6 +26,11 @@ def converted(text: str) -> str:
             field = FIELDS.get(line, "")
         if field and line in FIELDS:
             prose += ["", field] if line == "Returns:" else [""]
+        elif line == "Example:":
+            code = textwrap.dedent("\n".join(_indented(lines))).strip()
+            found += [_prose(prose), "", ".. rubric:: Example", "", ".. code-block:: pycon", ""]
+            found += [textwrap.indent(code, "    "), ""]
+            prose = []
         elif field and (entry := ENTRY.fullmatch(line)) and "{}" in field:
             prose.append(f"{field.format(entry[1])} {entry[2]}")
         elif line.startswith("    ") and not field and not "".join(prose[-1:]).strip():

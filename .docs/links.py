@@ -36,6 +36,8 @@ def places() -> dict[tuple[str, str], str]:
         for path, options in INCLUDE.findall(page.read_text(encoding="utf-8")):
             section = re.search(r'^:start-after: "## (.*)"$', options, re.M)
             found.setdefault((path, slug(section[1]) if section else ""), name)
+        if name.startswith("tutorials/"):
+            found[f"experiments/{name}.py", ""] = name
     return found
 
 

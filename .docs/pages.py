@@ -1,9 +1,11 @@
-"""Writes the pages that are made from the code: the reference, the table of estimators, the gallery and a few short ones."""
+"""Writes the pages that are made from the code.
+
+These are the reference, the table of estimators, the gallery, the tutorials and a few short ones.
+"""
 
 import ast
 import inspect
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from links import INCLUDE
 
 import rgrad
 from experiments.common.readme import HOME, README, entries, markdown
+from experiments.common.tutorials import FOLDER, cells, tutorial_files
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -78,7 +81,7 @@ def entry(name: str) -> str:
     if callable(what):
         return f".. autofunction:: rgrad.{name}\n"
     kind = type(next(iter(what.values()))).__name__
-    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type `{kind}`. :doc:`/estimators` shows them.\n"
+    return f".. py:data:: rgrad.{name}\n\n   A read-only mapping of names to rows, of type ``{kind}``. :doc:`/estimators` shows them, and ``{kind}`` has an example.\n"
 
 
 def reference() -> dict[str, str]:
@@ -89,6 +92,7 @@ def reference() -> dict[str, str]:
         text = group.text.replace("`", "``")
         intro = "" if group.text.rstrip(" .") == group.title else f"{text}\n\n"
         body = "\n".join(entry(name) for name in group.names)
+        intro += "The examples assume :doc:`these lines </reference/index>`.\n\n"
         pages[f"{group.page}.rst"] = f"{title}\n{'=' * len(title)}\n\n{intro}{body}"
         lines.append(f"## [{group.title}](/{group.page}.rst)\n")
         lines += [
@@ -98,6 +102,8 @@ def reference() -> dict[str, str]:
         lines.append("")
     toc = "\n".join(f"/{group.page}" for group in groups())
     text = "Every public name, in the groups of `rgrad/__init__.pyi`. The order is that in which a reader needs them."
+    start = re.findall(r">>> (.*)", rgrad.__doc__ or "")
+    text += "\n\nEvery name has an example. The examples assume:\n\n```python\n" + "\n".join(start) + "\n```"
     body = "\n".join(lines)
     pages["reference/index.md"] = f"# Reference\n\n{text}\n\n{body}\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
     return pages
@@ -188,6 +194,23 @@ Each experiment answers one question with one command.
     return pages
 
 
+def tutorials() -> dict[str, str]:
+    """A page for each tutorial, with the code of its cells, and an index."""
+    pages = {}
+    for path in tutorial_files():
+        name = path.relative_to(ROOT).as_posix()
+        parts = [f"```python\n{cell.text}```" if cell.is_code else cell.text for cell in cells(path)]
+        heading, _, text = "\n\n".join(parts).replace("](../", "](/../experiments/").partition("\n")
+        file = (
+            f"*This page is the file {{download}}`{name} </../{name}>`. [How to run it](index.md), also as a notebook.*"
+        )
+        pages[f"tutorials/{path.stem}.md"] = f"{heading}\n\n{file}\n\n{text.strip()}\n"
+    readme = (FOLDER / README).relative_to(ROOT).as_posix()
+    toc = "\n".join(path.stem for path in tutorial_files())
+    pages["tutorials/index.md"] = f"```{{include}} /../{readme}\n```\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
+    return pages
+
+
 def recipes() -> str:
     """The sections of the recipes that no other page includes."""
     used = set()
@@ -212,19 +235,14 @@ def changelog() -> str:
 
 
 def citing() -> str:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """The entry of the contributing guide, on a page of its own."""
+    guide = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bibtex\n.*?```", guide, re.S)
     return f"""# Citing
 
 If rgrad is useful for a publication, please cite it, with the version that you used (`pip show rgrad`):
 
-```bibtex
-@software{{rgrad,
-  title   = {{rgrad: {project["description"].partition(":")[0].lower()}}},
-  author  = {{{{The rgrad authors}}}},
-  version = {{{project["version"]}}},
-  note    = {{{project["description"].replace("&", chr(92) + "&")}}},
-}}
-```
+{block}
 
 Please also cite the paper of the estimator. [The table of estimators](/estimators.md) links to it.
 """
@@ -233,14 +251,14 @@ Please also cite the paper of the estimator. [The table of estimators](/estimato
 def written() -> dict[str, str]:
     """Maps each page that is made here to its text."""
     return {
-        **reference(), **gallery(), "estimators.md": estimators(), "recipes.md": recipes(), "changelog.md": changelog(),
+        **reference(), **gallery(), **tutorials(), "estimators.md": estimators(), "recipes.md": recipes(), "changelog.md": changelog(),
         "citing.md": citing(),
     }  # fmt: skip
 
 
 def on_start(app: Any) -> None:
     pages = written()
-    for folder in ("reference", "gallery"):
+    for folder in ("reference", "gallery", "tutorials"):
         (HERE / folder).mkdir(exist_ok=True)
         for old in (HERE / folder).iterdir():
             if f"{folder}/{old.name}" not in pages:

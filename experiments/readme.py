@@ -1,6 +1,7 @@
 """Rewrites the tables that need no measurement: python -m experiments.readme
 
-These are the table of estimators in the project's README, and the list of experiments in experiments/README.md.
+These are the table of estimators in the project's README, the list of experiments in experiments/README.md, and the list of
+tutorials.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpyro.distributions as dist
 
 import rgrad
 from experiments.common.readme import HOME, README, entries, markdown, with_tables
+from experiments.common.tutorials import FOLDER, listed_tutorials
 
 WIDTH = 240  # of a picture in the gallery, in pixels
 SAMPLES = 10
@@ -54,7 +56,11 @@ def gallery() -> str:
 
 def written() -> dict[Path, str]:
     """Maps each file that has one of these tables to its new text."""
-    tables = {HOME.parent / README: {"estimators": estimators_table()}, HOME / README: {"experiments": gallery()}}
+    tables = {
+        HOME.parent / README: {"estimators": estimators_table()},
+        HOME / README: {"experiments": gallery()},
+        FOLDER / README: {"tutorials": listed_tutorials()},
+    }
     return {path: with_tables(path.read_text(encoding="utf-8"), of) for path, of in tables.items()}
 
 

@@ -2,6 +2,12 @@
 
 An estimator is a function `(f, q, key, n) -> terms`. The mean of the terms estimates `E_q[f(x)]`, and the gradient of
 the mean is the gradient estimate. Everything else is `jax.grad`, `jax.vmap`, `jax.jit`.
+
+Every public name has an example in its docstring. The examples assume:
+
+    >>> from functools import partial
+    >>> import jax, jax.numpy as jnp, numpyro.distributions as dist, rgrad
+    >>> key = jax.random.key(0)
 """
 
 import difflib

@@ -37,6 +37,11 @@ def attach(values: ArrayLike, log_density: ArrayLike) -> Array:
         values: one value per sample, of any shape. The derivative that they already have is kept.
         log_density: broadcastable against `values`. The density must be normalised, or the derivative is biased.
 
+    Example:
+        >>> log_q = lambda theta: dist.Normal(theta, 1.0).log_prob(3.0)
+        >>> print(jax.grad(lambda theta: rgrad.attach(5.0, log_q(theta)))(2.0))  # 5 (3 - theta)
+        5.0
+
     Source: Foerster et al. 2018, DiCE (eq. 6), https://arxiv.org/abs/1802.05098. Here one log density takes the place
     of their sum over a graph.
     """
@@ -63,6 +68,12 @@ def attach_gradient(
         NotImplementedError: at trace time, if a parameter without a rule is differentiated, or if a derivative of the
             result is differentiated again with respect to a parameter.
         ValueError: a gradient has the wrong shape, or its name is not the name of a parameter.
+
+    Example:
+        >>> values, gradients = jnp.array([1.0, 2.0]), jnp.array([5.0, 7.0])
+        >>> terms = lambda theta: rgrad.attach_gradient(values, {"theta": theta}, {"theta": gradients}, "mine")
+        >>> print(jax.grad(lambda theta: terms(theta).mean())(0.0))
+        6.0
     """
     terms = jnp.asarray(values)
     for name in gradients:

@@ -51,6 +51,13 @@ class NotApplicable(Exception):
                 print(f"{name} is left out: {error}")
 
     Raise it in your own estimator if it does not support the `q`, `f` or `n` that it receives.
+
+    Example:
+        >>> try:
+        ...     rgrad.expect(lambda x: x, dist.Bernoulli(0.3), key, 10, rgrad.reparameterized)
+        ... except rgrad.NotApplicable as error:
+        ...     print(str(error)[:80])
+        reparameterized needs q.rsample, and Bernoulli has none; use score_function, mea
     """
 
     def __str__(self) -> str:

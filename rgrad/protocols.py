@@ -26,6 +26,20 @@ class Distribution(Protocol):
     - `batch_shape` must be `()`.
     - `support` is a pytree whose leaves are the numbers that bound the support, e.g. one of NumPyro's constraints.
       Without it, the support is assumed not to depend on the parameters.
+
+    Example:
+        >>> class Exponential:
+        ...     has_rsample = True
+        ...     def __init__(self, scale):
+        ...         self.scale = scale
+        ...     def rsample(self, key, shape):
+        ...         return self.scale * jax.random.exponential(key, shape)
+        ...     sample = rsample
+        ...     def log_prob(self, x):
+        ...         return -x / self.scale - jnp.log(self.scale)
+        >>> loss = lambda scale: rgrad.expect(lambda x: x, Exponential(scale), key, 10_000)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 1
+        1.0
     """
 
     has_rsample: bool
@@ -47,6 +61,13 @@ class Estimator(Protocol):
     `terms` has shape `(n,)`. Its mean estimates `E_q[f(x)]`, and the gradient of its mean is the gradient estimate.
     `f` takes one sample and returns a scalar. Options are keyword arguments, set by `functools.partial`.
     Any function with this signature is an estimator, including your own.
+
+    Example:
+        >>> def half(f, q, key, n):  # the mean of two estimators
+        ...     return (rgrad.score_function(f, q, key, n) + rgrad.reparameterized(f, q, key, n)) / 2
+        >>> loss = lambda theta: rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, 1000, half)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 4
+        4.0
     """
 
     def __call__(self, f: Objective, q: Any, key: Array, n: int, /) -> Array: ...
@@ -59,6 +80,15 @@ class Problem(Protocol):
 
     - `wrt` lists the parameters to differentiate by default. Without it, all of them are.
     - `of_dimension(d)` returns the problem in d dimensions, for sweeps over the dimension.
+
+    Example:
+        >>> class problem:  # E[x^2], x ~ N(loc, 1)
+        ...     params = {"loc": 2.0}
+        ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
+        ...     objective = lambda params, x: x**2
+        >>> variance = rgrad.exact_moments(problem, "score_function").variance(n=100)
+        >>> print(f"{variance['loc']:.4f}")
+        0.8700
     """
 
     @property

@@ -1,24 +1,16 @@
 """The documentation site builds without a warning, and its links, pictures and reference are complete."""
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 import rgrad
+from tests.site import DOCS, ROOT, built
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / ".docs"
-WRITTEN = ("reference/", "gallery/")  # by .docs/pages.py
-NEEDS = ("sphinx", "furo", "myst_parser", "sphinx_design")
-MISSING = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+WRITTEN = ("reference/", "gallery/", "tutorials/")  # by .docs/pages.py
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if not p.relative_to(DOCS).as_posix().startswith(WRITTEN)]
 BLOCKS = [
     (page.relative_to(DOCS).as_posix(), block)
@@ -67,27 +59,7 @@ def broken(folder):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    if MISSING:
-        pytest.skip(f"the site needs {', '.join(MISSING)}: pip install '.[docs]'")
-    out = tmp_path_factory.mktemp("site").resolve()
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-W",
-        "--keep-going",
-        "-q",
-        "-b",
-        "html",
-        "-d",
-        out / "doctrees",
-        DOCS,
-        out / "html",
-    ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return out / "html"
+    return built(tmp_path_factory.mktemp("site"))
 
 
 def test_the_site_builds_and_nothing_is_broken(site):
@@ -100,6 +72,7 @@ def test_every_public_name_has_an_entry(site):
     assert {name for name in rgrad.__all__ if not {f"rgrad.{name}", f"module-rgrad.{name}"} & ids} == set()
     text = "".join(path.read_text() for path in (site / "reference").glob("*.html"))
     assert not re.search(r" at 0x[0-9a-f]{6}|:param |:raises |Alias for field", text)
+    assert text.count('class="rubric">Example</p>') == len(rgrad.__all__) - 1  # all but the mapping ESTIMATORS
 
 
 def test_names_are_links(site):

@@ -99,6 +99,14 @@ def test_the_two_commands():
     assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_both_entries_for_bibtex_are_the_same():
+    guide = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", guide, re.S)
+    words = re.sub(r"\s+", " ", entry).replace(", }", "}").strip()
+    assert f"`{words}`" in README
+    assert f"version = {{{rgrad.__version__}}}" in words
+
+
 def test_the_readme_is_short_and_in_order():
     assert len(README.splitlines()) <= 200
     parts = ("```python", "![", "## Two commands", "## Your own problem", "## From Python", "## Which estimator",

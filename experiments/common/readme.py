@@ -43,9 +43,9 @@ class ExperimentEntry(NamedTuple):
 
 
 def entries(home: Path | None = None) -> list[ExperimentEntry]:
-    """Every experiment that has a README, by name."""
+    """Every experiment, by name. A folder without a command, e.g. that of the tutorials, is not an experiment."""
     found = []
-    for path in sorted((home or HOME).glob(f"*/{README}")):
+    for path in (main.parent / README for main in sorted((home or HOME).glob("*/__main__.py"))):
         head = _HEAD.match(path.read_text(encoding="utf-8"))
         if head is None:
             raise ValueError(f"{path}: it must start with `# QUESTION`, `**answer**` and a bash block")

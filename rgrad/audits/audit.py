@@ -67,8 +67,6 @@ def audit(
 ) -> Audit:
     """Checks whether `jax.grad(loss)` is unbiased: compares its mean with the derivative of the mean value.
 
-        print(rgrad.audit(loss, params, jax.random.key(0)))
-
     It works for any loss, whether or not it uses this library. The result has a row for each coordinate of the
     parameters. If there are more than 24 coordinates, each row is a direction: two random ones over all coordinates
     and, for each parameter (at most six), its gradient, its element with the largest gradient, and a random direction
@@ -116,6 +114,13 @@ def audit(
         TypeError: the loss or the value is not a function `(params, key) -> scalar float`, or a parameter is an integer.
         ValueError: the loss or its gradient is nan or infinite, an unknown name in `wrt`, an invalid budget, order or
             tolerance, a key of the kind rbg, or `jax.disable_jit`.
+
+    Example:
+        >>> def loss(p, key):  # a bit with probability p
+        ...     return jnp.where(jax.random.uniform(key) < p, 1.0, 0.0)
+        >>> found = rgrad.audit(loss, 0.4, key)
+        >>> found.verdict
+        'BIASED'
     """
     check_compiles("audit")
     check_counted_key(key, "audit")

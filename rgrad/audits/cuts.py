@@ -46,7 +46,15 @@ CURES = {
 
 
 class Cut(NamedTuple):
-    """A place where a part of the derivative is lost."""
+    """A place where a part of the derivative is lost.
+
+    Example:
+        >>> def loss(p, key):  # a bit with probability p
+        ...     return jnp.where(jax.random.uniform(key) < p, 1.0, 0.0)
+        >>> cut = rgrad.audit(loss, 0.4, key).cuts[0]
+        >>> cut.operation, cut.function
+        ('lt', 'loss')
+    """
 
     file: str
     """Empty if it is not known."""

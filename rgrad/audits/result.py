@@ -38,7 +38,14 @@ class _AuditFields(NamedTuple):
 
 
 class Audit(Printed, _AuditFields):
-    """What `rgrad.audit` returns. `print` shows the table, the sentence, and the cuts."""
+    """What `rgrad.audit` returns. `print` shows the table, the sentence, and the cuts.
+
+    Example:
+        >>> loss = lambda theta, key: (theta + jax.random.normal(key)) ** 2
+        >>> found = rgrad.audit(loss, 2.0, key)
+        >>> found.ok, found.rows[0]["verdict"]
+        (True, 'ok')
+    """
 
     __slots__ = ()
 

@@ -36,7 +36,13 @@ PROGRAMS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 
 
 class CompilerCheck(NamedTuple):
-    """The result of `check_compiler`. As a string it is one line."""
+    """The result of `check_compiler`. As a string it is one line.
+
+    Example:
+        >>> check = rgrad.CompilerCheck(plain=("row sums",), with_options=(), tried=12, where="cpu")
+        >>> check.ok
+        False
+    """
 
     plain: tuple[str, ...]
     """The names of the programs that plain `jax.jit` gets wrong."""
@@ -65,8 +71,6 @@ class CompilerCheck(NamedTuple):
 def check_compiler() -> CompilerCheck:
     """A check of JAX's compiler on this machine: twelve programs of sums and products, compared with NumPy in 64 bits.
 
-        print(rgrad.check_compiler())
-
     Each program is compiled twice: by plain `jax.jit`, and with the options that `measure`, `sweep` and `fit` use. This
     takes a few seconds. jaxlib 0.10.2 to 0.12.0 compile some products wrongly on CPUs with AVX-512
     (https://github.com/jax-ml/jax/issues/39103, 39257, 40412). Even if all twelve are correct, another program may be
@@ -74,6 +78,10 @@ def check_compiler() -> CompilerCheck:
 
     Returns:
         A `CompilerCheck`. It has `.ok` and the names of the wrong programs. As a string it is a one-line summary.
+
+    Example:
+        >>> rgrad.check_compiler().tried
+        12
     """
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((33_000, 5)).astype(np.float32), rng.standard_normal((5, 3)).astype(np.float32)

@@ -115,6 +115,13 @@ def combine(estimators: Sequence[Estimator | str] | Mapping[str, Estimator | str
             When called: the weights are not fitted, or they are for another number of coordinates.
         NotImplementedError: when called, if `q` may not stay normalised when only one parameter changes.
 
+    Example:
+        >>> q, f = dist.Normal(2.0, 1.0), lambda x: x**2
+        >>> both = rgrad.combine([rgrad.reparameterized, rgrad.score_function]).fitted(f, q, key, n=10)
+        >>> print(both.weights.round(1))
+        [[ 1.2  1.2]
+         [-0.2 -0.2]]
+
     Source: the best linear unbiased estimator (Aitken 1936); for gradients: Geffner and Domke 2018, Using large
     ensembles of control variates for variational inference, https://arxiv.org/abs/1810.12482.
     """

@@ -38,8 +38,6 @@ def compare(
 ) -> Comparison:
     """A comparison: which estimator has the least variance for its cost, how certain that is, and which are biased.
 
-        print(rgrad.compare(problem, key=jax.random.key(0)))
-
     Every estimator makes independent gradient estimates of n samples, as many as the budget allows. Half of the budget
     is shared equally. The rest is spent on open questions: whether the best estimator is better than its closest rival,
     and whether it is biased. The measure is
@@ -90,6 +88,16 @@ def compare(
 
     Raises:
         ValueError, TypeError: no estimator applies, an unknown name, an invalid value, or `jax.disable_jit`.
+
+    Example:
+        >>> class problem:  # E[x^2], x ~ N(loc, 1)
+        ...     params = {"loc": 2.0}
+        ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
+        ...     objective = lambda params, x: x**2
+        >>> names = ["reparameterized", "score_function"]
+        >>> compared = rgrad.compare(problem, names, key=key, budget=0.1, cost="operations")
+        >>> compared.recommended
+        'reparameterized'
     """
     check_compiles("compare")
     _check(budget, n, cost, references, problem, estimators)

@@ -49,7 +49,15 @@ class _ComparisonFields(NamedTuple):
 
 
 class Comparison(Printed, _ComparisonFields):
-    """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs."""
+    """The result of `rgrad.compare`. `print` it to see the table; use `.rows` in programs.
+
+    Example:
+        >>> mean = lambda p, key, n: p * jax.random.normal(key, (n,)).mean()
+        >>> losses = {"few": partial(mean, n=10), "many": partial(mean, n=100)}
+        >>> compared = rgrad.compare(losses, params=1.0, key=key, budget=0.1, cost="operations")
+        >>> [row["estimator"] for row in compared.totals]
+        ['few', 'many']
+    """
 
     __slots__ = ()
 

@@ -37,6 +37,11 @@ def detach(q: Any) -> Any:
 
     Raises:
         TypeError: `q` is not a pytree, so its parameters cannot be found.
+
+    Example:
+        >>> log_q = lambda loc: rgrad.log_prob(rgrad.detach(dist.Normal(loc, 1.0)), 3.0)
+        >>> print(jax.grad(log_q)(1.0))  # without detach it is 2
+        0.0
     """
     if isinstance(q, Adapted) and isinstance(q.origin, TwoFunctions):
         return replace(q, origin=TwoFunctions(*map(_held, q.origin)))

@@ -95,8 +95,6 @@ def check_draw(q: Any, n: int, caller: str) -> None:
 def jax_random(q: Any) -> Any:
     """`q`, drawn by `jax.random` through its own `sample` and `rsample`, and not from `rgrad.noise`.
 
-        rgrad.expect(f, rgrad.jax_random(q), key, n)
-
     The distribution is the same, and a key gives the same samples as in NumPyro. (Four kinds of draws always come from
     `jax.random`: those of 64-bit floats, with keys other than threefry, on platforms other than CPU and NVIDIA GPUs,
     and of distributions that are not location-scale families.)
@@ -106,6 +104,12 @@ def jax_random(q: Any) -> Any:
 
     Raises:
         TypeError, ValueError: `q` is not a distribution, or it has a batch shape.
+
+    Example:
+        >>> q = dist.Normal(0.0, 1.0)
+        >>> mean = rgrad.expect(lambda x: x, rgrad.jax_random(q), key, 10)
+        >>> print(jnp.allclose(mean, q.sample(key, (10,)).mean()))
+        True
     """
     q = as_distribution(q, "jax_random")
     check_draw(q, 1, "jax_random")

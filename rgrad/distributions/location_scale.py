@@ -47,8 +47,6 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
 
         q(z) = phi(C^-1 (z - mu)) |det C^-1|
 
-        q = rgrad.location_scale(mu, C, dist.StudentT(5.0))
-
     It is a NumPyro distribution with `rsample`, and works with any estimator. C may be any invertible matrix. Its
     factorisation costs O(D^3), once for all samples; each density then costs O(D^2). If C is a Cholesky factor and phi
     is normal, NumPyro's `MultivariateNormal(mu, scale_tril=C)` does the same without the factorisation.
@@ -63,6 +61,12 @@ def location_scale(loc: ArrayLike, scale: ArrayLike, phi: Any = None) -> dist.Tr
         ValueError: the shapes do not match; `phi` is bounded, or not the distribution of one number; or C is singular
             to the precision of its floats. If C is traced, this cannot be checked. The densities are then not finite,
             and `rgrad.fit` refuses the step.
+
+    Example:
+        >>> C = jnp.array([[1.0, 0.0], [0.5, 2.0]])
+        >>> q = rgrad.location_scale(jnp.array([3.0, 4.0]), C, dist.Laplace(0.0, 1.0))
+        >>> print(f"{jax.jit(q.log_prob)(jnp.array([3.0, 4.0])):.3f}")  # -log |det C| - 2 log 2
+        -2.079
 
     Source: Aziz 2017, Notes on generalised reparameterisation gradient (equations 4 and 5); Rezende, Mohamed and
     Wierstra 2014, https://arxiv.org/abs/1401.4082.

@@ -55,6 +55,11 @@ def log_prob(q: Any, x: Sample) -> Array:
 
     Returns:
         What `q.log_prob` returns: shape `()` for one sample.
+
+    Example:
+        >>> score = jax.grad(lambda logit: rgrad.log_prob(dist.Bernoulli(logits=logit), 1.0))
+        >>> print(score(0.0))  # 1 - p
+        0.5
     """
     if isinstance(q, Wrapper):
         return q.log_prob(x)

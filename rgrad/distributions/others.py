@@ -92,12 +92,6 @@ def distribution(
 ) -> Adapted:
     """A distribution made of two functions, for every function of rgrad that takes a `q`.
 
-        q = rgrad.distribution(
-            lambda key, shape: theta * jax.random.rayleigh(key, 1.0, shape),
-            lambda x: jnp.log(x) - 2 * jnp.log(theta) - (x / theta) ** 2 / 2,
-            reparameterized=True,
-        )
-
     The parameters enter through the closures. The support must not depend on a parameter that is differentiated with
     the score function.
 
@@ -114,6 +108,15 @@ def distribution(
         TypeError: an argument is not callable; `sample` takes no key; `reparameterized` is not a bool, or is True for
             samples of integers.
         ValueError: samples do not have shape `event_shape`, or log_prob returns another shape.
+
+    Example:
+        >>> def loss(scale):
+        ...     sample = lambda key, shape: scale * jax.random.exponential(key, shape)
+        ...     log_prob = lambda x: -x / scale - jnp.log(scale)
+        ...     q = rgrad.distribution(sample, log_prob, reparameterized=True)
+        ...     return rgrad.expect(lambda x: x, q, key, 10_000)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 1, because E[x] = scale
+        1.0
     """
     for name, function in (("sample", sample), ("log_prob", log_prob)):
         if not callable(function):

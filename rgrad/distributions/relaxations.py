@@ -26,6 +26,13 @@ class OneHotCategorical(dist.Distribution):  # type: ignore[misc]
 
     Args:
         logits: shape `(..., K)`, unnormalised. Use `jnp.log(p)` for probabilities.
+
+    Example:
+        >>> values = jnp.array([1.0, 2.0, 4.0])
+        >>> def loss(p):
+        ...     return rgrad.expect(lambda x: jnp.dot(values, x), rgrad.OneHotCategorical(jnp.log(p)), key, 1, rgrad.enumerated)
+        >>> print(f"{jax.jit(loss)(jnp.array([0.2, 0.3, 0.5])):.1f}")  # 0.2 * 1 + 0.3 * 2 + 0.5 * 4
+        2.8
     """
 
     arg_constraints: ClassVar = {"logits": constraints.real_vector}

@@ -39,6 +39,12 @@ def arm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
         NotImplementedError: `q` is not a Bernoulli; or, at trace time, a second derivative is taken.
         ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
 
+    Example:
+        >>> f = lambda x: (x - 0.3) ** 2
+        >>> loss = lambda logit: rgrad.expect(f, dist.Bernoulli(logits=logit), key, 1000, rgrad.arm)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.2f}")  # the truth is 0.1
+        0.10
+
     Source: Yin and Zhou 2019, ARM: Augment-REINFORCE-merge gradient for stochastic binary networks (theorem 1),
     https://arxiv.org/abs/1807.11143.
     """
@@ -63,6 +69,12 @@ def disarm(f: Objective, q: Distribution, key: Array, n: int) -> Array:
     Raises:
         NotImplementedError: `q` is not a Bernoulli; or, at trace time, a second derivative is taken.
         ValueError: `n < 1`, `q` has a batch shape, or f returns a vector.
+
+    Example:
+        >>> f = lambda x: (x - 0.3) ** 2
+        >>> loss = lambda logit: rgrad.expect(f, dist.Bernoulli(logits=logit), key, 1000, rgrad.disarm)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.3f}")  # exact for one bit with p = 1/2
+        0.100
 
     Source: Dong, Mnih and Tucker 2020, DisARM: an antithetic gradient estimator for binary latent variables (section
     3), https://arxiv.org/abs/2006.10680; U2G: Yin et al. 2020, Probabilistic best subset selection via gradient-based

@@ -38,6 +38,10 @@ def leave_one_out(values: Array) -> Array:
 
     Also known as RLOO; its gradient is that of VarGrad.
 
+    Example:
+        >>> print(rgrad.leave_one_out(jnp.array([1.0, 2.0, 6.0])))
+        [4.  3.5 1.5]
+
     Source: Mnih and Rezende 2016, VIMCO, https://arxiv.org/abs/1602.06725; Kool et al. 2019, Buy 4 REINFORCE samples,
     get a baseline for free!, https://openreview.net/forum?id=r1lgTGL5DE; Richter et al. 2020, VarGrad,
     https://arxiv.org/abs/2010.10436.
@@ -63,6 +67,10 @@ def leave_pair_out(values: Array) -> Array:
 
     Raises:
         ValueError: n is odd, or 2.
+
+    Example:
+        >>> print(rgrad.leave_pair_out(jnp.array([1.0, 3.0, 5.0, 7.0])))
+        [6. 6. 2. 2.]
     """
     (n,) = values.shape
     if n < 4 or n % 2:
@@ -131,6 +139,13 @@ class MovingAverage(NamedTuple):
 
     The state holds the raw average, which starts at 0. `value` divides it by the total weight so far, so that the start
     does not pull it towards 0. (If the divided value were stored, the next update would divide it again.)
+
+    Example:
+        >>> average = rgrad.moving_average(decay=0.5)
+        >>> for loss in (4.0, 1.0, 1.0):
+        ...     average = average.update(loss)
+        >>> print(f"{average.value:.3f}")  # (1 * 4 + 2 * 1 + 4 * 1) / 7
+        1.429
     """
 
     total: Array
@@ -154,6 +169,11 @@ def moving_average(decay: float = 0.9) -> MovingAverage:
 
     Raises:
         ValueError: `decay` is not in [0, 1).
+
+    Example:
+        >>> average = rgrad.moving_average(decay=0.5).update(4.0)
+        >>> print(average.value, average.update(1.0).value)  # 4, and (4 + 2) / 3
+        4.0 2.0
     """
     if not 0 <= decay < 1:
         raise ValueError(f"moving_average: decay = {decay}; it must be in [0, 1), e.g. 0.9")

@@ -46,6 +46,12 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
             f returns a vector.
         NotImplementedError: the support is not finite (Poisson, Geometric, Normal), or cannot be listed.
 
+    Example:
+        >>> f = lambda x: (x - 0.3) ** 2
+        >>> loss = lambda logit: rgrad.expect(f, dist.Bernoulli(logits=logit), key, 1, rgrad.enumerated)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.3f}")  # exact: p (1 - p) (f(1) - f(0))
+        0.100
+
     Source: Titsias and Lazaro-Gredilla 2015, Local expectation gradients (eq. 8), https://arxiv.org/abs/1503.01494.
     They apply it to one of several variables.
     """

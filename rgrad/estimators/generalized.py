@@ -55,6 +55,11 @@ def generalized(f: Objective, q: Distribution, key: Array, n: int, *, transform:
         NotImplementedError: `q` has no built-in map and `transform` is not given, or the derivative is taken with
             respect to a parameter on which the support depends.
 
+    Example:
+        >>> loss = lambda a: rgrad.expect(lambda x: x, dist.Gamma(a, 1.0), key, 1000, rgrad.generalized)
+        >>> print(f"{jax.jit(jax.grad(loss))(3.0):.1f}")  # the truth is 1, because E[x] = a
+        1.0
+
     Source: Ruiz, Titsias and Blei 2016, The generalized reparameterization gradient (eqs. 5 to 8),
     https://arxiv.org/abs/1610.02287.
     """

@@ -43,6 +43,12 @@ def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled
         NotImplementedError: `q` has no rule; or, at trace time, a second derivative is taken, or the derivative with
             respect to a parameter without a rule.
 
+    Example:
+        >>> step = lambda x: jnp.where(x > 0, 1.0, 0.0)  # its derivative is 0 almost everywhere
+        >>> loss = lambda mu: rgrad.expect(step, dist.Normal(mu, 1.0), key, 1000, rgrad.measure_valued)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.1f}")  # the truth is 0.4, the density of x at 0
+        0.4
+
     Source: Pflug 1989; Heidergott and Vazquez-Abad 2000; Mohamed et al. 2020, Monte Carlo gradient estimation in
     machine learning (section 6, table 1), https://arxiv.org/abs/1906.10652.
     """

@@ -42,6 +42,11 @@ def rejection(f: Objective, q: Distribution, key: Array, n: int, *, augmentation
         NotImplementedError: `q` is not a Gamma, InverseGamma, Beta or Dirichlet, or a vector of them.
         ValueError: `augmentation` is not a whole number >= 0.
 
+    Example:
+        >>> loss = lambda a: rgrad.expect(lambda x: x, dist.Gamma(a, 1.0), key, 1000, rgrad.rejection)
+        >>> print(f"{jax.jit(jax.grad(loss))(3.0):.1f}")  # the truth is 1, because E[x] = a
+        1.0
+
     Source: Naesseth, Ruiz, Linderman and Blei 2017, Reparameterization gradients through acceptance-rejection sampling
     algorithms (eqs. 7 to 9; augmentation: section 5), https://arxiv.org/abs/1610.05683.
     """

@@ -78,6 +78,12 @@ def score_function(
             derivative is taken with respect to a probability that is known to be 0 or 1.
         NotImplementedError: the derivative is taken with respect to a parameter on which the support of `q` depends.
 
+    Example:
+        >>> reinforce = partial(rgrad.score_function, baseline=rgrad.leave_one_out)
+        >>> loss = lambda theta: rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, 10_000, reinforce)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 4
+        4.1
+
     Source: Williams 1992, REINFORCE, https://doi.org/10.1007/BF00992696; Glynn 1990,
     https://doi.org/10.1145/84537.84552. Baselines: Greensmith, Bartlett and Baxter 2004,
     https://www.jmlr.org/papers/v5/greensmith04a.html. Control variates: Paisley, Blei and Jordan 2012,

@@ -57,6 +57,13 @@ def surrogate(
             `normalized=False` is used with anything but centring.
         NotImplementedError: at trace time, a second derivative with `normalized=False`.
 
+    Example:
+        >>> x = 2.0 + jax.random.normal(key, (10_000,))  # drawn elsewhere, from Normal(2, 1)
+        >>> log_q = lambda theta: rgrad.log_prob(dist.Normal(theta, 1.0), x)
+        >>> loss = lambda theta: rgrad.surrogate(x**2, log_q(theta), baseline=rgrad.leave_one_out).mean()
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 4
+        4.1
+
     Source: Schulman et al. 2015, Gradient estimation using stochastic computation graphs,
     https://arxiv.org/abs/1506.05254. Groups: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!,
     https://openreview.net/forum?id=r1lgTGL5DE; Ahmadian et al. 2024, RLOO, https://arxiv.org/abs/2402.14740.

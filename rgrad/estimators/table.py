@@ -44,7 +44,15 @@ Estimators = Mapping[str, Estimator | str] | Iterable[Estimator | str] | str
 
 
 class EstimatorRow(NamedTuple):
-    """One estimator and its properties."""
+    """One estimator and its properties.
+
+    Example:
+        >>> row = rgrad.ESTIMATORS["disarm"]
+        >>> row.order, row.biased, row.evaluations(dist.Bernoulli(0.5), 10)
+        (1, False, 20)
+        >>> row.applies(dist.Normal(0.0, 1.0))
+        False
+    """
 
     name: str
     estimator: Estimator

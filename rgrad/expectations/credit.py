@@ -43,6 +43,12 @@ def credit(
     Raises:
         ValueError: the shapes do not match.
 
+    Example:
+        >>> costs = jnp.array([1.0, 2.0, 4.0])
+        >>> loss = lambda log_probs: rgrad.credit(costs, log_probs)
+        >>> print(jax.jit(jax.grad(loss))(jnp.zeros(3)))  # the costs from each step on
+        [7. 6. 4.]
+
     Source: Schulman et al. 2015, Gradient estimation using stochastic computation graphs,
     https://arxiv.org/abs/1506.05254; Foerster et al. 2018, DiCE, https://arxiv.org/abs/1802.05098; Ranganath, Gerrish
     and Blei 2014, Black box variational inference (Rao-Blackwellization), https://arxiv.org/abs/1401.0118.

@@ -57,6 +57,15 @@ class Draw:
     `draw(q)` returns one sample of `q`, `draw.cost(value)` adds a cost at this point, `draw.scan(body, init, xs)` is a
     loop with draws in each step, and `draw.key()` returns a PRNG key for randomness of the program's own, e.g. of an
     `rgrad.expect` in it.
+
+    Example:
+        >>> def program(draw):
+        ...     x = draw(dist.Normal(0.0, 1.0))
+        ...     draw.cost(x**2)  # a cost at this point: its mean is 1
+        ...     last, _ = draw.scan(lambda draw, y, _: (draw(dist.Normal(y, 1.0)), None), x, length=3)
+        ...     return last**2  # a cost at the end: its mean is 4
+        >>> print(f"{jax.jit(lambda key: rgrad.expect_program(program, key, n=10_000))(key):.1f}")
+        5.0
     """
 
     def __init__(self, run: Runner, key: Array, given: tuple[Any, ...] = (), in_scan: str | None = None):

@@ -67,11 +67,6 @@ def expect(
 ) -> Any:
     """An estimate of `E_q[f(x)]` from `n` samples, whose `jax.grad` is an estimate of the gradient of the expectation.
 
-        def loss(theta, key):
-            return rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, n=100, estimator=rgrad.score_function)
-
-        jax.grad(loss)(2.0, key)
-
     The parameters enter through the closure. `f` may use them too: its own derivative is part of the estimate.
     Expectations can be added, nested (`keyed=True`) and vmapped.
 
@@ -98,6 +93,13 @@ def expect(
         TypeError: `q` is not a distribution, `f` or `estimator` is not callable, `key` is not a key, or what the
             estimator raises.
         ValueError: `chunk` is not a positive int, the terms do not have shape `(n,)`, or what the estimator raises.
+
+    Example:
+        >>> def loss(theta):
+        ...     q = dist.Normal(theta, 1.0)
+        ...     return rgrad.expect(lambda x: x**2, q, key, 10_000, rgrad.score_function)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is 2 theta
+        4.1
     """
     warn_if_wrong()
     q = as_distribution(q, "expect")

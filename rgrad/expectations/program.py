@@ -72,13 +72,6 @@ class _Show(_Estimate):
 def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimator | str | None = None) -> Array:
     """An estimate of the expected cost of a stochastic program, whose `jax.grad` is an estimate of its gradient.
 
-        def program(draw):
-            x = draw(dist.Normal(theta, 1.0))                            # reparameterized
-            b = draw(dist.Bernoulli(logits=x), rgrad.enumerated)         # summed exactly, whatever follows
-            return (x - b) ** 2
-
-        rgrad.expect_program(program, key, n=100)
-
     Each draw may use another estimator, and any estimator of `rgrad.ESTIMATORS` or of your own. If all of them are
     unbiased, so is the whole. Higher derivatives are correct up to the order that all of its estimators support.
     Estimators that evaluate f several times run the rest of the program as often: K times for `enumerated`, twice for each parameter
@@ -113,6 +106,16 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
         ValueError: the program does not return one number; a draw is inside a transformation; two draws have one name;
             `leave_one_out` with n = 1; a baseline that needs a state (`moving_average`) or the scores (`optimal`).
         rgrad.NotApplicable: an estimator does not apply to its draw.
+
+    Example:
+        >>> def loss(theta):
+        ...     def program(draw):
+        ...         x = draw(dist.Normal(theta, 1.0))
+        ...         b = draw(dist.Bernoulli(0.5), "enumerated")
+        ...         return b * x**2
+        ...     return rgrad.expect_program(program, key, n=1000)
+        >>> print(f"{jax.jit(jax.grad(loss))(2.0):.1f}")  # the truth is theta
+        2.0
 
     Source: Schulman et al. 2015, Gradient estimation using stochastic computation graphs,
     https://arxiv.org/abs/1506.05254; one estimator for each draw: Lew et al. 2023, ADEV,
@@ -169,7 +172,14 @@ def _scalar(value: Any) -> Array:
 
 
 class ProgramTrace(NamedTuple):
-    """One run of a program, for a person to read. `print` shows it as a table."""
+    """One run of a program, for a person to read. `print` shows it as a table.
+
+    Example:
+        >>> trace = rgrad.trace_program(lambda draw: draw(dist.Normal(2.0, 1.0), name="x") ** 2, key)
+        >>> site = trace.sites[0]
+        >>> print(site.name, bool(trace.cost == site.value**2))
+        x True
+    """
 
     sites: tuple[Site, ...]
     cost: Array
@@ -190,11 +200,19 @@ def _short(value: Any) -> str:
 def trace_program(program: Program, key: Array, n: int = 1, estimator: Estimator | str | None = None) -> ProgramTrace:
     """The draws of one run of a program, in order: name, distribution, estimator and value.
 
-        print(rgrad.trace_program(program, key))
-
     Args: as in `expect_program`. n only determines the default estimators.
 
     Raises: as `expect_program`.
+
+    Example:
+        >>> def program(draw):
+        ...     a = draw(dist.Bernoulli(0.5), name="a")
+        ...     return draw(dist.Bernoulli(0.2 + 0.6 * a), "enumerated", name="b")
+        >>> print(rgrad.trace_program(program, key))
+        draw  distribution  estimator       value
+        a     Bernoulli     score_function  0
+        b     Bernoulli     enumerated      1
+        cost: 1.0
     """
     _check_n(n, "trace_program")
     check_key(key, "trace_program")

@@ -16,6 +16,7 @@ from rgrad.backend.noise import fold_in
 from rgrad.backend.not_finite import WHY_NAN
 from rgrad.backend.programs import compiled
 from rgrad.fitting.checks import check_loss
+from rgrad.fitting.kept import all_finite, keep_floats, like
 from rgrad.parameters import WHOLE
 from rgrad.parts import Rest, split
 from rgrad.printing import SHOWN, Printed, as_table, is_traced, more
@@ -56,7 +57,14 @@ class _FitFields(NamedTuple):
 
 
 class Fit(Printed, _FitFields):
-    """The state of a fit. To continue it, pass it to `fit` in place of the parameters. `print` summarises it."""
+    """The state of a fit. To continue it, pass it to `fit` in place of the parameters. `print` summarises it.
+
+    Example:
+        >>> import optax
+        >>> fitted = rgrad.fit(lambda theta, key: (theta - 3) ** 2, 0.0, optax.sgd(0.1), key, 100)
+        >>> print(fitted.trace.loss[0], fitted.step, fitted.diverged)
+        9.0 100 False
+    """
 
     __slots__ = ()
 
@@ -117,9 +125,6 @@ def fit(
 ) -> Fit:
     """Minimises `E[loss]` by `steps` steps of `optimizer`, with gradient estimates from `jax.grad` of the loss.
 
-        fitted = rgrad.fit(loss, {"loc": 2.0}, optax.sgd(0.1), jax.random.key(0), 500)
-        fitted.params, fitted.trace.loss
-
     `fit` is a pure function, one `lax.scan`. `jax.vmap` over keys runs many fits in one program. The key of step t
     depends only on `key` and t. A long run can therefore be split into pieces, with the same result:
 
@@ -161,6 +166,13 @@ def fit(
             return a scalar.
         ValueError: `steps < 1`, several keys, a key of the kind rbg, a parameter that is not a number, or the loss
             returns a state of another structure or shape.
+
+    Example:
+        >>> import optax
+        >>> loss = lambda theta, key: rgrad.expect(lambda x: (x - 3) ** 2, dist.Normal(theta, 1.0), key, 100)
+        >>> fitted = rgrad.fit(loss, 0.0, optax.sgd(0.1), key, 100)
+        >>> print(f"{fitted.params:.1f}")
+        3.0
     """
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer):
         raise TypeError(f"fit: steps must be a Python int (it is the length of a loop), got {steps!r}")
@@ -183,6 +195,15 @@ def initial_fit(params: Params, optimizer: optax.GradientTransformation, state: 
     Raises:
         TypeError: a parameter is not a float.
         ValueError: there are no parameters, or one is not a number.
+
+    Example:
+        >>> import optax
+        >>> loss, optimizer = lambda theta, key: (theta - 3) ** 2, optax.sgd(0.1)
+        >>> fitted = rgrad.initial_fit(0.0, optimizer)
+        >>> for _ in range(4):
+        ...     fitted = rgrad.fit(loss, fitted, optimizer, key, 25)  # one program for all four pieces
+        >>> print(f"{fitted.params:.2f} {fitted.step}")
+        3.00 100
     """
     trained, rest = split(params)
     whole = trained if rest is None else params
@@ -236,18 +257,18 @@ def _fit(
         norm = optax.tree.norm(gradient)
         allowed = jnp.asarray(True) if feasible is None else jnp.all(feasible(whole(params)))
         # The record must be finite only inside the feasible set: outside, e.g. a square root may be nan.
-        finite = _all_finite((value, norm, params, state))
+        finite = all_finite((value, norm, params, state))
         if kept is not None:
-            finite &= ~allowed | _all_finite(kept(params))
+            finite &= ~allowed | all_finite(kept(params))
         good = (at.stopped_at < 0) & finite & allowed
         keep = lambda new, old: jax.tree.map(partial(jnp.where, good), new, old)
         # If the loss is not finite here, the last good parameters are those before.
-        back = (at.stopped_at < 0) & ~_all_finite((value, norm))
+        back = (at.stopped_at < 0) & ~all_finite((value, norm))
         moved = Fit(
             params=keep(params, jax.tree.map(partial(jnp.where, back), at.before, at.params)),
             before=keep(at.params, at.before),
-            state=keep(_like(state, at.state), at.state),
-            optimizer_state=_keep_floats(good, optimizer_state, at.optimizer_state),
+            state=keep(like(state, at.state), at.state),
+            optimizer_state=keep_floats(good, optimizer_state, at.optimizer_state),
             step=at.step + 1,
             stopped_at=jnp.where((at.stopped_at < 0) & ~good, at.step, at.stopped_at),
             diverged=at.diverged | ((at.stopped_at < 0) & ~finite),
@@ -267,23 +288,3 @@ def _fit(
 
 
 _program = compiled(_fit, ("loss", "optimizer", "steps", "feasible", "record"))
-
-
-def _like(tree: Any, model: Any) -> Any:
-    """The same numbers with the dtypes of `model`, as a loop requires."""
-    return jax.tree.map(lambda x, m: jnp.asarray(x, jnp.result_type(m)), tree, model)
-
-
-def _keep_floats(good: Array, new: Any, old: Any) -> Any:
-    """The new state of an optimizer if the step was good, else the old one.
-
-    Its counters advance in any case, because nothing depends on them in a fit that has stopped. They are then the same
-    in all fits of a `vmap`, so Adam computes one power of its decay rates, and not one for each fit.
-    """
-    moves = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
-    return jax.tree.map(lambda n, o: jnp.where(good, n, o) if moves(o) else n, new, old)
-
-
-def _all_finite(tree: Any) -> Array:
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all() if floats else jnp.asarray(True)

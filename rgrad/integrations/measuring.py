@@ -14,8 +14,6 @@ from rgrad.measurement.moments import Moments, measure
 def measure_svi(svi: SVI, state: Any, key: Array, replicates: int, *args: Any, **kwargs: Any) -> Moments:
     """The moments of the gradient of an SVI loss at a state, for each parameter site.
 
-        before, after = (rgrad.measure_svi(svi, state, key, 10_000, data).variance for svi in (svi_a, svi_b))
-
     Args:
         svi: a `numpyro.infer.SVI`, with any loss.
         state: the state from `svi.init` or `svi.update`.
@@ -25,6 +23,14 @@ def measure_svi(svi: SVI, state: Any, key: Array, replicates: int, *args: Any, *
 
     Returns:
         `Moments` of the gradient per call, a dict by the name of the site. The parameters are unconstrained.
+
+    Example:
+        >>> import numpyro, optax
+        >>> model = lambda: numpyro.sample("z", dist.Bernoulli(0.3))
+        >>> guide = lambda: numpyro.sample("z", dist.Bernoulli(logits=numpyro.param("logit", 0.0)))
+        >>> svi = numpyro.infer.SVI(model, guide, optax.adam(0.1), rgrad.SVILoss(num_particles=4))
+        >>> print(f"{rgrad.measure_svi(svi, svi.init(key), key, 1000).mean['logit']:.1f}")  # the truth is 0.21
+        0.2
     """
     start = svi.optim.get_params(state.optim_state)
     fixed = {} if state.mutable_state is None else state.mutable_state

@@ -66,6 +66,15 @@ class SVILoss(ELBO):  # type: ignore[misc]
             an unknown `entropy` or `gradient`; a site of a bound whose estimator is neither of the two.
         rgrad.NotApplicable: when called, an estimator does not apply to the distribution of its site.
 
+    Example:
+        >>> import numpyro
+        >>> model = lambda: numpyro.sample("z", dist.Bernoulli(0.3))
+        >>> guide = lambda: numpyro.sample("z", dist.Bernoulli(logits=numpyro.param("logit", 0.0)))
+        >>> svi = rgrad.SVILoss(estimators={"z": "enumerated"})
+        >>> loss = lambda logit: svi.loss(key, {"logit": logit}, model, guide)
+        >>> print(f"{jax.jit(jax.grad(loss))(0.0):.3f}")  # exact: the loss is KL(q, p)
+        0.212
+
     Source: Ranganath, Gerrish and Blei 2014, Black box variational inference, https://arxiv.org/abs/1401.0118; Schulman
     et al. 2015, Gradient estimation using stochastic computation graphs, https://arxiv.org/abs/1506.05254.
     """

@@ -27,7 +27,17 @@ TOLERANCE = 1e-6  # the largest difference allowed between two rules, relative t
 
 
 class ExactMoments(NamedTuple):
-    """The exact moments of a gradient estimate. Each field maps a parameter's name to an array of its shape."""
+    """The exact moments of a gradient estimate. Each field maps a parameter's name to an array of its shape.
+
+    Example:
+        >>> class problem:  # E[x^2], x ~ N(loc, 1)
+        ...     params = {"loc": 2.0}
+        ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
+        ...     objective = lambda params, x: x**2
+        >>> exact = rgrad.exact_moments(problem, "score_function")
+        >>> print(f"{exact.per_sample['loc']:.2f}")  # the variance is 87/n
+        87.00
+    """
 
     mean: dict[str, np.ndarray]
     """The mean of the estimate. If the estimator is unbiased, this is the gradient itself."""
@@ -80,6 +90,15 @@ def exact_moments(
         TypeError: `problem` or `estimator` has the wrong type.
         ValueError: an unknown name of a parameter or estimator, an integer to differentiate, or a value that is not finite.
         Both: what `rgrad.expect` raises for the distribution, the objective and the estimator, if it is not NotApplicable.
+
+    Example:
+        >>> class problem:  # E[x^2], x ~ N(loc, 1)
+        ...     params = {"loc": 2.0}
+        ...     distribution = lambda params: dist.Normal(params["loc"], 1.0)
+        ...     objective = lambda params, x: x**2
+        >>> exact = rgrad.exact_moments(problem, "score_function")
+        >>> print(f"{exact.mean['loc']:.2f} {exact.variance(n=100)['loc']:.4f}")
+        4.00 0.8700
 
     Source: Hoeffding 1948, https://doi.org/10.1214/aoms/1177730196; the trapezoidal rule: Trefethen and Weideman 2014,
     https://doi.org/10.1137/130932132.

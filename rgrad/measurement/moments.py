@@ -48,6 +48,13 @@ class Moments(Printed, _MomentsFields):
 
     `mean`, `m2`, `m3`, `m4` and `nonfinite` have the structure and the shapes of what the call returns. Everything is
     **per call**: for a gradient estimate from n samples, the variance is that of the estimate.
+
+    Example:
+        >>> draw = lambda key: jax.random.normal(key)
+        >>> moments = rgrad.measure(draw, key, 1000).merge(rgrad.measure(draw, key, 1000, start=1000))
+        >>> low, high = moments.variance_interval(0.95)
+        >>> print(moments.count, low < 1 < high)
+        2000 True
     """
 
     __slots__ = ()
@@ -192,9 +199,6 @@ def measure(
 ) -> Moments:
     """The moments of `draw(key_r)` over the replicates `r = start, ..., start + replicates - 1`.
 
-        moments = rgrad.measure(lambda key: jax.grad(loss)(2.0, key), jax.random.key(0), 10_000)
-        moments.variance, moments.variance_interval()
-
     A replicate is a whole call, because the samples within a call may depend on one another (leave-one-out, antithetic
     draws). `key_r` depends only on `key` and `r`, so the draws are the same for every batch size. A run can also be
     split into pieces: `measure(..., a).merge(measure(..., b, start=a))` is `measure(..., a + b)`.
@@ -223,6 +227,12 @@ def measure(
         ValueError: replicates < 1, a negative start, more than 2**63 replicates in all, a batch that is not a power of
             two, several keys, or `jax.disable_jit`.
         TypeError: replicates is not an int, `key` is not a key, or `draw` returns nothing or complex numbers.
+
+    Example:
+        >>> loss = lambda theta, key: rgrad.expect(lambda x: x**2, dist.Normal(theta, 1.0), key, 10)
+        >>> moments = rgrad.measure(lambda key: jax.grad(loss)(2.0, key), key, 10_000)
+        >>> print(f"{moments.mean:.1f} {moments.variance:.1f}")  # the truth: 4 and 4/10
+        4.0 0.4
     """
     for name, value in (("replicates", replicates), ("start", start)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):

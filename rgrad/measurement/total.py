@@ -32,7 +32,14 @@ class Bounded(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """The noise of one array of a call, or of all of them together."""
+    """The noise of one array of a call, or of all of them together.
+
+    Example:
+        >>> noise = rgrad.measure_total(lambda key: {"w": 1.0 + jax.random.normal(key, (100,))}, key, 1000)
+        >>> w = noise.leaves["w"]
+        >>> print(w.size, f"{w.noise_scale.value:.1f}")  # the variance over the squared norm of the mean
+        100 1.0
+    """
 
     size: int
     """The number of elements."""
@@ -51,7 +58,13 @@ class Noise(NamedTuple):
 @partial(jax.tree_util.register_dataclass, data_fields=["pairs"], meta_fields=["sizes", "level"])
 @dataclass(frozen=True, repr=False)
 class TotalNoise(Printed):
-    """What `measure_total` returns: a pytree. `print` shows it as a table, and `merge` combines it with another."""
+    """What `measure_total` returns: a pytree. `print` shows it as a table, and `merge` combines it with another.
+
+    Example:
+        >>> noise = rgrad.measure_total(lambda key: {"w": 1.0 + jax.random.normal(key, (100,))}, key, 1000)
+        >>> print(list(noise.leaves), noise.replicates)
+        ['w'] 1000
+    """
 
     pairs: Moments
     """The moments of `<g, g'>`, `|g - g'|^2 / 2` and their sum over pairs of calls, by the path of the array."""
@@ -135,9 +148,6 @@ def measure_total(
 ) -> TotalNoise:
     """The noise of `draw(key)`, e.g. of the gradient of a network, as a whole and for each of its arrays.
 
-        noise = rgrad.measure_total(lambda key: jax.grad(loss)(params, key), key, 1_000)
-        noise.whole.variance.value, noise.leaves["encoder.kernel"].noise_scale
-
     The calls are made in pairs g, g' of independent ones. `|g - g'|^2 / 2` is an unbiased estimate of the total variance
     and `<g, g'>` of the squared norm of the mean. So no array of moments is kept: the memory is that of one call and a
     few arrays of its output, and the time that of the calls. For the moments of every element, use `rgrad.measure`.
@@ -158,6 +168,11 @@ def measure_total(
     Raises:
         ValueError: `replicates` is odd or less than 4, two arrays have the same path, or what `rgrad.measure` raises.
         TypeError: what `rgrad.measure` raises.
+
+    Example:
+        >>> noise = rgrad.measure_total(lambda key: {"w": 1.0 + jax.random.normal(key, (100,))}, key, 1000)
+        >>> print(f"{noise.whole.variance.value:.0f} {noise.whole.squared_mean.value:.0f}")  # the truth: 100 and 100
+        100 100
 
     Source: McCandlish, Kaplan, Amodei et al. 2018, An empirical model of large-batch training (the noise scale, section
     2.2), https://arxiv.org/abs/1812.06162; Fieller 1954, Some problems in interval estimation.

@@ -55,6 +55,12 @@ def independent(baseline: Any) -> Independent:
 
     Args:
         baseline: a number, an array of shape `(n,)`, or a function of the `n` values.
+
+    Example:
+        >>> critic = jnp.array([1.0, 1.0, 2.0])  # computed from the states before the actions
+        >>> terms = lambda log_q: rgrad.surrogate(jnp.array([1.0, 2.0, 6.0]), log_q, baseline=rgrad.independent(critic))
+        >>> print(jax.jit(jax.grad(lambda log_q: terms(log_q).sum()))(jnp.zeros(3)))  # value - critic
+        [0. 1. 4.]
     """
     return Independent(baseline)
 
