@@ -90,7 +90,7 @@ def group_advantages(
         _check_sizes(np.asarray(groups), mask)
 
     r = lax.stop_gradient(jnp.where(keep, r, 0.0))
-    ids = jnp.unique(jnp.asarray(groups), return_inverse=True, size=r.size)[1].reshape(-1)
+    ids = _numbered(groups)
     total = lambda x: jnp.zeros_like(x).at[ids].add(x)[ids]  # of the group of each sample
     k = total(keep.astype(r.dtype))
     mean = lambda x: total(jnp.where(keep, x, 0.0)) / jnp.maximum(k, 1.0)
@@ -111,6 +111,14 @@ def group_advantages(
         advantages = jnp.where(spread == 0, 0.0, advantages / jnp.where(spread == 0, 1.0, spread))
     advantages = jnp.where(k < 2, jnp.nan, advantages)
     return jnp.where(keep, advantages, jnp.where(keep.any(), 0.0, jnp.nan))
+
+
+def _numbered(groups: ArrayLike) -> ArrayLike:
+    """The groups as numbers from 0 on. Known ones are numbered here, because sorting takes long to compile."""
+    if known(groups):
+        return np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    traced = jnp.asarray(groups)
+    return jnp.unique(traced, return_inverse=True, size=traced.size)[1].reshape(-1)
 
 
 def _check_options(baseline: object, scale: object, ddof: int, eps: float) -> None:
