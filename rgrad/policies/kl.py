@@ -77,7 +77,7 @@ def kl_penalty(
     for name, x, given in (("log_p", p, log_p), ("log_ref", ref, log_ref)):
         check_no_nan(CALLER, name, given, mask)
         if discrete and known(given, mask):
-            _check_not_positive(name, np.asarray(x), np.asarray(keep))
+            _check_not_positive(name, np.asarray(given), mask, _rounding(x.dtype))
 
     d = jnp.where(keep, p, 0.0) - jnp.where(keep, ref, 0.0)
     if kind == "k1":
@@ -90,18 +90,18 @@ def kl_penalty(
         series = jnp.polyval(jnp.asarray(SERIES, d.dtype), inner) * inner**2
         penalty = jnp.where(near, series, jnp.expm1(outer) - outer)
     if discrete:
-        bad = keep & ((p > _rounding(p)) | (ref > _rounding(ref)))
+        bad = keep & ((p > _rounding(p.dtype)) | (ref > _rounding(ref.dtype)))
         penalty = penalty + jnp.where(bad, jnp.nan, 0.0)
     return jnp.where(keep, penalty, 0.0)
 
 
-def _rounding(x: Array | np.ndarray) -> float:
+def _rounding(dtype: jnp.dtype) -> float:
     """How far above 0 the rounding of normalised log probabilities may put them."""
-    return float(jnp.finfo(x.dtype).eps) ** 0.5
+    return float(jnp.finfo(dtype).eps) ** 0.5
 
 
-def _check_not_positive(name: str, x: np.ndarray, keep: np.ndarray) -> None:
-    bad = keep & (x > _rounding(x))
+def _check_not_positive(name: str, x: np.ndarray, mask: ArrayLike | None, limit: float) -> None:
+    bad = (x > limit) & (True if mask is None else np.asarray(mask, bool))
     if bad.any():
         place = ", ".join(str(i) for i in np.argwhere(bad)[0])
         raise ValueError(

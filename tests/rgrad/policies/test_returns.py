@@ -101,16 +101,16 @@ def test_credit_with_padding(places):
     log_probs = -np.abs(VALUES)
     mask = ~np.isnan(padded(REWARDS, places))
     for b in (0.0, REWARDS + 1):
-        plain = jax.value_and_grad(lambda p, b=b: rgrad.credit(REWARDS, p, baselines=b))(jnp.asarray(log_probs))
+        plain = jax.jit(jax.value_and_grad(lambda p, b=b: rgrad.credit(REWARDS, p, baselines=b)))(log_probs)
         wide = b if isinstance(b, float) else padded(b, places)
         loss = lambda p, m, c, wide=wide: rgrad.credit(c, p, baselines=wide, mask=m)
         arguments = jnp.asarray(padded(log_probs, places)), jnp.asarray(mask), jnp.asarray(padded(REWARDS, places))
-        for value, gradient in (jax.value_and_grad(loss)(*arguments), jax.jit(jax.value_and_grad(loss))(*arguments)):
-            # They are sums of terms with both signs: in units in the last place of their largest term.
-            ulp = np.spacing(np.abs(REWARDS).max())
-            assert abs(value - plain[0]) <= 4 * ulp
-            assert np.all(np.abs(gradient[places] - plain[1]) <= 4 * ulp)
-            assert np.all(np.asarray(gradient)[~mask] == 0)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(*arguments)
+        # They are sums of terms with both signs: in units in the last place of their largest term.
+        ulp = np.spacing(np.abs(REWARDS).max())
+        assert abs(value - plain[0]) <= 4 * ulp
+        assert np.all(np.abs(gradient[places] - plain[1]) <= 4 * ulp)
+        assert np.all(np.asarray(gradient)[~mask] == 0)
 
 
 def test_an_episode_that_fills_up_a_batch_adds_nothing():
