@@ -27,7 +27,7 @@ from experiments.policy.ways import (
 MOST = 3_000_000  # groups to enumerate
 
 
-class ExactMoments(NamedTuple):
+class GradientMoments(NamedTuple):
     """Of a gradient estimate, as a vector."""
 
     mean: np.ndarray
@@ -35,7 +35,7 @@ class ExactMoments(NamedTuple):
     """The total: the sum over all elements."""
 
 
-class Place(NamedTuple):
+class PolicyPlace(NamedTuple):
     """Where the gradient is taken."""
 
     logits: np.ndarray
@@ -74,7 +74,7 @@ def all_groups(count: int, k: int) -> Groups:
     return Groups(members, orders)
 
 
-def true_gradient(place: Place, seqs: Sequences, beta: float) -> np.ndarray:
+def true_gradient(place: PolicyPlace, seqs: Sequences, beta: float) -> np.ndarray:
     """Of the exact objective, as a vector."""
     with jax.enable_x64(True):
         at, reference = (jnp.asarray(x, jnp.float64) for x in (place.logits, place.reference))
@@ -93,14 +93,14 @@ def _compiled_slope(vocabulary: int, length: int) -> Callable[[Array, Array, Arr
 
 
 def exact_moments(
-    place: Place,
+    place: PolicyPlace,
     seqs: Sequences,
     groups: Groups,
     ways: Mapping[str, SequenceWay],
     penalties: Mapping[str, Penalty | None],
     beta: float,
     advance: Advance = lambda done: None,
-) -> dict[tuple[str, str], ExactMoments]:
+) -> dict[tuple[str, str], GradientMoments]:
     """Of the gradient of `ways.batch_objective`, over the answers, by the names of the way and the penalty."""
     found, advantages = {}, dict[Any, np.ndarray]()
     with jax.enable_x64(True):
@@ -131,7 +131,11 @@ def _in_reward(penalty: Penalty | None) -> bool:
 
 
 def _by_sequence(
-    place: Place, seqs: Sequences, ways: Mapping[str, SequenceWay], penalties: Mapping[str, Penalty | None], beta: float
+    place: PolicyPlace,
+    seqs: Sequences,
+    ways: Mapping[str, SequenceWay],
+    penalties: Mapping[str, Penalty | None],
+    beta: float,
 ) -> tuple[dict[Any, np.ndarray], dict[str | None, np.ndarray], dict[bool, np.ndarray]]:
     """By prompt and sequence: the gradients, of shape `(P, S, d)`; the rewards with each penalty; and the probabilities.
 
@@ -176,7 +180,7 @@ def _by_sequence(
 def _grouped(
     p: np.ndarray, a: np.ndarray, up: np.ndarray, down: np.ndarray, lost: np.ndarray | None,
     seqs: Sequences, groups: Groups, way: SequenceWay,
-) -> ExactMoments:  # fmt: skip
+) -> GradientMoments:  # fmt: skip
     """The gradient of a group is `sum_j c_j v_j`, with v one of 3 S vectors. So `E[c]` and `E[c c^T]` are enough."""
     members, orders = groups
     s = len(seqs.texts)
@@ -197,7 +201,7 @@ def _grouped(
             second += np.bincount(which[:, i] * n + which[:, j], product, n * n)
         means.append(first @ vectors)
         variance += float(second @ (vectors @ vectors.T).ravel() - means[-1] @ means[-1])
-    return ExactMoments(sum(means) / len(p), variance / len(p) ** 2)
+    return GradientMoments(sum(means) / len(p), variance / len(p) ** 2)
 
 
 def _advantages_of_groups(rewards: np.ndarray, groups: Groups, way: SequenceWay) -> np.ndarray:
@@ -209,7 +213,7 @@ def _advantages_of_groups(rewards: np.ndarray, groups: Groups, way: SequenceWay)
     return np.stack([np.asarray(of(jnp.asarray(r[groups.members.ravel()]))).reshape(m, k) for r in rewards])
 
 
-def _batch_mean(p: np.ndarray, r: np.ndarray, s: np.ndarray, lost: np.ndarray | None, k: int) -> ExactMoments:
+def _batch_mean(p: np.ndarray, r: np.ndarray, s: np.ndarray, lost: np.ndarray | None, k: int) -> GradientMoments:
     """With the mean of all n = prompts x k rewards as the baseline, in closed form.
 
         g = (1/n) sum_i z_i - (1/n^2) sum_{i != j} r_j s_i,        z_i = (1 - 1/n) r_i s_i - penalty_i
@@ -229,4 +233,4 @@ def _batch_mean(p: np.ndarray, r: np.ndarray, s: np.ndarray, lost: np.ndarray | 
     square = others**2 + k * spread.sum() - spread
     total = k * of_rs.sum(0)
     cross = k * (mean(inner(s, s)) * square).sum() + inner(total, total) - k * inner(of_rs, of_rs).sum()
-    return ExactMoments(k * of_z.sum(0) / n, float(own / n**2 - 2 * both / n**3 + cross / n**4))
+    return GradientMoments(k * of_z.sum(0) / n, float(own / n**2 - 2 * both / n**3 + cross / n**4))

@@ -12,7 +12,7 @@ from jax import Array
 
 import rgrad
 from experiments.common.progress import Advance
-from experiments.policy.exact import Place, all_groups, exact_moments, true_gradient
+from experiments.policy.exact import PolicyPlace, all_groups, exact_moments, true_gradient
 from experiments.policy.factors import weights_by_length
 from experiments.policy.rows import EXACT, SURE, Row, compared, directions, largest_z, make_row, mean_and_error
 from experiments.policy.sequences import Sequences, all_sequences, initial_logits, objective, token_log_probs
@@ -84,20 +84,20 @@ def work_language(settings: PolicySettings) -> int:
     return len(settings.estimators) + 1
 
 
-def place_of(settings: PolicySettings, seqs: Sequences, key: Array) -> Place:
+def place_of(settings: PolicySettings, seqs: Sequences, key: Array) -> PolicyPlace:
     """A policy that has left its reference along the gradient, and an older one between them."""
     reference = np.asarray(initial_logits(key, settings.vocabulary, SPREAD), np.float64)
 
     def moved(at: np.ndarray, size: float) -> np.ndarray:
-        slope = true_gradient(Place(at, at, reference), seqs, settings.beta).reshape(at.shape)
+        slope = true_gradient(PolicyPlace(at, at, reference), seqs, settings.beta).reshape(at.shape)
         return at + size * slope / np.linalg.norm(slope)
 
     old = moved(reference, TO_OLD)
-    return Place(moved(old, TO_NOW), old, reference)
+    return PolicyPlace(moved(old, TO_NOW), old, reference)
 
 
 def measure(
-    settings: PolicySettings, seqs: Sequences, place: Place, calls: list[tuple[str, str]], key: Array
+    settings: PolicySettings, seqs: Sequences, place: PolicyPlace, calls: list[tuple[str, str]], key: Array
 ) -> dict[tuple[str, str], tuple[Any, Any]]:
     """The mean and its standard error of the gradients of `batch_objective`, of drawn answers, along some directions."""
     at, old, reference = (jnp.asarray(x, float) for x in place)
@@ -140,7 +140,7 @@ def calls_to_train(settings: PolicySettings) -> list[tuple[str, str]]:
 
 
 def train_all(
-    settings: PolicySettings, seqs: Sequences, place: Place, key: Array, advance: Advance
+    settings: PolicySettings, seqs: Sequences, place: PolicyPlace, key: Array, advance: Advance
 ) -> dict[tuple[str, str], np.ndarray]:
     """By way and penalty: the exact objective, reward and divergence during training, shape `(runs, points, 3)`.
 

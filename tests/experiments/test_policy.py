@@ -15,7 +15,7 @@ from experiments.policy import PolicySettings
 from experiments.policy import experiment as policy_experiment
 from experiments.policy import run as run_policy
 from experiments.policy.cartpole import initial_policy, log_probs, moved, rollout, rollouts, starts
-from experiments.policy.exact import Place, all_groups, exact_moments, true_gradient
+from experiments.policy.exact import PolicyPlace, all_groups, exact_moments, true_gradient
 from experiments.policy.factors import grpo_factor, normal_factor, weights_by_length
 from experiments.policy.grid import (
     COST,
@@ -57,7 +57,7 @@ def two_prompts():
 def place_of(seqs, spread=0.6):
     rng = np.random.default_rng(0)
     reference, old, at = spread * rng.normal(size=(3, 3 + len(seqs.rewards), 3))
-    return Place(old + 0.3 * at, old, reference)
+    return PolicyPlace(old + 0.3 * at, old, reference)
 
 
 @pytest.fixture(scope="module")
