@@ -82,7 +82,8 @@ def found_of(settings: PolicySettings, at: Training, key: jax.Array) -> Cartpole
     for_noise, for_returns = jax.random.split(key)
     ends = final_returns(settings, at.lanes.params, for_returns)
     # Of all networks after the first piece, the one whose last batch is nearest to the place.
-    middle = int(np.nanargmin(np.abs(at.returns[: settings.every][-1] - PLACE)))
+    last = [of[~np.isnan(of)][-1] for of in at.returns[: settings.every].T]
+    middle = int(np.argmin(np.abs(np.array(last) - PLACE)))
     one = jax.tree.map(lambda x: x[middle], at.early)
     noise = noise_of(settings, one.params, one.critic, for_noise)
     steps = np.linspace(0, settings.env_steps, POINTS + 1)[1:]

@@ -286,10 +286,10 @@ def test_a_resumed_run_is_the_same(run, monkeypatch):
     calls, write = [], policy_experiment.write_checkpoint
 
     def interrupted(*args, **kwargs):
-        write(*args, **kwargs)
-        calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
+        write(*args, **kwargs)
+        calls.append(args)
 
     with monkeypatch.context() as patch:
         patch.setattr(policy_experiment, "write_checkpoint", interrupted)
