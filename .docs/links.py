@@ -20,7 +20,11 @@ INCLUDE = re.compile(r"^```\{include\} /\.\./(\S+)\n((?::.*\n)*)", re.M)
 TARGET = re.compile(r'(\]\(|src=")([^)\s"]+)(?=[)"])')
 PUBLIC = re.compile(r"rgrad\.([a-zA-Z]\w*)(?:\(.*\))?", re.S)
 NAME = re.compile(r"(?<![\w.])[a-z]\w+(?![\w=])")
-HOME = {("README.md", ""): "index", ("rgrad/RECIPES.md", ""): "howto/index"}
+HOME = {
+    ("README.md", ""): "index",
+    ("rgrad/RECIPES.md", ""): "howto/index",
+    ("rgrad/ESTIMATORS.md", ""): "estimators",
+}
 
 
 def slug(heading: str) -> str:

@@ -1,6 +1,6 @@
 """Rewrites the tables that need no measurement: python -m experiments.readme
 
-These are the table of estimators in the project's README, the list of experiments in experiments/README.md, and the list of
+These are the table of estimators in rgrad/ESTIMATORS.md, the list of experiments in experiments/README.md, and the list of
 tutorials.
 """
 
@@ -57,7 +57,7 @@ def gallery() -> str:
 def written() -> dict[Path, str]:
     """Maps each file that has one of these tables to its new text."""
     tables = {
-        HOME.parent / README: {"estimators": estimators_table()},
+        HOME.parent / "rgrad" / "ESTIMATORS.md": {"estimators": estimators_table()},
         HOME / README: {"experiments": gallery()},
         FOLDER / README: {"tutorials": listed_tutorials()},
     }

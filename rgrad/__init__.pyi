@@ -42,6 +42,9 @@ from .integrations.svi import SVILoss
 from .measurement.exact import ExactMoments, exact_moments
 from .measurement.moments import Moments, measure
 from .measurement.total import Noise, TotalNoise, measure_total
+from .policies.advantages import group_advantages
+from .policies.kl import kl_penalty
+from .policies.returns import discounted_returns, generalized_advantages
 from .protocols import Distribution, Estimator, Problem
 from .sweeps.sweep import Sweep, sweep
 from .tracing.independence import independent
@@ -85,6 +88,11 @@ __all__ = [
     "doubly_reparameterized",
     # Several variables and costs: each variable is credited only with the costs that it can influence.
     "credit",
+    # Policy gradients: advantages within groups (RLOO, GRPO), returns, and penalties for leaving a reference.
+    "group_advantages",
+    "discounted_returns",
+    "generalized_advantages",
+    "kl_penalty",
     # A distribution made of two functions. Those of TFP, distrax, distreqx and FlowJAX are accepted as they are.
     "distribution",
     # The log density of a sample, with the correct derivative everywhere; a distribution with constant parameters.

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the bottom up. A package may import from those to its left, and from itself.
 FLOORS = ("errors", "protocols", "parameters", "parts", "printing", "backend", "noise", "autodiff", "tracing", "distributions", "estimators", "expectations",
-          "problems", "measurement", "comparison", "audits", "sweeps", "integrations")  # fmt: skip
+          "policies", "problems", "measurement", "comparison", "audits", "sweeps", "integrations")  # fmt: skip
 BESIDE = {
     "fitting": ("errors", "protocols", "parameters", "parts", "printing", "backend", "noise")
 }  # the other packages, and what they may import

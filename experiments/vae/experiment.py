@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments.common.checkpoint import latest, npz, write_checkpoint
 from experiments.common.errors import UsageError
 from experiments.common.interrupt import held, keep
 from experiments.common.progress import progress
@@ -14,7 +15,6 @@ from experiments.common.readme import readme_of
 from experiments.common.record import output_folder, result_files, rewrite_readme, saved
 from experiments.common.tables import number, print_table
 from experiments.vae import study as vae_task
-from experiments.vae.checkpoint import latest, npz, write_checkpoint
 from experiments.vae.figure import draw_figure
 from experiments.vae.readme import readme_tables
 from experiments.vae.settings import VaeSettings

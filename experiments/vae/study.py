@@ -15,10 +15,10 @@ from jax import Array
 from scipy.special import stdtrit
 
 import rgrad
+from experiments.common.checkpoint import Saved
 from experiments.common.loading import load_estimator
 from experiments.common.measuring import usage
 from experiments.common.record import Row
-from experiments.vae.checkpoint import Saved
 from experiments.vae.model import Likelihood, Params, image, initial_params, log_joint, posterior, prior
 
 SIDE, LEVELS = 8, 16

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -11,7 +13,11 @@ from rgrad.estimators.surrogate import surrogate
 
 
 def credit(
-    costs: ArrayLike, log_probs: ArrayLike, influences: ArrayLike | None = None, baselines: ArrayLike = 0.0
+    costs: ArrayLike,
+    log_probs: ArrayLike,
+    influences: ArrayLike | None = None,
+    baselines: ArrayLike = 0.0,
+    mask: ArrayLike | None = None,
 ) -> Array:
     """The sum of the costs, by the score function: each variable is charged only for the costs that it can influence.
 
@@ -36,12 +42,17 @@ def credit(
         baselines: shape `(V,)` or one number, subtracted from the costs that each variable is charged for. A baseline
             must not depend on its variable or on anything the variable influences. Examples are a critic's value of the
             state before it, and the mean of the same costs in *other* runs.
+        mask: shape `(V,)`, for a sequence: False for padding. Masked steps add exactly 0 to the value and to the
+            gradient, whatever their costs, log densities and baselines are (even nan). What these are *computed* from must
+            be finite, or the chain rule outside this function gives 0 * nan. In a batch of episodes of different
+            lengths, the mask is `step < length`. With `influences`, make the entries of what is left out False instead.
 
     Returns:
-        A scalar, per run. Its value is the sum of the costs, whatever the baselines.
+        A scalar, per run. Its value is the sum of the costs, whatever the baselines. It is 0 if everything is masked in a
+        traced mask (an episode that fills up a batch).
 
     Raises:
-        ValueError: the shapes do not match.
+        ValueError: the shapes do not match, nothing is kept, or there are both a mask and influences.
 
     Example:
         >>> costs = jnp.array([1.0, 2.0, 4.0])
@@ -64,6 +75,8 @@ def credit(
             f"credit: {paid.size} costs and {log_q.size} variables do not form a sequence; pass influences, of shape "
             f"{(log_q.size, paid.size)}, to say which variable influences which cost"
         )
+    if mask is not None:
+        paid, log_q, baselines = _without_padding(paid, log_q, influences, baselines, mask)
     influential = jnp.tri(log_q.size, dtype=bool).T if influences is None else jnp.asarray(influences, bool)
     if influential.shape != (log_q.size, paid.size):
         raise ValueError(
@@ -75,3 +88,20 @@ def credit(
         )
     upstream = jnp.where(influential, log_q[:, None], 0.0).sum(0)
     return surrogate(paid, upstream).sum() - (attach(baselines, log_q) - baselines).sum()
+
+
+def _without_padding(
+    costs: Array, log_probs: Array, influences: ArrayLike | None, baselines: ArrayLike, mask: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """The costs, log densities and baselines with 0 for what is masked, before any arithmetic: padding may be nan."""
+    if influences is not None:
+        raise ValueError(
+            "credit: mask is for sequences, and influences are given; make the entries of influences False for what is "
+            "left out, and its costs 0"
+        )
+    if jnp.shape(mask) != log_probs.shape:
+        raise ValueError(f"credit: mask has shape {jnp.shape(mask)}; it must be {log_probs.shape}, like log_probs")
+    if not isinstance(mask, jax.core.Tracer) and not np.any(np.asarray(mask)):
+        raise ValueError("credit: mask is False everywhere, so nothing is left; it must be True for the steps to keep")
+    keep = jnp.asarray(mask, bool)
+    return jnp.where(keep, costs, 0), jnp.where(keep, log_probs, 0.0), jnp.where(keep, baselines, 0.0)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 EXPERIMENTS = ("variance", "fit", "discrete", "published", "bounds", "vae", "crossover", "logistic", "elbo", "svi", "network", "compare",
-               "sweep", "audit", "benchmark")  # fmt: skip
+               "sweep", "audit", "benchmark", "policy")  # fmt: skip
 
 MINE = """
 import jax, jax.numpy as jnp, numpyro.distributions as dist

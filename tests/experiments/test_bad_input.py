@@ -26,12 +26,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from experiments.common import runner
+from experiments.common.checkpoint import latest
 from experiments.common.errors import UsageError
 from experiments.common.settings import parse
 from experiments.fit.data import load_data
 from experiments.sweep.folder import share_locked
 from experiments.vae import VaeSettings
-from experiments.vae.checkpoint import latest
 from tests.experiments.conftest import EXPERIMENTS
 
 ROOT = Path(__file__).parent.parent.parent

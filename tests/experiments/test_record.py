@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from experiments.common import record
+from experiments.common.checkpoint import Saved, write_checkpoint
 from experiments.common.errors import UsageError
 from experiments.common.interrupt import kept
 from experiments.common.record import output_folder, remove_leftovers, saved
 from experiments.vae import VaeSettings
-from experiments.vae.checkpoint import Saved, write_checkpoint
 from tests.experiments.conftest import load
 
 QUICK = {

@@ -13,15 +13,15 @@ import scipy.stats
 from jax.nn import logsumexp
 from numpyro.distributions.distribution import validation_enabled
 
+from experiments.common import checkpoint as vae_checkpoint
 from experiments.common import record
+from experiments.common.checkpoint import Saved, latest, write_checkpoint
 from experiments.common.errors import UsageError
 from experiments.common.loading import ESTIMATORS
 from experiments.common.settings import parse
 from experiments.vae import VaeSettings, run
-from experiments.vae import checkpoint as vae_checkpoint
 from experiments.vae import experiment as vae_experiment
 from experiments.vae import study as vae_task
-from experiments.vae.checkpoint import Saved, latest, write_checkpoint
 from experiments.vae.experiment import raise_divergence
 from experiments.vae.model import initial_params, log_joint, posterior
 from tests.calibration import assert_unbiased

@@ -12,6 +12,7 @@ import optax
 import pytest
 from jax import lax
 from jax.scipy.special import digamma
+from scipy.stats import binom
 
 import rgrad
 from rgrad.measurement.moments import measure
@@ -109,12 +110,55 @@ def unsure():
     assert (found.cuts[0].operation, found.cuts[0].line) == ("lt", loss.__code__.co_firstlineno + 1)
 
 
+def no_effect():
+    """Bernoulli with logit 0.8, reference 0.3: the mean gradients of k1 and k2 as losses are 0 and 0.35237, which is KL's."""
+    log_p = lambda t: jax.nn.log_softmax(jnp.stack([jnp.zeros_like(t), t]))
+    mean = lambda t, kind: lax.stop_gradient(jnp.exp(log_p(t))) @ rgrad.kl_penalty(log_p(t), jnp.log(jnp.array([0.7, 0.3])), kind)  # fmt: skip
+    assert jax.grad(mean)(0.8, "k1") == pytest.approx(0, abs=1e-6)
+    assert jax.grad(mean)(0.8, "k2") == pytest.approx(0.35237, abs=1e-5)
+
+
+def weights_of_questions():
+    """k = 16 answers, all groups by their number of successes: the gradient at p = 0.01 is 3.6 times too large, at 0.5 1.9."""
+    k, counts = 16, np.arange(17)
+    groups = np.where(np.arange(k) < counts[:, None], 1.0, 0.0)
+    for options, expected in ((("mean", "std"), (3.614, 1.873)), ((), (1, 1))):
+        a = rgrad.group_advantages(groups.ravel(), np.repeat(counts, k), *options).reshape(groups.shape)
+        for p, factor in zip((0.01, 0.5), expected, strict=True):
+            score = np.where(groups == 1, 1 / p, -1 / (1 - p))
+            assert binom(k, p).pmf(counts) @ np.mean(a * score, 1) == pytest.approx(factor, abs=2e-3)
+
+
+def short_answers():
+    """A second token follows the first with probability 1/2, and pays 0.1 more: the gradient is 0.025, not -0.1."""
+    rewards, lengths, slope = np.array([1.0, 1.1]), np.array([1, 2]), np.array([-0.5, 0.5])  # of log p, for its logit
+    assert 0.5 * (rewards * slope).sum() == pytest.approx(0.025)
+    assert 0.5 * (rewards * slope / lengths).sum() < -0.1
+
+
+def nan_groups():
+    """Equal rewards give advantages of 0, padding too, and the gradient is that of what is left."""
+    rewards, groups, mask = (
+        jnp.array([0.1, 0.1, 1.0, 0.0, jnp.nan]),
+        np.array([0, 0, 1, 1, 1]),
+        np.array([1, 1, 1, 1, 0]),
+    )
+    a = rgrad.group_advantages(rewards, groups, "mean", "std", ddof=0, mask=mask)
+    np.testing.assert_allclose(a, [0, 0, 1, -1, 0], atol=1e-6)
+    loss = lambda log_p: rgrad.surrogate(a, log_p, mask=mask).mean()
+    np.testing.assert_allclose(jax.grad(loss)(rewards), [0, 0, 0.25, -0.25, 0], atol=1e-6)
+
+
 SYMPTOMS = {
     "not sure whether a gradient is right, or why it is wrong": unsure,
     "the gradient is exactly 0, through a categorical or Bernoulli sample": zero,
     "the gradient of a Gamma, Beta or Dirichlet is nan at a small concentration": nan,
     "REINFORCE with the mean as its baseline: every gradient is too small": shrunk,
     "the gradient is wrong, and f depends on the parameters": own,
+    "my KL term has no effect": no_effect,
+    "GRPO favours very easy and very hard questions": weights_of_questions,
+    "answers get too short, or long wrong ones survive": short_answers,
+    "padding, or a group with equal rewards, gives nan": nan_groups,
     "straight-through converges, but to the wrong place": wrong_place,
 }
 

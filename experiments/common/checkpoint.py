@@ -46,8 +46,11 @@ def write_checkpoint(folder: Path, saved: Saved, settings: Any, before: int | No
             path.unlink()
 
 
-def latest(folder: Path, settings: Any) -> Saved | None:
+def latest(folder: Path, settings: Any, grows: str = "steps") -> Saved | None:
     """The last intact checkpoint in `folder`. None if all are damaged. Prints which ones are damaged.
+
+    Args:
+        grows: the setting that may be larger than before, because it is the last step. "" if there is none.
 
     Raises:
         UsageError: there is no checkpoint, or its settings differ.
@@ -61,7 +64,7 @@ def latest(folder: Path, settings: Any) -> Saved | None:
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             print(f"the checkpoint of step {step:,} is damaged ({error}) and ignored")
             continue
-        _check(folder, saved.step, config, settings)
+        _check(folder, saved.step, config, settings, grows)
         print(f"continuing from step {saved.step:,}")
         return saved
     print("no checkpoint is intact: starting from step 0")
@@ -84,22 +87,21 @@ def _read(path: Path) -> tuple[Saved, dict[str, Any]]:
     return Saved(about["step"], arrays, about["rows"]), about["config"]
 
 
-def _check(folder: Path, step: int, config: dict[str, Any], settings: Any) -> None:
-    now = _config(settings)
+def _check(folder: Path, step: int, config: dict[str, Any], settings: Any, grows: str) -> None:
+    now, config = ({k: v for k, v in of.items() if k != grows} for of in (_config(settings), config))
     other = [f"{k} = {config.get(k)} (now {now.get(k)})" for k in (now | config) if now.get(k) != config.get(k)]
+    only = f", only --{grows} may be larger" if grows else ""
     if other:
+        raise UsageError(f"--resume {folder}: it was made with {', '.join(other)}; use the same settings{only}")
+    if grows and getattr(settings, grows) < step:
         raise UsageError(
-            f"--resume {folder}: it was made with {', '.join(other)}; use the same settings, only --steps may be larger"
-        )
-    if settings.steps < step:
-        raise UsageError(
-            f"--steps {settings.steps}: --resume {folder} is already at step {step}; give at least that many"
+            f"--{grows} {getattr(settings, grows)}: --resume {folder} is already at step {step}; give at least that many"
         )
 
 
 def _config(settings: Any) -> dict[str, Any]:
     """The settings that must not change when a run continues."""
-    return settings.model_dump(mode="json", exclude={"out", "config", "readme", "platform", "resume", "steps"})
+    return settings.model_dump(mode="json", exclude={"out", "config", "readme", "platform", "resume"})
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

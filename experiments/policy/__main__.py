@@ -1,0 +1,4 @@
+from experiments.common.runner import command
+from experiments.policy import PolicySettings, run
+
+command(PolicySettings, run)
