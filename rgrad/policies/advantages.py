@@ -74,6 +74,11 @@ def group_advantages(
         ValueError: a group has a single sample, groups have different sizes without a mask, nothing is kept, a reward is
             nan, shapes differ, or an option is unknown.
 
+    Example:
+        >>> rewards = jnp.array([1.0, 0.0, 0.0, 5.0, 5.0, 5.0])
+        >>> print(rgrad.group_advantages(rewards, jnp.array([0, 0, 0, 1, 1, 1])).round(3))  # equal rewards prefer nothing
+        [ 1.  -0.5 -0.5  0.   0.   0. ]
+
     Source: Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for free!,
     https://openreview.net/forum?id=r1lgTGL5DE; Ahmadian et al. 2024, Back to basics (RLOO),
     https://arxiv.org/abs/2402.14740; Shao et al. 2024, DeepSeekMath (GRPO), https://arxiv.org/abs/2402.03300; Liu et al.

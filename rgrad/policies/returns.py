@@ -36,6 +36,10 @@ def discounted_returns(
     Raises:
         ValueError: shapes differ, a reward is nan, or nothing is kept.
 
+    Example:
+        >>> print(rgrad.discounted_returns(jnp.array([1.0, 0.0, 4.0]), discount=0.5))
+        [2. 2. 4.]
+
     Source: Sutton and Barto 2018, Reinforcement learning, section 3.3, http://incompleteideas.net/book/the-book.html.
     """
     r = as_floats(rewards)
@@ -87,6 +91,11 @@ def generalized_advantages(
 
     Raises:
         ValueError: shapes differ, a reward or value is nan, or nothing is kept.
+
+    Example:
+        >>> rewards, values = jnp.array([1.0, 0.0, 4.0]), jnp.array([2.0, 2.0, 4.0])
+        >>> print(rgrad.generalized_advantages(rewards, values, discount=0.5, decay=0.9))  # the values are exact
+        [0. 0. 0.]
 
     Source: Schulman et al. 2016, High-dimensional continuous control using generalized advantage estimation,
     https://arxiv.org/abs/1506.02438.
