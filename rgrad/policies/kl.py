@@ -66,9 +66,9 @@ def kl_penalty(
             discrete sample is positive.
 
     Example:
-        >>> log_p, log_ref = jnp.log(jnp.array([0.5, 0.25])), jnp.log(jnp.array([0.25, 0.5]))
-        >>> print(rgrad.kl_penalty(log_p, log_ref, "k1").round(4), rgrad.kl_penalty(log_p, log_ref, "k3").round(4))
-        [ 0.6931 -0.6931] [0.1931 0.3069]
+        >>> log_p, log_ref = jnp.log(0.5), jnp.log(0.25)
+        >>> print([f"{rgrad.kl_penalty(log_p, log_ref, kind):.4f}" for kind in ("k1", "k2", "k3")])
+        ['0.6931', '0.2402', '0.1931']
 
     Source: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html (values; the gradients
     follow from E[d log p] = 0); Tang and Munos 2025, On a few pitfalls in KL divergence gradient estimation for RL,
