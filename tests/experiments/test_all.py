@@ -269,7 +269,9 @@ def start_command(*flags, cwd):
     return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize(("signum", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "wanted"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_an_interrupt_leaves_nothing(tmp_path, signum, wanted):
     process = start_command("--num-samples", "100000", "--replicates", "1000000", "--out", "new/deep", cwd=tmp_path)
     while process.poll() is None and not (tmp_path / "new" / "deep").exists():

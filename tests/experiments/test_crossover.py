@@ -46,6 +46,7 @@ def joined(*of):
     return MapCells(*(np.concatenate([np.ravel(x) for x in xs]) for xs in zip(*of, strict=True)))
 
 
+@pytest.mark.long
 def test_quadrature_of_a_sine_is_the_closed_form_on_the_whole_grid():
     """Both variances agree to a relative 1e-8 in all cells of the default map, and for mu = 0, sigma = 1.
 

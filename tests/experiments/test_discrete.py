@@ -24,6 +24,7 @@ def test_the_exact_gradient_is_that_of_the_exact_loss(x64):
         np.testing.assert_allclose(slope, exact_gradient(0.7, 3, np.array(target)), rtol=1e-12)
 
 
+@pytest.mark.long
 def test_what_the_table_shows():
     """Means of 20,000 gradients are within 6 standard errors of the exact one if the estimator is unbiased (1e-8 for all),
     and more than 20 off if it is biased. Training finds the right bits, except with the biased estimator."""
@@ -45,6 +46,7 @@ def test_what_the_table_shows():
         assert final["score_function+leave_one_out", target] < 0.1 * abs(1 - 2 * target)
 
 
+@pytest.mark.long
 def test_the_state_of_rebar_is_learned():
     """Training eta and the temperature on the variance gives a lower loss than their defaults, by more than 6 standard
     errors of 16 runs each."""

@@ -97,7 +97,8 @@ def test_the_findings(small_run):
     assert by["squared_error", "score_function+leave_one_out", "mu"] > 3 * by["squared_error", "reparameterized", "mu"]
 
 
-@pytest.mark.parametrize("parametrisation", [pytest.param("sigma", marks=pytest.mark.long), "variance"])
+@pytest.mark.long
+@pytest.mark.parametrize("parametrisation", ["sigma", "variance"])
 def test_squared_error_crosses_zero_and_is_frozen(run, parametrisation):
     status, out, err = run("fit", "--config", Path(__file__).parent.parent.parent / "configs" / "fit_small.toml", "--objectives",
                            "squared_error", "--parametrisation", parametrisation, "--out", "a", "--replicates", 1000, "--fits", 50, "--steps", 400, "--learning-rate", 0.05)  # fmt: skip

@@ -193,7 +193,8 @@ def numbers(library):
     return [{**call(p.network), "exact loss": p.loss} for p in places(task, "gaussian", KEY, KEY)]
 
 
-@pytest.mark.parametrize("library", ["equinox", pytest.param("nnx", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("library", ["equinox", "nnx"])
 def test_the_library_does_not_change_the_numbers(library):
     """Up to rounding, before and after training. The elements of a layer may be in another order."""
     pytest.importorskip(LIBRARIES[library].package)
@@ -259,6 +260,7 @@ def test_the_findings_of_the_small_run(small_run):
     assert at[names[0], 50, 8, WHOLE]["loss"] < at[names[0], 0, 8, WHOLE]["loss"]
 
 
+@pytest.mark.long
 def test_a_wrong_estimator_of_the_user_is_noticed_and_a_biased_one_is_marked(run):
     """The gradient of the first is half of the right one: 200 standard errors off. The rows are written; the status is 1."""
     status, out, err = run("--estimators", "mine.py:shrunk", "straight_through", "--families", "bernoulli", "--images", 32,

@@ -91,6 +91,7 @@ def largest_z(name, settings=SMALL):
     return {g.parameter: g.largest_z for g in found}, {g.parameter: g.variance for g in found}
 
 
+@pytest.mark.long
 def test_a_wrong_loss_is_noticed_and_a_right_one_is_not():
     """`Trace_ELBO` is wrong in the logits only: their mean gradient is 0. False alarms: below 1e-8 for each loss."""
     wrong, _ = largest_z("Trace_ELBO")

@@ -293,7 +293,7 @@ def test_a_busy_port(sweep):
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_process_that_is_killed(signum, sweep, tmp_path):
     """The other process finishes its share and names the lost one. Resumed, the sweep ends with the bytes of a single process."""
     more = ("--axes", "loc=-1:2:6", "scale=1,2", "n=10", "--estimators", "score_function", "--replicates", "200000",

@@ -110,6 +110,7 @@ MODES = {
     "checks of key reuse": Mode(partial(jax.debug_key_reuse, True), ("reparameterized", "quasi", "Gamma", "disarm", "vmap")),
     "checks of leaks": Mode(jax.checking_leaks, (*FEW, "svi")),
 }  # fmt: skip
+SLOW = ("64 bits", "legacy keys", "threefry that is not partitionable", "checks of key reuse")  # the others fail first
 REFUSED = {
     ("disable_jit", "measure"): "measure: it compiles what it measures, but jax.disable_jit is set; leave that context",
     ("disable_jit", "sweep"): "sweep: it compiles what it measures, but jax.disable_jit is set; leave that context",
@@ -119,7 +120,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in MODES])
 def test_every_mode(name):
     mode = MODES[name]
     with mode.context():

@@ -10,6 +10,12 @@ import pytest
 import rgrad
 
 LIBRARIES = ("tfp", "distrax", "distreqx", "flowjax")
+FAST_LIBRARIES = [
+    pytest.param("tfp", marks=pytest.mark.long),
+    "distrax",
+    "distreqx",
+    pytest.param("flowjax", marks=pytest.mark.long),
+]
 MATRIX = jnp.array([[1.5, 0.0], [0.4, 0.8]])
 COVARIANCE = MATRIX @ MATRIX.T
 PROBS = lambda t: jnp.stack([t, 1.0 - t, jnp.asarray(1.0)]) / 2.0

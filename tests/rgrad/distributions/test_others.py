@@ -17,7 +17,7 @@ import rgrad
 from rgrad.distributions.adapted import Adapted
 from rgrad.distributions.others import as_distribution
 from rgrad.distributions.wrappers import SeenAs, elementary
-from tests.rgrad.distributions.families import LIBRARIES, drawn_dtype, families
+from tests.rgrad.distributions.families import FAST_LIBRARIES, LIBRARIES, drawn_dtype, families
 
 KEY = jax.random.key(0)
 N = 4
@@ -30,7 +30,7 @@ def gradient(make, estimator, t=0.7, f=square):
     return jax.value_and_grad(lambda t: rgrad.expect(f, make(t), KEY, N, estimator))(t)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", FAST_LIBRARIES)
 def test_a_twin_has_the_density_of_the_original(library):
     """The parameters differ from one another, so that one in the wrong place or turned around is found."""
     assert len(families(library)) >= 12
@@ -137,7 +137,7 @@ HEAVY = {"Cauchy", "HalfCauchy", "StudentT", "InverseGamma", "Pareto"}  # they n
 UNKNOWN = {"TruncatedNormal"}  # exact_moments has no rule for it
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", FAST_LIBRARIES)
 def test_exact_moments_are_those_of_numpyro(library):
     assert same_moments(library, QUICK[library]) == list(QUICK[library])
 

@@ -332,7 +332,7 @@ def test_leave_one_out_on_the_two_sample_minimum():
     assert_unbiased(lambda key: jax.grad(loss)(2.0, key), 4.0, smallest_bias=0.2, replicates=200_000)
 
 
-@pytest.mark.parametrize("kind", [long("scalar"), long("vector"), "full covariance"])
+@pytest.mark.parametrize("kind", [long("scalar"), "vector", long("full covariance")])
 def test_64_bit(kind, x64):
     """Terms and gradients are 64-bit floats. The variances equal the exact ones of the same draws up to rounding."""
     q = {
@@ -431,6 +431,7 @@ def test_what_has_no_rule_says_so(estimator, q, error, match):
         jax.grad(lambda t: rgrad.expect(lambda x: x, q(t), jax.random.key(0), 4, estimator))(2.0)
 
 
+@pytest.mark.long
 def test_events_written_by_expand():
     """`.expand([2]).to_event(1)` is a vector like any other: the same values as with the parameters written out."""
     for make, estimators in (

@@ -35,7 +35,9 @@ def test_importance_weights(baseline, x64):
         np.testing.assert_allclose(found, jax.jit(derivative(truth))(logits), atol=1e-10)
 
 
-@pytest.mark.parametrize("baseline", [0.0, rgrad.leave_one_out], ids=["0", "leave_one_out"])
+@pytest.mark.parametrize(
+    "baseline", [pytest.param(0.0, marks=pytest.mark.long), rgrad.leave_one_out], ids=["0", "leave_one_out"]
+)
 def test_masked_samples_do_not_count_whatever_they_hold(baseline):
     mask = jnp.array([True, False, True, True, False])
     values, x = jnp.array([1.0, jnp.nan, -2.0, 3.5, jnp.inf]), jnp.array([0, 1, 1, 2, 0])

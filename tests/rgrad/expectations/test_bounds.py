@@ -378,7 +378,7 @@ def test_doubly_reparameterized_toy():
         np.testing.assert_allclose(sd, deviations, rtol=0.05)
 
 
-@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("width", [32, pytest.param(64, marks=pytest.mark.long)])
 def test_vmap_jit_scan_and_widths(width):
     """Over data points, the sum of the bounds and its gradient are the same in every way, for every rule and precision."""
     with jax.enable_x64(width == 64):

@@ -173,7 +173,10 @@ def test_an_integer_parameter_is_refused_by_jax_grad():
         jax.grad(loss)(2, KEY)
 
 
-@pytest.mark.parametrize("estimator", ["reparameterized", "score_function+leave_one_out", "disarm"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["score_function+leave_one_out", *(pytest.param(e, marks=pytest.mark.long) for e in ("reparameterized", "disarm"))],
+)
 def test_in_chunks(estimator):
     """The same value, gradient and second derivative, also of a keyed f and under `vmap`; 7 does not divide 50."""
     order = 1 if estimator == "disarm" else 2
@@ -207,7 +210,12 @@ def test_chunks_take_less_memory():
 
 
 @pytest.mark.parametrize(
-    "estimator", ["reparameterized", "score_function+leave_one_out", "measure_valued", "enumerated"]
+    "estimator",
+    [
+        "reparameterized",
+        *(pytest.param(e, marks=pytest.mark.long) for e in ("score_function+leave_one_out", "enumerated")),
+        "measure_valued",
+    ],
 )
 def test_has_aux(estimator):
     """aux is averaged over the samples of the value, has no derivative, and passes `jax.grad(..., has_aux=True)`."""

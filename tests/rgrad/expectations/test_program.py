@@ -149,7 +149,7 @@ def unbiased(name, chosen, n, smallest_bias, replicates):
     assert_unbiased(draw, [truth] * len(chosen), smallest_bias=smallest_bias, replicates=replicates)
 
 
-IN_CI = {"continuous_then_discrete", "tree", "costs_in_the_middle", "categories"}
+IN_CI = {"continuous_then_discrete", "tree", "costs_in_the_middle"}
 
 
 @pytest.mark.parametrize("name", [n if n in IN_CI else pytest.param(n, marks=pytest.mark.long) for n in PROGRAMS])
@@ -181,6 +181,7 @@ def of(program, n=2, key=KEY, estimator=None):
     return lambda t: rgrad.expect_program(lambda draw: program(t, draw), key, n, estimator)
 
 
+@pytest.mark.long
 def test_all_transformations_around_it():
     loss = of(bits_and_normal, 3)
     value, slope = jax.value_and_grad(loss)(T)
@@ -276,7 +277,10 @@ def by_hand(length, estimator):
 @pytest.mark.parametrize("length", [pytest.param(10, marks=pytest.mark.long), 20])
 @pytest.mark.parametrize(
     "estimator",
-    ["reparameterized", pytest.param("score_function", marks=pytest.mark.long), "score_function+leave_one_out"],
+    [
+        "reparameterized",
+        *(pytest.param(e, marks=pytest.mark.long) for e in ("score_function", "score_function+leave_one_out")),
+    ],
 )
 def test_a_chain_costs_no_more_than_by_hand(estimator, length):
     """Within 1.3 times the operations, and the same numbers."""
@@ -477,6 +481,7 @@ def test_draws_in_place_are_as_if_the_rest_were_evaluated(name):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_baselines_of_draws_in_place():
     """Numbers, traced ones, and functions. A number changes no value, and the gradient by -number times the score."""
     q = lambda t: dist.Bernoulli(logits=t)

@@ -110,7 +110,7 @@ def of(program, n=2, key=KEY):
     return lambda t: rgrad.expect_program(lambda draw: program(t, draw), key, n)
 
 
-SLOW = {"draws_around", "scan_in_a_scan", "bits"}  # the others have their parts
+SLOW = {"draws_around", "scan_in_a_scan", "bits", "two_in_a_step"}  # the others have their parts
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in PROGRAMS])

@@ -90,7 +90,7 @@ def floats(params):
     return jax.tree.map(lambda x: jnp.asarray(x, float), params)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n == "hierarchy" else n for n in CASES])
 def test_unbiased(name):
     """Value and gradient of bounds of two samples. False failures: one in a million for each model.
 

@@ -35,7 +35,7 @@ def networks(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize("kind", [pytest.param("linen", marks=pytest.mark.long), "nnx"])
 def test_networks_in_model_and_guide(kind):
     """Bits whose logits an encoder computes, and a decoder of the bits, against enumeration of each bit.
 
