@@ -88,6 +88,9 @@ def generalized_advantages(
     Raises:
         ValueError: shapes differ, a reward or value is nan, or nothing is kept.
 
+    Up to rounding, this is `truncated_generalized_advantage_estimation` of rlax 0.1.9, which has no mask. (rlax is not a
+    dependency of rgrad.)
+
     Source: Schulman et al. 2016, High-dimensional continuous control using generalized advantage estimation,
     https://arxiv.org/abs/1506.02438.
     """
