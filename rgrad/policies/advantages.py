@@ -99,11 +99,9 @@ def group_advantages(
     total = lambda x: jnp.zeros_like(x).at[ids].add(x)[ids]  # of the group of each sample
     k = total(keep.astype(r.dtype))
     mean = lambda x: total(jnp.where(keep, x, 0.0)) / jnp.maximum(k, 1.0)
-    off = r - mean(r)
-    off = off - mean(off)  # the mean has a rounding error
     largest = jnp.full_like(r, -jnp.inf).at[ids].max(jnp.where(keep, r, -jnp.inf))[ids]
-    smallest = jnp.full_like(r, jnp.inf).at[ids].min(jnp.where(keep, r, jnp.inf))[ids]
-    off = jnp.where(largest == smallest, 0.0, off)
+    off = jnp.where(keep, r - largest, 0.0)  # exactly 0 for equal rewards. Their mean may have a rounding error
+    off = off - mean(off)
 
     if baseline is None:
         advantages = r

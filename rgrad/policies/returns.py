@@ -92,6 +92,9 @@ def generalized_advantages(
     Raises:
         ValueError: shapes differ, a reward or value is nan, or nothing is kept.
 
+    Up to rounding, this is `truncated_generalized_advantage_estimation` of rlax 0.1.9, which has no mask. (rlax is not a
+    dependency of rgrad.)
+
     Example:
         >>> rewards, values = jnp.array([1.0, 0.0, 4.0]), jnp.array([2.0, 2.0, 4.0])
         >>> print(rgrad.generalized_advantages(rewards, values, discount=0.5, decay=0.9))  # the values are exact
