@@ -186,10 +186,13 @@ def test_in_chunks(estimator):
         q = dist.Bernoulli(logits=theta) if estimator == "disarm" else dist.Normal(theta, 1.0)
         return rgrad.expect(f, q, jax.random.key(0), 50, estimator, keyed=keyed, chunk=chunk)
 
-    of = lambda chunk, keyed: [
-        jax.vmap(lambda t: jax.value_and_grad(loss)(t, chunk, keyed))(jnp.array([0.3, 0.7])),
-        jax.hessian(loss)(0.3, chunk, keyed) if order == 2 else 0.0,
-    ]
+    @partial(jax.jit, static_argnums=(0, 1))
+    def of(chunk, keyed):
+        return [
+            jax.vmap(lambda t: jax.value_and_grad(loss)(t, chunk, keyed))(jnp.array([0.3, 0.7])),
+            jax.hessian(loss)(0.3, chunk, keyed) if order == 2 else 0.0,
+        ]
+
     for keyed in (False, True):
         for a, b in zip(jax.tree.leaves(of(None, keyed)), jax.tree.leaves(of(7, keyed)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -227,13 +230,13 @@ def test_has_aux(estimator):
 
     gradient, aux = jax.jit(jax.grad(loss, has_aux=True))(0.3)
     value, plain = loss(0.3)[0], lambda t: loss(t)[0]
-    np.testing.assert_allclose(gradient, jax.grad(plain)(0.3), rtol=1e-5)
+    np.testing.assert_allclose(gradient, jax.jit(jax.grad(plain))(0.3), rtol=1e-5)
     np.testing.assert_allclose(aux["both"][1], value, rtol=1e-5)
     np.testing.assert_allclose(0.3 * aux["x"], value, rtol=1e-5)
-    assert jax.grad(lambda t: loss(t)[1]["x"])(0.3) == 0.0
+    assert jax.jit(jax.grad(lambda t: loss(t)[1]["x"]))(0.3) == 0.0
     if estimator == "enumerated":
         np.testing.assert_allclose([aux["x"], *aux["both"]], [0.3, 0.3, 0.09], rtol=1e-5)
-    for same in (loss(0.3, chunk=7), jax.vmap(loss)(jnp.array([0.3]))):
+    for same in (jax.jit(lambda t: loss(t, chunk=7))(0.3), jax.jit(jax.vmap(loss))(jnp.array([0.3]))):
         np.testing.assert_allclose(np.ravel(same[1]["both"]), aux["both"], rtol=1e-5)
     with pytest.raises(TypeError, match=r"expect: with has_aux=True, f must return \(value, aux\), got"):
         rgrad.expect(lambda x: x, dist.Normal(0.0, 1.0), jax.random.key(0), has_aux=True)
