@@ -21,12 +21,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests spend most of their time on compilation. With less optimisation, and without the emitters that set up MLIR for each
 # fusion, it takes half the time, and the results are the same. (At level 0 the last bits depend on the compilation cache.)
-# Small code instead of unrolled loops compiles faster still, by a fifth. It runs more slowly, but tests run little.
 # One thread is enough to compile a program, because each core has its own worker.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
-    + " --xla_backend_extra_options=xla_cpu_optimize_for_size,xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer"
     # Later versions of jaxlib do not know this flag, and end the process.
     + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
