@@ -82,7 +82,10 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("case", CASES)
+FAST = ("nested dict", "dataclass", "list")  # one of each kind of container
+
+
+@pytest.mark.parametrize("case", [c if c in FAST else pytest.param(c, marks=pytest.mark.long) for c in CASES])
 def test_exact_moments_are_those_of_the_flat_problem(case):
     problem, (loc, scale), moved = CASES[case]
     plain = flat(loc, scale)
@@ -96,7 +99,9 @@ def test_exact_moments_are_those_of_the_flat_problem(case):
     np.testing.assert_allclose(at.mean[loc], 6.0, rtol=1e-9)
 
 
-@pytest.mark.parametrize("case", ["nested dict", "dataclass", "list"])
+@pytest.mark.parametrize(
+    "case", ["nested dict", *(pytest.param(c, marks=pytest.mark.long) for c in ("dataclass", "list"))]
+)
 def test_compare_is_that_of_the_flat_problem(case):
     problem, names, moved = CASES[case]
     found = rgrad.compare(problem, BOTH, moved, key=KEY, budget=1e-4, cost="operations")

@@ -297,7 +297,7 @@ def toy(target, b):
     return jnp.mean((b - target) ** 2)
 
 
-@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("bits", [2, pytest.param(8, marks=pytest.mark.long)])
 @pytest.mark.parametrize("estimator", ["enumerated", "arm", "disarm"])
 def test_the_toy_exactly(estimator, bits, noise, x64):
     """Gradients d/dlogit = p (1 - p) (1 - 2 t) / D of 6e-5 to 0.003, to 1e-12."""
@@ -447,7 +447,10 @@ def probabilities(q, values):
     return jnp.exp(jax.vmap(q.log_prob)(values))
 
 
-@pytest.mark.parametrize("name", COUNTS)
+SLOW = {"Geometric", "vector of Categoricals", "vector of Binomials", "vector of Poissons", "vector of Geometrics"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in SLOW else n for n in COUNTS])
 def test_score_function_over_all_pairs_of_samples(name, x64):
     """Value, gradient and second derivative with every baseline, to 1e-7. (Countable supports are truncated below it.)"""
     build, t, values = COUNTS[name]
