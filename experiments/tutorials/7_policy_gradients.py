@@ -140,6 +140,9 @@ for kind in ("k1", "k2", "k3"):
 
 # %% [markdown]
 # ## Answer
+#
+# k1 is right in the reward, and k2 is right as a loss. `python -m experiments.policy` shows where training ends with each of
+# them, and the bias of length normalisation and of PPO.
 
 
 # %%
@@ -155,7 +158,3 @@ for kind in ("k1", "k2", "k3"):
     print(f"{kind} in the reward:", found.round(4), "right" if jnp.allclose(found, right, atol=1e-5) else "wrong")
 assert jnp.allclose(jax.grad(mean_in_reward)(LOGITS[0], "k1"), right, atol=1e-5)
 assert jnp.allclose(jax.grad(mean_loss)(LOGITS[0], "k2"), right, atol=1e-5)
-
-# %% [markdown]
-# k1 is right in the reward, and k2 is right as a loss. `python -m experiments.policy` shows where training ends with each of
-# them, and the bias of length normalisation and of PPO.
