@@ -39,6 +39,21 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 
 
+SLOW_VARIANTS = {
+    line
+    for line in (Path(__file__).parent / "slow_variants.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    """Mark the tests in `slow_variants.txt` as long."""
+    for item in items:
+        if item.nodeid in SLOW_VARIANTS:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def small_process():
     """Drop the compiled programs after each test file. Otherwise they fill 6 GB and make the process slow."""

@@ -1,6 +1,8 @@
 """The rules of the code base: what may import what, how long a file may be, and that names are unique."""
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,3 +131,24 @@ def test_no_two_modules_share_a_name_with_what_they_hold_at_the_top():
     listed = ast.literal_eval(next(n.value for n in ast.parse(stub).body if isinstance(n, ast.Assign)))
     top = {p.stem for p in (ROOT / "rgrad").iterdir() if p.suffix == ".py" or p.is_dir()}
     assert top & set(listed) <= {"noise"}
+
+
+@pytest.mark.long
+def test_slow_variants_exist():
+    """Each line of `slow_variants.txt` is a test."""
+    listed = [
+        line for line in (ROOT / "tests" / "slow_variants.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-qq",
+        "-m",
+        "long or not long",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    assert sorted(set(listed) - set(found)) == []
