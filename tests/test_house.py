@@ -144,7 +144,7 @@ def test_slow_variants_exist():
         "-m",
         "pytest",
         "--collect-only",
-        "-qq",
+        "-q",
         "-m",
         "long or not long",
         "-o",
