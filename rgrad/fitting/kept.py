@@ -25,5 +25,6 @@ def keep_floats(good: Array, new: Any, old: Any) -> Any:
 
 
 def all_finite(tree: Any) -> Array:
+    """Whether all floats in the tree are finite, shape `()`."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all() if floats else jnp.asarray(True)

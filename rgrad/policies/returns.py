@@ -74,7 +74,10 @@ def generalized_advantages(
       discount 1), whatever the critic.
     - `decay=0` is the actor-critic: it has the least noise, and trusts the critic most.
     - For `decay < 1` it is unbiased only if the critic has the exact values of this policy. Otherwise the bias of A_t is
-      that of `sum_k (discount decay)^k discount (1 - decay) V_{t+k+1}` (minus that of V_t, which a score does not see).
+      that of `sum_k (discount decay)^k discount (1 - decay) V_{t+k+1}`. (V_t itself adds no bias to a score function.)
+
+    Up to rounding, this is `truncated_generalized_advantage_estimation` of rlax 0.1.9, which has no mask. (rlax is not a
+    dependency of rgrad.)
 
     Args:
         rewards: shape `(T,)`.
@@ -91,9 +94,6 @@ def generalized_advantages(
 
     Raises:
         ValueError: shapes differ, a reward or value is nan, or nothing is kept.
-
-    Up to rounding, this is `truncated_generalized_advantage_estimation` of rlax 0.1.9, which has no mask. (rlax is not a
-    dependency of rgrad.)
 
     Example:
         >>> rewards, values = jnp.array([1.0, 0.0, 4.0]), jnp.array([2.0, 2.0, 4.0])
