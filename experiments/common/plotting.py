@@ -68,6 +68,18 @@ STYLES = {
     "TraceEnum_ELBO": Style("#009e73", "P"),
     "Trace_ELBO+marginal": Style("#0072b2", "v"),
     "TraceEnum_ELBO+marginal": Style("#56b4e9", "h"),
+    # Those of `experiments.policy`. REINFORCE is the score function, and RLOO the same with leave-one-out.
+    "reinforce": Style("#d55e00", "s"),
+    "rloo": Style("#e69f00", "^"),
+    "rloo, k1_loss": Style("#882255", "*"),
+    "rloo, k2_loss": Style("#117733", "p"),
+    "rloo, k3_loss": Style("#8c510a", "h"),
+    "grpo": Style("#009e73", "D"),
+    "grpo+token_mean": Style("#cc79a7", "v"),
+    "ppo": Style("#56b4e9", "P"),
+    "reward_to_go": Style("#0072b2", "o"),
+    "learned_baseline": Style("#009e73", "D"),
+    "rloo_to_go": Style("#cc79a7", "v"),
     # The programs of `experiments.benchmark`.
     "rgrad": Style("#0072b2", "o"),
     "numpy loop": Style("#d55e00", "s"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.plotting import COLOURS, MARKERS, figure_files, house_style, label_lines, panels, plain_log
+from experiments.common.plotting import COLOURS, figure_files, house_style, label_lines, panels, plain_log, style_of
 from experiments.policy.cartpole_study import CartpoleFound
 from experiments.policy.found import PolicyFound
 from experiments.policy.language import LanguageFound, ways_first
@@ -34,7 +34,7 @@ def draw_figure(found: PolicyFound, settings: PolicySettings) -> dict[str, bytes
 
 
 def _draw_ways(axis: Any, found: LanguageFound, settings: PolicySettings) -> None:
-    """Standard deviation (bar) and bias (cross) of each way without a penalty, relative to the true gradient."""
+    """Standard deviation (dot) and bias (cross) of each way without a penalty, relative to the true gradient."""
     rows = [r for r in found.rows if r["penalty"] == settings.penalties[0] and r["estimator"] != "exact"]
     for j, r in enumerate(rows):
         colour = COLOURS[0] if r["unbiased"] else COLOURS[1]
@@ -56,16 +56,10 @@ def _draw_training(axis: Any, found: LanguageFound, settings: PolicySettings) ->
     shown = ["exact", *(n for n in ("rloo", "grpo", "grpo+token_mean", "reinforce", "ppo") if n in settings.estimators)]
     shown += [f"{first}, {other}" for other in ("k1_loss", "k2_loss", "k3_loss")]
     ends = []
-    for i, name in enumerate(n for n in shown if n in found.curves):
+    for name in (n for n in shown if n in found.curves):
         each = found.curves[name]
         at = np.linspace(0, settings.training_steps, each.shape[1])
-        colour = (
-            "#000000"
-            if name == "exact"
-            else COLOURS[i % 6]
-            if "," not in name
-            else ("#882255", "#117733", "#8c510a")[i % 3]
-        )
+        colour = style_of(name).colour
         style = "--" if "," in name else "-"
         axis.plot(at, each.mean(0), style, color=colour, lw=1.4)
         ends.append((at[-1], float(each[:, -1].mean()), name, colour))
@@ -108,10 +102,11 @@ def _draw_noise(axis: Any, found: GridFound) -> None:
 
 def _draw_learning(axis: Any, found: CartpoleFound) -> None:
     """The mean over the seeds, and a band that leaves out an eighth on either side."""
-    for i, (name, each) in enumerate(found.curves.items()):
+    for name, each in found.curves.items():
         low, high = np.quantile(each, (0.125, 0.875), axis=0)
-        axis.fill_between(found.steps, low, high, color=COLOURS[i], alpha=0.15, lw=0)
-        axis.plot(found.steps, each.mean(0), "-", color=COLOURS[i], lw=1.4, label=name)
+        colour = style_of(name).colour
+        axis.fill_between(found.steps, low, high, color=colour, alpha=0.15, lw=0)
+        axis.plot(found.steps, each.mean(0), "-", color=colour, lw=1.4, label=name)
     axis.axhline(400, color=GREY, lw=0.8, ls=":")
     axis.set(xlabel="thousand steps of the environment", ylabel="return of a batch")
     axis.set_title("cartpole: mean and the middle 3/4 of the runs")
@@ -124,8 +119,10 @@ def _draw_learning(axis: Any, found: CartpoleFound) -> None:
 
 def _draw_cartpole_noise(axis: Any, found: CartpoleFound) -> None:
     for j, r in enumerate(found.rows):
-        axis.plot([max(r["variance_low"], r["variance"] / 10), r["variance_high"]], [j, j], "-", lw=3, color=COLOURS[j])
-        axis.plot(r["variance"], j, MARKERS[j % len(MARKERS)], color=COLOURS[j])
+        style = style_of(r["estimator"])
+        low = max(r["variance_low"], r["variance"] / 10)
+        axis.plot([low, r["variance_high"]], [j, j], "-", lw=3, color=style.colour)
+        axis.plot(r["variance"], j, style.marker, color=style.colour)
     axis.set(xscale="log", xlabel="total variance of one gradient with 95 % interval")
     axis.set_yticks(range(len(found.rows)), [r["estimator"] for r in found.rows])
     axis.set_ylim(len(found.rows) - 0.5, -0.5)
