@@ -22,6 +22,7 @@ from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, 
 from .estimators.control_variates import delta, optimal
 from .estimators.enumerated import enumerated
 from .estimators.generalized import generalized
+from .estimators.go import go
 from .estimators.measure_valued import measure_valued
 from .estimators.rebar import rebar, relax
 from .estimators.rejection import rejection
@@ -63,6 +64,7 @@ __all__ = [
     "measure_valued",
     # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
     "enumerated",
+    "go",
     "arm",
     "disarm",
     "rebar",

@@ -62,6 +62,7 @@ STYLES = {
     "rebar+trained": Style("#cc79a7", "*"),
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
+    "go": Style("#66a61e", "D"),
     # The losses of NumPyro in `experiments.svi`.
     "Trace_ELBO": Style("#999999", "X"),
     "TraceGraph_ELBO": Style("#cc79a7", "D"),
