@@ -31,6 +31,7 @@ from .estimators.reparameterized import reparameterized
 from .estimators.score_function import score_function
 from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
+from .estimators.unordered import unordered
 from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
 from .expectations.credit import credit
 from .expectations.draw import Draw
@@ -64,6 +65,7 @@ __all__ = [
     "measure_valued",
     # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
     "enumerated",
+    "unordered",
     "go",
     "arm",
     "disarm",
