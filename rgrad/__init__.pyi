@@ -25,6 +25,7 @@ from .estimators.generalized import generalized
 from .estimators.go import go
 from .estimators.measure_valued import measure_valued
 from .estimators.rebar import rebar, relax
+from .estimators.reinmax import reinmax
 from .estimators.rejection import rejection
 from .estimators.relaxed import gumbel_softmax, straight_through
 from .estimators.reparameterized import reparameterized
@@ -63,7 +64,7 @@ __all__ = [
     "generalized",
     "rejection",
     "measure_valued",
-    # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
+    # Estimators for discrete distributions: exact, unbiased, and (the last three) biased.
     "enumerated",
     "unordered",
     "go",
@@ -73,6 +74,7 @@ __all__ = [
     "relax",
     "gumbel_softmax",
     "straight_through",
+    "reinmax",
     "OneHotCategorical",
     # Differentiate a program with several draws, each with its own estimator.
     "expect_program",

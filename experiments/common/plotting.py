@@ -62,6 +62,7 @@ STYLES = {
     "rebar+trained": Style("#cc79a7", "*"),
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
+    "reinmax": Style("#a6761d", "P"),
     "go": Style("#66a61e", "D"),
     "unordered": Style("#7570b3", "s"),
     # The losses of NumPyro in `experiments.svi`.

@@ -34,6 +34,7 @@ from rgrad.estimators.generalized import generalized
 from rgrad.estimators.go import go
 from rgrad.estimators.measure_valued import measure_valued
 from rgrad.estimators.rebar import rebar
+from rgrad.estimators.reinmax import reinmax
 from rgrad.estimators.rejection import rejection
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from rgrad.estimators.reparameterized import reparameterized
@@ -143,6 +144,8 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
             compared=False),
         EstimatorRow("straight_through", straight_through, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1,
             biased=True, compared=False),
+        EstimatorRow("reinmax", reinmax, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1, biased=True,
+            compared=False),
     )
 })  # fmt: skip
 
