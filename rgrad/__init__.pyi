@@ -23,6 +23,7 @@ from .estimators.control_variates import delta, optimal
 from .estimators.enumerated import enumerated
 from .estimators.generalized import generalized
 from .estimators.go import go
+from .estimators.gumbel_rao import gumbel_rao
 from .estimators.measure_valued import measure_valued
 from .estimators.rebar import rebar, relax
 from .estimators.reinmax import reinmax
@@ -64,7 +65,7 @@ __all__ = [
     "generalized",
     "rejection",
     "measure_valued",
-    # Estimators for discrete distributions: exact, unbiased, and (the last three) biased.
+    # Estimators for discrete distributions: exact, unbiased, and (the last four) biased.
     "enumerated",
     "unordered",
     "go",
@@ -75,6 +76,7 @@ __all__ = [
     "gumbel_softmax",
     "straight_through",
     "reinmax",
+    "gumbel_rao",
     "OneHotCategorical",
     # Differentiate a program with several draws, each with its own estimator.
     "expect_program",

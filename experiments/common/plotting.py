@@ -63,6 +63,7 @@ STYLES = {
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
     "reinmax": Style("#a6761d", "P"),
+    "gumbel_rao": Style("#e6ab02", "X"),
     "go": Style("#66a61e", "D"),
     "unordered": Style("#7570b3", "s"),
     # The losses of NumPyro in `experiments.svi`.

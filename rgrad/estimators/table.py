@@ -32,6 +32,7 @@ from rgrad.estimators.control_variates import delta, optimal
 from rgrad.estimators.enumerated import enumerated, support_of
 from rgrad.estimators.generalized import generalized
 from rgrad.estimators.go import go
+from rgrad.estimators.gumbel_rao import gumbel_rao
 from rgrad.estimators.measure_valued import measure_valued
 from rgrad.estimators.rebar import rebar
 from rgrad.estimators.reinmax import reinmax
@@ -145,6 +146,8 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
         EstimatorRow("straight_through", straight_through, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1,
             biased=True, compared=False),
         EstimatorRow("reinmax", reinmax, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1, biased=True,
+            compared=False),
+        EstimatorRow("gumbel_rao", gumbel_rao, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1, biased=True,
             compared=False),
     )
 })  # fmt: skip
