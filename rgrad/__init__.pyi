@@ -34,7 +34,8 @@ from .estimators.score_function import score_function
 from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
 from .estimators.unordered import unordered
-from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from .expectations.bound_gradients import doubly_reparameterized, sticking_the_landing, vimco
+from .expectations.bounds import iwae, renyi
 from .expectations.credit import credit
 from .expectations.draw import Draw
 from .expectations.elbo import elbo
@@ -91,6 +92,7 @@ __all__ = [
     "location_scale",
     # Bounds from K samples, and their gradient rules.
     "iwae",
+    "renyi",
     "vimco",
     "sticking_the_landing",
     "doubly_reparameterized",
