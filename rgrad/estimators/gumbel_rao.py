@@ -52,8 +52,8 @@ def gumbel_rao(
         >>> print(f"{jax.jit(jax.grad(loss))(0.0):.2f}")  # biased: the truth is 0.25
         0.42
 
-    Source: Paulus, Maddison and Krause 2021, Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator
-    (eq. 11), https://arxiv.org/abs/2010.04838.
+    Source: Paulus, Maddison and Krause 2021, Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator,
+    https://arxiv.org/abs/2010.04838.
     """
     base = base_of(q)
     check_draw(base, n, "gumbel_rao")

@@ -40,7 +40,7 @@ from rgrad.estimators.rejection import rejection
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.score_function import score_function
-from rgrad.estimators.unordered import unordered
+from rgrad.estimators.unordered import GROUP, unordered
 from rgrad.protocols import Distribution, Estimator
 
 Applies = Callable[[Any], bool]
@@ -137,7 +137,7 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
         EstimatorRow("go", go, "go", _is_count, lambda q, n: n * (1 + math.prod(q.event_shape)), order=1),
         EstimatorRow("enumerated", enumerated, "exact", _is_finite, lambda q, n: len(support_of(q))),
         EstimatorRow("unordered", unordered, "unordered", _is_finite,
-            lambda q, n: 2 * n if len(support_of(q)) > 2 else len(support_of(q))),
+            lambda q, n: GROUP * n if len(support_of(q)) > GROUP else len(support_of(q))),
         EstimatorRow("arm", arm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
         EstimatorRow("disarm", disarm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
         EstimatorRow("rebar", rebar, "score", _of_types(*BITS, OneHotCategorical), lambda q, n: 3 * n),

@@ -124,7 +124,7 @@ def renyi(
         >>> print(*(f"{bound(alpha):.1f}" for alpha in (0.0, 0.5, 1.0, 2.0)))  # the log evidence is 0
         -0.5 -1.1 -2.0 -3.5
 
-    Source: Li and Turner 2016, Renyi divergence variational inference (eqs. 7 and 11), https://arxiv.org/abs/1602.02311.
+    Source: Li and Turner 2016, Renyi divergence variational inference, https://arxiv.org/abs/1602.02311.
     """
     if not isinstance(alpha, jax.core.Tracer):
         kind = np.asarray(alpha).dtype

@@ -88,7 +88,7 @@ def test_every_finite_distribution(kind, sets, x64):
     values = jnp.asarray({"one-hot": np.eye(4), "bits": list(np.ndindex(2, 2))}.get(kind, np.arange(4)))
     p = np.asarray(jnp.exp(jax.vmap(q(a).log_prob)(values)))
     weights = sets(p, 2)
-    estimate = lambda a: weights @ unordered(f, q(a), KEY, len(weights))
+    estimate = lambda a: weights @ unordered(f, q(a), KEY, len(weights), k=2)
     exact = lambda a: rgrad.expect(f, q(a), KEY, 1, rgrad.enumerated)
     got, want = jax.jit(lambda: (jax.grad(estimate)(a), jax.grad(exact)(a)))()
     np.testing.assert_allclose(got, want, atol=1e-10)
@@ -192,13 +192,13 @@ def test_values_that_cannot_happen():
 
     def losses(a):
         q = dist.Categorical(logits=jnp.append(a, -jnp.inf), validate_args=False)
-        return jnp.stack([rgrad.expect(f, q, jax.random.key(i), 1, unordered) for i in range(3)])
+        return jnp.stack([rgrad.expect(f, q, jax.random.key(i), 1, partial(unordered, k=2)) for i in range(3)])
 
     value, slope = jax.jit(lambda a: (losses(a), jax.jacfwd(losses)(a)))(jnp.zeros(2))
     np.testing.assert_allclose(value, 2.0, rtol=1e-6)
     np.testing.assert_allclose(slope, [[-0.5, 0.5]] * 3, atol=1e-6)
     # A probability of exactly 0 that is differentiated: its samples are never drawn.
-    of_probs = lambda p: rgrad.expect(lambda i: i * 1.0, dist.Categorical(probs=p), KEY, 2, unordered)
+    of_probs = lambda p: rgrad.expect(lambda i: i * 1.0, dist.Categorical(probs=p), KEY, 2, partial(unordered, k=2))
     slope = jax.jit(jax.grad(of_probs))(jnp.array([0.3, 0.3, 0.4, 0.0]))
     np.testing.assert_array_equal(np.isnan(slope), [False, False, False, True])
 
@@ -224,5 +224,5 @@ def test_it_refuses():
         with pytest.raises(error, match=match):
             expect(q)
     row = rgrad.ESTIMATORS["unordered"]
-    assert row.evaluations(dist.Categorical(logits=jnp.zeros(3)), 10) == 20
+    assert row.evaluations(dist.Categorical(logits=jnp.zeros(20)), 10) == 40
     assert row.evaluations(dist.Bernoulli(0.3), 10) == 2
