@@ -7,14 +7,31 @@ from typing import Any
 
 from experiments.common.plotting import figure_files, house_style, legend_below, panels, plain_log, style_of
 
-PANELS = ("draws", "dimension", "fit", "sweep", "svi", "measuring", "growth", "cold")
+PANELS = (
+    "draws",
+    "dimension",
+    "fit",
+    "sweep",
+    "svi",
+    "steps",
+    "peers",
+    "calls",
+    "compile",
+    "measuring",
+    "growth",
+    "cold",
+)
 TITLES = {
     "draws": "one gradient of n samples",
     "dimension": "one gradient in D dimensions",
     "fit": "fits",
     "sweep": "a sweep",
     "svi": "NumPyro's SVI",
-    "measuring": "measure_total",
+    "steps": "an optimiser step",
+    "peers": "other libraries",
+    "calls": "small calls",
+    "compile": "compilation of a gradient",
+    "measuring": "measure and measure_total",
     "growth": "rgrad, 1,000 samples per gradient",
     "cold": "a cold start",
 }
@@ -33,6 +50,10 @@ def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str
         "fit": _dots,
         "sweep": _dots,
         "svi": _dots,
+        "steps": _dots,
+        "peers": _dots,
+        "calls": _dots,
+        "compile": _dots,
         "measuring": _dots,
         "cold": _dots,
         "growth": _growth,

@@ -36,6 +36,10 @@ WRITERS: dict[str, Callable[[Rows], str]] = {
     "fit": _ratios,
     "sweep": _ratios,
     "svi": _ratios,
+    "steps": _ratios,
+    "peers": _ratios,
+    "compile": _ratios,
+    "calls": _ratios,
     "measuring": _ratios,
 }
 
