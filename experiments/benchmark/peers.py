@@ -6,7 +6,7 @@ Some of them need versions of JAX or NumPy that exclude one another. So each pro
 import json
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -34,11 +34,13 @@ class Peer:
     def __init__(self, library: str, job: str, interpreters: tuple[str, ...]):
         self.name, self.job = library, job
         for interpreter in interpreters:
+            self._stack = ExitStack()
             self._process = subprocess.Popen(
                 [interpreter, str(SCRIPT), library, job, str(CALLS)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 cwd=Path(__file__).parents[2],
             )  # fmt: skip
+            self._stack.enter_context(cleaned(self._end))
             try:
                 first = self._said()
             except RuntimeError as error:
@@ -46,7 +48,7 @@ class Peer:
             if "missing" not in first:
                 check(library, job, first["mean"], first["variance"])
                 return
-            self.__exit__()
+            self._stack.close()
         raise Missing(first["missing"])
 
     def rate(self, turn: int) -> float:
@@ -59,8 +61,7 @@ class Peer:
     def _said(self) -> dict[str, Any]:
         process = self._process
         assert process.stdout is not None
-        with cleaned(process.kill):
-            line = process.stdout.readline()
+        line = process.stdout.readline()
         if not line:
             _, err = process.communicate()
             raise RuntimeError(err.strip().splitlines()[-1] if err.strip() else "the process ended")
@@ -70,8 +71,12 @@ class Peer:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def _end(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        with suppress(ValueError, BrokenPipeError):  # it has been read to its end
+            self._process.communicate()
 
 
 def check(library: str, job: str, mean: float, variance: float) -> None:
