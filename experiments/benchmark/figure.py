@@ -9,18 +9,19 @@ from experiments.common.plotting import figure_files, house_style, legend_below,
 
 PANELS = (
     "draws",
+    "steps",
+    "measuring",
+    "peers",
     "dimension",
     "fit",
     "sweep",
     "svi",
-    "steps",
-    "peers",
     "calls",
     "compile",
-    "measuring",
     "growth",
     "cold",
 )
+SHOWN = 4  # panels; the tables have all sections
 TITLES = {
     "draws": "one gradient of n samples",
     "dimension": "one gradient in D dimensions",
@@ -39,8 +40,8 @@ TITLES = {
 
 @house_style()
 def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`: a panel for each section except `precision`, which is only in the table."""
-    sections = [name for name in PANELS if any(r["section"] == name for r in rows)]
+    """`figure.png` and `figure.svg`: a panel for each of the first four sections of `PANELS` that were run."""
+    sections = [name for name in PANELS if any(r["section"] == name for r in rows)][:SHOWN]
     columns = min(2, max(1, len(sections)))
     figure, grid = panels(max(1, -(-len(sections) // 2)), columns, height=2.2)
     axes = grid.ravel()
