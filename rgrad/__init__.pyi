@@ -23,15 +23,20 @@ from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, 
 from .estimators.control_variates import delta, optimal
 from .estimators.enumerated import enumerated
 from .estimators.generalized import generalized
+from .estimators.go import go
+from .estimators.gumbel_rao import gumbel_rao
 from .estimators.measure_valued import measure_valued
 from .estimators.rebar import rebar, relax
+from .estimators.reinmax import reinmax
 from .estimators.rejection import rejection
 from .estimators.relaxed import gumbel_softmax, straight_through
 from .estimators.reparameterized import reparameterized
 from .estimators.score_function import score_function
 from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
-from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from .estimators.unordered import unordered
+from .expectations.bound_gradients import doubly_reparameterized, sticking_the_landing, vimco
+from .expectations.bounds import iwae, renyi
 from .expectations.credit import credit
 from .expectations.draw import Draw
 from .expectations.elbo import elbo
@@ -62,14 +67,18 @@ __all__ = [
     "generalized",
     "rejection",
     "measure_valued",
-    # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
+    # Estimators for discrete distributions: exact, unbiased, and (the last four) biased.
     "enumerated",
+    "unordered",
+    "go",
     "arm",
     "disarm",
     "rebar",
     "relax",
     "gumbel_softmax",
     "straight_through",
+    "reinmax",
+    "gumbel_rao",
     "OneHotCategorical",
     # Differentiate a program with several draws, each with its own estimator.
     "expect_program",
@@ -84,6 +93,7 @@ __all__ = [
     "location_scale",
     # Bounds from K samples, and their gradient rules.
     "iwae",
+    "renyi",
     "vimco",
     "sticking_the_landing",
     "doubly_reparameterized",

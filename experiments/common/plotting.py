@@ -62,6 +62,10 @@ STYLES = {
     "rebar+trained": Style("#cc79a7", "*"),
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
+    "reinmax": Style("#a6761d", "P"),
+    "gumbel_rao": Style("#e6ab02", "X"),
+    "go": Style("#66a61e", "D"),
+    "unordered": Style("#7570b3", "s"),
     # The losses of NumPyro in `experiments.svi`.
     "Trace_ELBO": Style("#999999", "X"),
     "TraceGraph_ELBO": Style("#cc79a7", "D"),

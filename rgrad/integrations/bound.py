@@ -17,7 +17,7 @@ from rgrad.errors import Unsuitable, nearest
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.score_function import score_function
 from rgrad.estimators.table import name_of_estimator
-from rgrad.expectations.bounds import attach_vimco, bound_of
+from rgrad.expectations.bound_gradients import attach_vimco, bound_of
 from rgrad.expectations.in_place import is_score_function
 from rgrad.integrations.costs import log_density_of
 from rgrad.integrations.sites import NONE, Given, ModelAndGuide, Ran, run, summed_to

@@ -17,7 +17,9 @@ from rgrad.distributions.keyed import WithKey
 from rgrad.distributions.relaxations import OneHotCategorical, relaxation
 from rgrad.estimators.arm import arm, disarm
 from rgrad.estimators.enumerated import enumerated
+from rgrad.estimators.gumbel_rao import gumbel_rao
 from rgrad.estimators.rebar import rebar, relax
+from rgrad.estimators.reinmax import reinmax
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from tests.calibration import assert_unbiased
 
@@ -35,9 +37,11 @@ ESTIMATORS = UNBIASED | {
     "gumbel_softmax": gumbel_softmax,
     "straight_through": straight_through,
     "straight_through+temperature": partial(straight_through, temperature=0.5),
+    "reinmax": reinmax,
+    "gumbel_rao": partial(gumbel_rao, samples=2),
 }
 BITS_ONLY = ("arm", "disarm")
-FIRST_ORDER = ("arm", "disarm", "straight_through", "straight_through+temperature")
+FIRST_ORDER = ("arm", "disarm", "straight_through", "straight_through+temperature", "reinmax", "gumbel_rao")
 
 DERIVATIVES = (lambda g: g, jax.grad, lambda g: jax.grad(jax.grad(g)))
 P = np.array([0.2, 0.5, 0.8])  # many fits start at a logit of exactly 0
@@ -767,7 +771,9 @@ def test_enumerated_refuses():
         jax.jit(lambda m: rgrad.expect(jnp.sum, dist.Binomial(m, 0.3), KEY, 1, enumerated))(5)
 
 
-@pytest.mark.parametrize("name", [*BITS_ONLY, "rebar", "relax+own", "gumbel_softmax", "straight_through"])
+@pytest.mark.parametrize(
+    "name", [*BITS_ONLY, "rebar", "relax+own", "gumbel_softmax", "straight_through", "reinmax", "gumbel_rao"]
+)
 def test_the_others_refuse(name):
     estimator = ESTIMATORS[name]
     refused(
@@ -783,7 +789,7 @@ def test_the_others_refuse(name):
         rgrad.expect(lambda x: x, dist.Bernoulli(jnp.ones(2) / 2).to_event(1), KEY, 4, estimator)
 
 
-@pytest.mark.parametrize("estimator", [gumbel_softmax, straight_through, rebar])
+@pytest.mark.parametrize("estimator", [gumbel_softmax, straight_through, reinmax, gumbel_rao, rebar])
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), jnp.ones(2)], ids=str)
 def test_temperatures_are_positive(estimator, temperature):
     with pytest.raises(ValueError, match=rf"{estimator.__name__}: temperature must be one number > 0"):
