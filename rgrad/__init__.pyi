@@ -6,6 +6,7 @@ from .audits.cuts import Cut
 from .audits.result import Audit
 from .autodiff import attach, attach_gradient
 from .backend.compiler_check import CompilerCheck, check_compiler
+from .backend.compiling import compiler_options
 from .comparison.combination import combine
 from .comparison.compare import compare
 from .comparison.result import Comparison
@@ -146,9 +147,10 @@ __all__ = [
     # The exact values to compare with.
     "exact_moments",
     "ExactMoments",
-    # Check whether JAX's compiler is correct on this machine.
+    # Check whether JAX's compiler is correct on this machine, and make it fast in your own programs.
     "check_compiler",
     "CompilerCheck",
+    "compiler_options",
     # Minimise an expectation.
     "fit",
     "initial_fit",

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.draws import check_draw, evaluate
@@ -71,7 +72,7 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
 
     if base is q:
         return jnp.broadcast_to(total(x), (n,))
-    return jax.vmap(lambda k: total(with_keys(q, x, k)))(jax.random.split(key, n))
+    return jax.vmap(lambda k: total(with_keys(q, x, k)))(split(key, n))
 
 
 def support_of(q: Any, limit: int = 2**16, caller: str = "enumerated") -> np.ndarray:

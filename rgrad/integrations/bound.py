@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.autodiff import attach, first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.wrappers import elementary
 from rgrad.errors import Unsuitable, nearest
 from rgrad.estimators.reparameterized import reparameterized
@@ -71,7 +72,7 @@ def bound(of: ModelAndGuide, gradient: str, k: int, centre: Any, key: Array) -> 
     Args:
         centre: the baseline of "score_function", a function of the bound.
     """
-    keys = jax.random.split(key, k)
+    keys = split(key, k)
     if gradient in THROUGH_SAMPLES:
         return _through_samples(of, gradient, keys)
 
