@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from rgrad.autodiff import first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.cumulative import is_last, ratios
 from rgrad.distributions.draws import draw, evaluate
@@ -53,7 +53,7 @@ def go(f: Objective, q: Distribution, key: Array, n: int) -> Array:
     """
     base = base_of(q)
     one = elementary(base)
-    for_x, for_f, for_ratios = jax.random.split(key, 3)
+    for_x, for_f, for_ratios = split(key, 3)
     x = draw(base, for_x, n, "go")
     of = ratios(one, x.astype(jnp.result_type(float)), for_ratios)
     f = of_counts(f, q, "go")

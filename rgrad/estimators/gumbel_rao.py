@@ -9,6 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
@@ -62,9 +63,9 @@ def gumbel_rao(
         raise Unsuitable(f"gumbel_rao: samples must be a Python int of at least 1, got {samples!r}")
     how = relaxation(base, "gumbel_rao")
     f = of_relaxed(f, q, "gumbel_rao")
-    for_z, for_given, for_f = jax.random.split(key, 3)
+    for_z, for_given, for_f = split(key, 3)
     hard = how.hard(how.sample(for_z, n))
-    noises = jax.vmap(lambda k: how.given(hard, k))(jax.random.split(for_given, samples))
+    noises = jax.vmap(lambda k: how.given(hard, k))(split(for_given, samples))
     soft = (how.along(how.soft(noises / temperature)) / temperature).mean(0)
     x = first_order(hard.astype(soft.dtype), [soft], [jnp.ones_like(soft)], "gumbel_rao")
     terms = evaluate(f, with_keys(q, x, for_f), n, "gumbel_rao")

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
@@ -56,7 +57,7 @@ def reinmax(f: Objective, q: Distribution, key: Array, n: int, *, temperature: A
     check_temperature(temperature, "reinmax")
     how = relaxation(base, "reinmax")
     f = of_relaxed(f, q, "reinmax")
-    for_z, for_f = jax.random.split(key)
+    for_z, for_f = split(key)
     z = jax.lax.stop_gradient(how.sample(for_z, n))
     x = how.hard(z).astype(z.dtype)
     soft = 2 * how.along((x + how.soft(how.logits / temperature)) / 2) - how.along(how.soft(how.logits)) / 2

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from rgrad.backend.kinds import gumbel
+from rgrad.backend.noise import split
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.draws import check_draw, evaluate
@@ -86,8 +88,8 @@ def unordered(f: Objective, q: Distribution, key: Array, n: int, *, k: int = GRO
     x, f = jnp.asarray(points), of_counts(f, q, "unordered", largest)
     of_all = jax.vmap(partial(probability, base))(x)
     p = lax.stop_gradient(of_all)
-    for_draw, for_f = jax.random.split(key)
-    _, chosen = lax.top_k(jnp.log(p) + jax.random.gumbel(for_draw, (n, len(p)), p.dtype), k)
+    for_draw, for_f = split(key)
+    _, chosen = lax.top_k(jnp.log(p) + gumbel(for_draw, (n, len(p)), p.dtype), k)
     outside = jnp.where(jnp.zeros((n, len(p)), bool).at[jnp.arange(n)[:, None], chosen].set(True), 0.0, p).sum(-1)
     values = evaluate(f, with_keys(q, x[chosen.reshape(-1)], for_f), n * k, "unordered").reshape(n, k)
     # At a value of probability 0, f may be infinite, e.g. in 0 log 0.

@@ -805,9 +805,9 @@ def test_one_hot_is_a_categorical():
     got, want = one_hot(a).log_prob(x), dist.Categorical(logits=a, validate_args=False).log_prob(x.argmax(-1))
     np.testing.assert_allclose(got, want, rtol=1e-6)
     # The optimal baseline knows that both are normalised for all logits. The samples are the same.
-    optimal = lambda q, f: jax.grad(lambda a: rgrad.expect(f, q(a), KEY, 20, "score_function+optimal"))(
-        jnp.array([0.3, 0.2])
-    )
+    optimal = lambda q, f: jax.grad(
+        lambda a: rgrad.expect(f, rgrad.jax_random(q(a)), KEY, 20, "score_function+optimal")
+    )(jnp.array([0.3, 0.2]))
     of_both = jax.jit(
         lambda: (optimal(one_hot, lambda x: x[1]), optimal(lambda a: dist.Categorical(logits=a), lambda i: i * 1.0))
     )
