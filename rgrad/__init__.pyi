@@ -6,6 +6,7 @@ from .audits.cuts import Cut
 from .audits.result import Audit
 from .autodiff import attach, attach_gradient
 from .backend.compiler_check import CompilerCheck, check_compiler
+from .backend.compiling import compiler_options
 from .comparison.combination import combine
 from .comparison.compare import compare
 from .comparison.result import Comparison
@@ -22,15 +23,20 @@ from .estimators.baselines import MovingAverage, leave_one_out, leave_pair_out, 
 from .estimators.control_variates import delta, optimal
 from .estimators.enumerated import enumerated
 from .estimators.generalized import generalized
+from .estimators.go import go
+from .estimators.gumbel_rao import gumbel_rao
 from .estimators.measure_valued import measure_valued
 from .estimators.rebar import rebar, relax
+from .estimators.reinmax import reinmax
 from .estimators.rejection import rejection
 from .estimators.relaxed import gumbel_softmax, straight_through
 from .estimators.reparameterized import reparameterized
 from .estimators.score_function import score_function
 from .estimators.surrogate import surrogate
 from .estimators.table import ESTIMATORS, EstimatorRow
-from .expectations.bounds import doubly_reparameterized, iwae, sticking_the_landing, vimco
+from .estimators.unordered import unordered
+from .expectations.bound_gradients import doubly_reparameterized, sticking_the_landing, vimco
+from .expectations.bounds import iwae, renyi
 from .expectations.credit import credit
 from .expectations.draw import Draw
 from .expectations.elbo import elbo
@@ -61,14 +67,18 @@ __all__ = [
     "generalized",
     "rejection",
     "measure_valued",
-    # Estimators for discrete distributions: exact, unbiased, and (the last two) biased.
+    # Estimators for discrete distributions: exact, unbiased, and (the last four) biased.
     "enumerated",
+    "unordered",
+    "go",
     "arm",
     "disarm",
     "rebar",
     "relax",
     "gumbel_softmax",
     "straight_through",
+    "reinmax",
+    "gumbel_rao",
     "OneHotCategorical",
     # Differentiate a program with several draws, each with its own estimator.
     "expect_program",
@@ -83,6 +93,7 @@ __all__ = [
     "location_scale",
     # Bounds from K samples, and their gradient rules.
     "iwae",
+    "renyi",
     "vimco",
     "sticking_the_landing",
     "doubly_reparameterized",
@@ -136,9 +147,10 @@ __all__ = [
     # The exact values to compare with.
     "exact_moments",
     "ExactMoments",
-    # Check whether JAX's compiler is correct on this machine.
+    # Check whether JAX's compiler is correct on this machine, and make it fast in your own programs.
     "check_compiler",
     "CompilerCheck",
+    "compiler_options",
     # Minimise an expectation.
     "fit",
     "initial_fit",

@@ -7,6 +7,6 @@ Example:
     (3,)
 """
 
-from rgrad.backend.noise import bits, fold_in, normal, uniform
+from rgrad.backend.noise import bits, fold_in, normal, split, uniform
 
-__all__ = ["bits", "fold_in", "normal", "uniform"]
+__all__ = ["bits", "fold_in", "normal", "split", "uniform"]

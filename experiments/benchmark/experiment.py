@@ -2,13 +2,20 @@
 
 from typing import Any
 
+from experiments.benchmark.calls import SIZES, calls_section
+from experiments.benchmark.compilation import TASKS as COMPILE_TASKS
+from experiments.benchmark.compilation import compile_section
 from experiments.benchmark.figure import draw_figure
 from experiments.benchmark.gpu import read_gpu
 from experiments.benchmark.models import svi_section
+from experiments.benchmark.peer_script import SAMPLES
+from experiments.benchmark.peers import peers_section
 from experiments.benchmark.processes import cold_section, growth_section
 from experiments.benchmark.readme import readme_tables
 from experiments.benchmark.settings import NOTES, TITLES, UNITS, BenchmarkSettings
 from experiments.benchmark.sizes import measuring_section
+from experiments.benchmark.steps import TASKS as STEP_TASKS
+from experiments.benchmark.steps import steps_section
 from experiments.benchmark.study import (
     dimension_section,
     draws_section,
@@ -37,6 +44,10 @@ def run(settings: BenchmarkSettings) -> int:
         "fit": (lambda advance: fit_section(settings, left_out, advance), 1),
         "sweep": (lambda advance: sweep_section(settings, advance), 1),
         "svi": (lambda advance: svi_section(settings, advance), 4),
+        "steps": (lambda advance: steps_section(settings, advance), len(STEP_TASKS)),
+        "peers": (lambda advance: peers_section(settings, left_out, advance), len(SAMPLES)),
+        "compile": (lambda advance: compile_section(settings, advance), len(COMPILE_TASKS)),
+        "calls": (lambda advance: calls_section(settings, advance), 2 * len(SIZES) + 1),
         "measuring": (lambda advance: measuring_section(settings, advance), 1),
         "cold": (lambda advance: cold_section(settings, advance), 1),
         "precision": (lambda advance: precision_section(settings, advance), 1),

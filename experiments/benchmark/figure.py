@@ -7,14 +7,32 @@ from typing import Any
 
 from experiments.common.plotting import figure_files, house_style, legend_below, panels, plain_log, style_of
 
-PANELS = ("draws", "dimension", "fit", "sweep", "svi", "measuring", "growth", "cold")
+PANELS = (
+    "draws",
+    "steps",
+    "measuring",
+    "peers",
+    "dimension",
+    "fit",
+    "sweep",
+    "svi",
+    "calls",
+    "compile",
+    "growth",
+    "cold",
+)
+SHOWN = 4  # panels; the tables have all sections
 TITLES = {
     "draws": "one gradient of n samples",
     "dimension": "one gradient in D dimensions",
     "fit": "fits",
     "sweep": "a sweep",
     "svi": "NumPyro's SVI",
-    "measuring": "measure_total",
+    "steps": "an optimiser step",
+    "peers": "other libraries",
+    "calls": "small calls",
+    "compile": "compilation of a gradient",
+    "measuring": "measure and measure_total",
     "growth": "rgrad, 1,000 samples per gradient",
     "cold": "a cold start",
 }
@@ -22,8 +40,8 @@ TITLES = {
 
 @house_style()
 def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`: a panel for each section except `precision`, which is only in the table."""
-    sections = [name for name in PANELS if any(r["section"] == name for r in rows)]
+    """`figure.png` and `figure.svg`: a panel for each of the first four sections of `PANELS` that were run."""
+    sections = [name for name in PANELS if any(r["section"] == name for r in rows)][:SHOWN]
     columns = min(2, max(1, len(sections)))
     figure, grid = panels(max(1, -(-len(sections) // 2)), columns, height=2.2)
     axes = grid.ravel()
@@ -33,6 +51,10 @@ def draw_figure(rows: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str
         "fit": _dots,
         "sweep": _dots,
         "svi": _dots,
+        "steps": _dots,
+        "peers": _dots,
+        "calls": _dots,
+        "compile": _dots,
         "measuring": _dots,
         "cold": _dots,
         "growth": _growth,

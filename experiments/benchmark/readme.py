@@ -16,7 +16,29 @@ def readme_tables(rows: Rows) -> dict[str, str]:
     """For each section that was run: how many times as fast as the others rgrad is; and the record of a GPU."""
     of = {name: [r for r in rows if r["section"] == name] for name in WRITERS}
     written = {name: write(of[name]) for name, write in WRITERS.items() if of[name]}
+    written |= {"numbers": _numbers(rows)} if all(of[name] for name in ("draws", "steps", "measuring")) else {}
     return written | ({"gpu": gpu_table(json.loads(GPU.read_text(encoding="utf-8")))} if GPU.exists() else {})
+
+
+def _numbers(rows: Rows) -> str:
+    """The five numbers that matter to a user, each with the command that measures it."""
+
+    def ratios(section: str, *words: str) -> str:
+        found = [r["times"] for r in rows if r["section"] == section and all(w in r["contender"] for w in words)]
+        ends = sorted({number(min(found), 2), number(max(found), 2)}, key=float) if found else ["not measured"]
+        return " to ".join(ends)
+
+    of = lambda section: f"`python -m experiments.benchmark --sections {section}`"
+    rate = max(r["rate"] for r in rows if r["section"] == "draws" and r["contender"] == "rgrad")
+    lines = [
+        ["draws a second", number(rate, 2), of("draws")],
+        ["times as fast as NumPy on two threads", ratios("draws", "numpy threads"), of("draws")],
+        ["an optimiser step: times as fast as the same step written by hand", ratios("steps", "by hand"), of("steps")],
+        ["... as NumPyro's `Trace_ELBO`", ratios("steps", "Trace_ELBO"), of("steps")],
+        ["`measure` of a network's gradient: times as fast as a loop that only makes the gradients",
+         ratios("measuring", "measure,"), of("measuring")],
+    ]  # fmt: skip
+    return markdown(["", "", "command"], lines, ["command"])
 
 
 def _draws(rows: Rows) -> str:
@@ -36,6 +58,10 @@ WRITERS: dict[str, Callable[[Rows], str]] = {
     "fit": _ratios,
     "sweep": _ratios,
     "svi": _ratios,
+    "steps": _ratios,
+    "peers": _ratios,
+    "compile": _ratios,
+    "calls": _ratios,
     "measuring": _ratios,
 }
 

@@ -18,8 +18,8 @@ from experiments.benchmark.rivals import OURS, WrongResult
 from experiments.benchmark.study import Row, compared, in_turn, seconds_of
 from experiments.common.progress import Advance
 
-WIDTH = 1000  # of the two layers of the network: 2e6 parameters
-CALLS = 32  # gradients of the network in one turn
+WIDTHS = {1_000: 22, 100_000: 224, 1_000_000: 707, 10_000_000: 2_236}  # of the two layers, by the number of parameters
+CALLS = {1_000: 8_192, 100_000: 512, 1_000_000: 64, 10_000_000: 8}  # gradients of the network in one turn
 SETTINGS, REPLICATES = 1_000, 400  # measured under vmap
 BOUND = 300_000  # samples of the bound
 SAMPLES, CHUNK = 2**17, 2**13
@@ -37,10 +37,11 @@ class SizeTask(NamedTuple):
     """The relative difference at which they agree."""
 
 
-def large_gradient() -> SizeTask:
-    """Gradients of a network with dropout: in `rgrad.measure_total`, and in a loop that only adds them up."""
-    x = jax.random.normal(jax.random.key(1), (64, WIDTH))
-    params = {name: jnp.eye(WIDTH) + 0.01 for name in ("first", "second")}
+def large_gradient(parameters: int, total: bool) -> SizeTask:
+    """Gradients of a network with dropout: in `rgrad.measure` or `measure_total`, and in a loop that only adds them up."""
+    width, calls = WIDTHS[parameters], CALLS[parameters]
+    x = jax.random.normal(jax.random.key(1), (64, width))
+    params = {name: jnp.eye(width) + 0.01 for name in ("first", "second")}
 
     def loss(params: Any, key: Array) -> Array:
         hidden = jnp.tanh(x @ params["first"])
@@ -55,13 +56,21 @@ def large_gradient() -> SizeTask:
             g = gradient(key)
             return jax.tree.map(jnp.add, total, g), optax.tree.norm(g, squared=True)
 
-        return jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), jax.random.split(key, CALLS))[1].mean()
+        sums, squares = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, params), jax.random.split(key, calls))
+        return squares.mean() + 0.0 * optax.tree.sum(sums)
 
-    def total(key: Array) -> Any:
-        whole = rgrad.measure_total(gradient, key, CALLS).whole
-        return whole.variance.value + whole.squared_mean.value
+    def whole(key: Array) -> Any:
+        found = rgrad.measure_total(gradient, key, calls).whole
+        return found.variance.value + found.squared_mean.value
 
-    return SizeTask(total, plain, "plain loop of the gradients", CALLS, 0.2)
+    def elements(key: Array) -> Any:
+        moments = rgrad.measure(gradient, key, calls)
+        return sum(
+            np.sum(m2 + mean**2) for m2, mean in zip(*map(jax.tree.leaves, (moments.m2, moments.mean)), strict=True)
+        )
+
+    name = f"{'measure_total' if total else 'measure'}, {parameters:,} parameters: plain loop"
+    return SizeTask(whole if total else elements, plain, name, calls, 0.2)
 
 
 def many_settings() -> SizeTask:
@@ -121,7 +130,8 @@ def chunked() -> SizeTask:
 def measuring_section(settings: Any, advance: Advance) -> list[Row]:
     """Gradients, settings or samples per second, for each task."""
     rows: list[Row] = []
-    tasks = (large_gradient, many_settings, large_bound, chunked)
+    networks = [partial(large_gradient, p, total) for total in (False, True) for p in settings.parameters]
+    tasks: list[Callable[[], SizeTask]] = [*networks, many_settings, large_bound, chunked]
     for make in tasks:
         task, key = make(), jax.random.key(settings.seed)
         values = [float(jax.block_until_ready(call(key))) for call in (task.ours, task.other)]  # compiles

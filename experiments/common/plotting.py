@@ -62,6 +62,11 @@ STYLES = {
     "rebar+trained": Style("#cc79a7", "*"),
     "gumbel_softmax": Style("#bbaa00", "d"),
     "straight_through": Style("#6f4e37", "h"),
+    "reinmax": Style("#a6761d", "P"),
+    "gumbel_rao": Style("#c51b7d", "X"),
+    "go": Style("#66a61e", "D"),
+    "unordered": Style("#7570b3", "s"),
+    "unordered+6": Style("#3f3a8c", "D"),
     # The losses of NumPyro in `experiments.svi`.
     "Trace_ELBO": Style("#999999", "X"),
     "TraceGraph_ELBO": Style("#cc79a7", "D"),

@@ -1,4 +1,4 @@
-"""Which gradient of an expectation over bits has the least noise, which is biased, and which trains best?
+"""Which gradient of an expectation over bits or categories has the least noise, which is biased, and which trains best?
 
 python -m experiments.discrete
 """

@@ -11,37 +11,49 @@ BELOW_MOST = 1e-10  # the same, relative to the largest variance of all estimato
 
 
 @house_style()
-def draw_figure(rows: list[dict[str, Any]], curves: dict[str, Any], settings: Any) -> dict[str, bytes]:
-    """`figure.png` and `figure.svg`: a row for each target. Left: variance and squared bias. Right: the median loss."""
-    names = list(curves)
-    figure, axes = panels(len(settings.targets), 2, height=max(2.4, 0.6 + 0.28 * len(names)))
-    for i, target in enumerate(settings.targets):
-        points, training = axes[i]
-        mine = {row["estimator"]: row for row in rows if row["target"] == target}
-        most = max(row["variance"] for row in mine.values())
-        for j, name in enumerate(names):
-            row, (colour, marker) = mine[name], style_of(name)
-            if row["variance"] > max(BELOW_MEAN * row["mean"] ** 2, BELOW_MOST * most):
-                points.plot([row["variance_low"], row["variance_high"]], [j, j], "-", lw=3, color=colour)
-                points.plot(row["variance"], j, marker, color=colour)
-            else:
-                points.annotate("no variance", (0.02, j), xycoords=("axes fraction", "data"), va="center", color=colour)
-            if abs(row["bias"]) > 4 * row["standard_error"] and row["biased"]:
-                points.plot(row["bias"] ** 2, j, "x", color=colour, ms=9)
-            steps = np.linspace(0, settings.steps, curves[name].shape[-1])
-            every = max(1, len(steps) // 6)
-            training.plot(steps, np.median(curves[name][i], 0), "-", color=colour, marker=marker, ms=4.5, lw=1.2,
-                          markevery=(j * every // len(names), every))  # fmt: skip
-        points.set(xscale="log", xlabel="variance with 95 % interval (cross: squared bias)")
-        points.set_title(f"one gradient, target t = {target:g}")
-        points.set_yticks(range(len(names)), names)
-        for label, name in zip(points.get_yticklabels(), names, strict=True):
-            label.set_color(style_of(name).colour)
-        points.set_ylim(len(names) - 0.5, -0.5)
-        points.grid(axis="x", alpha=0.3)
-        training.set(xlabel="step of Adam (colours and markers as on the left)", ylabel="loss, median of the runs")
-        training.set_title(f"training, target t = {target:g}")
-        training.grid(alpha=0.3)
-    figure.suptitle(f"Which estimator trains {settings.bits} bits? f(b) = mean (b - t)^2, "
-                    f"{settings.num_samples} samples for each gradient")  # fmt: skip
+def draw_figure(rows: list[dict[str, Any]], curves: dict[str, dict[str, Any]], settings: Any) -> dict[str, bytes]:
+    """`figure.png` and `figure.svg`: a row for each problem, at the last target. Left: variance and squared bias. Right: the
+    median loss."""
+    names = max(len(of) for of in curves.values())
+    figure, axes = panels(len(curves), 2, height=max(2.4, 0.6 + 0.28 * names))
+    for i, (problem, of) in enumerate(curves.items()):
+        target = settings.targets[-1]
+        mine = {r["estimator"]: r for r in rows if (r["problem"], r["target"]) == (problem, target)}
+        _draw_points(axes[i][0], mine)
+        _draw_training(axes[i][1], {name: curve[-1] for name, curve in of.items()}, settings)
+        size = {"bits": settings.bits, "categories": settings.classes}[problem]
+        axes[i][0].set_title(f"one gradient, {size} {problem}, target t = {target:g}")
+        axes[i][1].set_title(f"training, {size} {problem}, target t = {target:g}")
+    figure.suptitle(f"Which estimator trains discrete variables? {settings.num_samples} samples of bits, or "
+                    f"{settings.evaluations} evaluations of f for categories")  # fmt: skip
     return figure_files(figure)
+
+
+def _draw_points(axis: Any, rows: dict[str, dict[str, Any]]) -> None:
+    most = max(row["variance"] for row in rows.values())
+    for j, (name, row) in enumerate(rows.items()):
+        colour, marker = style_of(name)
+        if row["variance"] > max(BELOW_MEAN * row["mean"] ** 2, BELOW_MOST * most):
+            axis.plot([row["variance_low"], row["variance_high"]], [j, j], "-", lw=3, color=colour)
+            axis.plot(row["variance"], j, marker, color=colour)
+        else:
+            axis.annotate("no variance", (0.02, j), xycoords=("axes fraction", "data"), va="center", color=colour)
+        if abs(row["bias"]) > 4 * row["standard_error"] and row["biased"]:
+            axis.plot(row["bias"] ** 2, j, "x", color=colour, ms=9)
+    axis.set(xscale="log", xlabel="variance with 95 % interval (cross: squared bias)")
+    axis.set_yticks(range(len(rows)), list(rows))
+    for label, name in zip(axis.get_yticklabels(), rows, strict=True):
+        label.set_color(style_of(name).colour)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def _draw_training(axis: Any, curves: dict[str, Any], settings: Any) -> None:
+    for j, (name, curve) in enumerate(curves.items()):
+        colour, marker = style_of(name)
+        steps = np.linspace(0, settings.steps, curve.shape[-1])
+        every = max(1, len(steps) // 6)
+        axis.plot(steps, np.median(curve, 0), "-", color=colour, marker=marker, ms=4.5, lw=1.2,
+                  markevery=(j * every // len(curves), every))  # fmt: skip
+    axis.set(xlabel="step of Adam (colours and markers as on the left)", ylabel="loss, median of the runs")
+    axis.grid(alpha=0.3)

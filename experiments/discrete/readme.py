@@ -1,4 +1,4 @@
-"""The table of this experiment's README."""
+"""The tables of this experiment's README."""
 
 from typing import Any
 
@@ -10,14 +10,18 @@ SURE = 4.0  # standard errors beyond which a bias is shown
 
 
 def readme_tables(rows: list[dict[str, Any]], settings: DiscreteSettings) -> dict[str, str]:
-    """Every estimator at the last target."""
+    """Every estimator at the last target, in a table for each problem."""
+    return {name: _table([r for r in rows if r["problem"] == name], settings) for name in settings.problems}
+
+
+def _table(rows: list[dict[str, Any]], settings: DiscreteSettings) -> str:
     lines = [
         [
             r["estimator"], f"{r['evaluations']:,}", _bias(r), number(r["variance"], 2), number(r["excess_loss"], 2),
         ]
         for r in rows if r["target"] == settings.targets[-1]
     ]  # fmt: skip
-    return {"estimators": markdown(["estimator", "f evaluations", "bias", "variance", "excess loss"], lines)}
+    return markdown(["estimator", "f evaluations", "bias", "variance", "excess loss"], lines)
 
 
 def _bias(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.protocols import Sample
 
 Draws = Callable[[Any, Array, tuple[int, ...]], Sample]
@@ -62,7 +63,7 @@ class Adapted:
 
 
 def _one_by_one(q: Any, key: Array, shape: tuple[int, ...]) -> Sample:
-    keys = jax.random.split(key, prod(shape))
+    keys = split(key, prod(shape))
     samples = jax.vmap(lambda key: q.sample(key))(keys)
     return jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), samples)
 

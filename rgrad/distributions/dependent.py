@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.others import as_distribution
@@ -87,7 +88,7 @@ class Stratified(DependentDraws):
     prefix = "stratified"
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
-        for_first, for_strata, for_place = jax.random.split(key, 3)
+        for_first, for_strata, for_place = split(key, 3)
         # In the first coordinate, a random shift is enough to make each row uniform. The other coordinates are
         # permuted, so that no two of them move together. One sort for each is enough; `jax.random.permutation` sorts
         # several times.
@@ -104,7 +105,7 @@ class Quasi(DependentDraws):
     prefix = "quasi"
 
     def uniforms(self, key: Array, n: int, size: int) -> Array:
-        for_shift, for_rest = jax.random.split(key)
+        for_shift, for_rest = split(key)
         m = (n - 1).bit_length()
         shift = jax.random.randint(for_shift, (size,), 0, 2**m)
         rest = jax.random.uniform(for_rest, (n, size))

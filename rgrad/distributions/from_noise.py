@@ -1,11 +1,13 @@
-"""Samples of location-scale families, made from the noise of `rgrad.noise`."""
+"""Samples of location-scale families, bits and categories, made from the noise of `rgrad.noise`."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.backend.kinds import bernoulli, categorical
 from rgrad.backend.noise import Shape, is_ours, normal, uniform
 from rgrad.distributions.triangular import lower
 
@@ -39,10 +41,18 @@ def _by_quantile(q: Any, key: Array, shape: Shape) -> Any:
     return q.icdf(uniform(key, shape))
 
 
+def _bernoulli(q: Any, key: Array, shape: Shape) -> Any:
+    return bernoulli(key, q.probs, shape)
+
+
 FROM_NOISE: dict[type, Callable[[Any, Array, Shape], Any]] = {
     dist.Normal: lambda q, key, shape: q.loc + q.scale * normal(key, shape),
     dist.MultivariateNormal: lambda q, key, shape: q.loc + (q.scale_tril @ normal(key, shape)[..., None])[..., 0],
     dist.Uniform: lambda q, key, shape: q.low + (q.high - q.low) * uniform(key, shape),
+    dist.BernoulliProbs: _bernoulli,
+    dist.BernoulliLogits: _bernoulli,
+    dist.CategoricalProbs: lambda q, key, shape: categorical(key, jnp.log(q.probs * 1.0), shape),
+    dist.CategoricalLogits: lambda q, key, shape: categorical(key, q.logits * 1.0, shape),
     dist.Cauchy: _by_quantile,
     dist.Exponential: _by_quantile,
     dist.Gumbel: _by_quantile,

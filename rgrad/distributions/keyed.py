@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.distributions.implicit import has_rsample, rsample, sample
 from rgrad.distributions.log_density import Wrapper, log_prob
 from rgrad.distributions.wrappers import OfBase
@@ -26,12 +27,12 @@ class WithKey(OfBase, Wrapper):
         return getattr(self.base, "support", ())
 
     def sample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return sample(self.base, for_x, shape), jax.random.split(for_f, shape)
+        for_x, for_f = split(key)
+        return sample(self.base, for_x, shape), split(for_f, shape)
 
     def rsample(self, key: Array, shape: tuple[int, ...]) -> tuple[Sample, Array]:
-        for_x, for_f = jax.random.split(key)
-        return rsample(self.base, for_x, shape), jax.random.split(for_f, shape)
+        for_x, for_f = split(key)
+        return rsample(self.base, for_x, shape), split(for_f, shape)
 
     def log_prob(self, value: tuple[Sample, Array]) -> Array:
         return log_prob(self.base, value[0])
@@ -56,4 +57,4 @@ def with_keys(q: Any, x: Sample, key: Array) -> Any:
     """The n samples `x` of `base_of(q)` as samples of `q`: with keys split from `key` if `q` has them."""
     if not isinstance(q, WithKey):
         return x
-    return x, jax.random.split(key, len(jax.tree.leaves(x)[0]))
+    return x, split(key, len(jax.tree.leaves(x)[0]))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 from numpyro.distributions import constraints
 
@@ -75,6 +75,11 @@ class Logistic(NamedTuple):
     def soft(self, z: Array) -> Array:
         return jax.nn.sigmoid(z)
 
+    def along(self, p: Array) -> Array:
+        """A function of the logits. Its derivative is that of `soft` where `soft` is p, of shape `(n, *event_shape)`."""
+        p = lax.stop_gradient(p)
+        return p * (1 - p) * self.logits
+
     def given(self, b: Array, key: Array) -> Array:
         """z given `hard(z) = b`, differentiable in the logits, as a function of new noise."""
         sign = jnp.where(b == 1, 1.0, -1.0).astype(self.logits.dtype)
@@ -97,6 +102,12 @@ class Gumbels(NamedTuple):
 
     def soft(self, z: Array) -> Array:
         return jax.nn.softmax(z)
+
+    def along(self, p: Array) -> Array:
+        """A function of the logits. Its derivative is that of `soft` where `soft` is p, of shape `(n, *event_shape)`."""
+        p = lax.stop_gradient(p)
+        logits = jnp.where(jnp.isneginf(self.logits), 0.0, self.logits)  # p is 0 there
+        return p * (logits - (p * logits).sum(-1, keepdims=True))
 
     def given(self, b: Array, key: Array) -> Array:
         """z given `hard(z) = b`, differentiable in the logits. The largest entry is Gumbel; the others lie below it."""

@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import betaln, digamma, gammaln, polygamma
 
+from rgrad.backend.noise import split
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.noise_families import log_gamma
 from rgrad.distributions.wrappers import JaxRandom, name_of
@@ -94,7 +95,7 @@ def _(q: dist.Beta) -> Standardised:
     a, b = of_event(q, q.concentration1), of_event(q, q.concentration0)
 
     def sampler(key: Array, shape: tuple[int, ...], a: Array, b: Array) -> Array:
-        for_a, for_b = jax.random.split(key)  # not the key itself, because the sampler of one Gamma splits it again
+        for_a, for_b = split(key)  # not the key itself, because the sampler of one Gamma splits it again
         return log_gamma(for_a, shape, a) - log_gamma(for_b, shape, b)
 
     logits = Logarithm(

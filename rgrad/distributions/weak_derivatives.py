@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.backend.varying import same_varying
 from rgrad.distributions.draws import as_it_is
 from rgrad.distributions.wrappers import name_of
@@ -60,7 +61,7 @@ def _normal_scale(q: dist.Normal, image: Callable[[Array], Array]) -> Rule:
     """
 
     def rule(x: Array, key: Array, coupled: bool) -> tuple[Array, Array, Array]:
-        for_m, for_sign, for_e = jax.random.split(key, 3)
+        for_m, for_sign, for_e = split(key, 3)
         m = jnp.sqrt((jax.random.normal(for_m, (3, *x.shape), x.dtype) ** 2).sum(0))
         m *= jax.random.rademacher(for_sign, x.shape, x.dtype)
         e = m * jax.random.uniform(for_e, x.shape, x.dtype) if coupled else jax.random.normal(for_e, x.shape, x.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from rgrad.autodiff import attach_gradient
+from rgrad.backend.noise import is_ours, split, uniform
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
@@ -95,12 +97,18 @@ def _antithetic(f: Objective, q: Any, key: Array, n: int, caller: str) -> tuple[
     if not isinstance(inner, dist.BernoulliProbs | dist.BernoulliLogits):
         raise NoRule(f"{caller}: q must be a Bernoulli or a vector of them, got {name_of(inner)}")
     logits = jnp.broadcast_to(inner.logits * 1.0, base.event_shape)  # a float, even if it was given as the integer 0
-    for_u, for_f = jax.random.split(key)
-    # The shift by half a step makes u symmetric about 1/2: 1 - u is exact, and has the same distribution.
-    u = jax.random.uniform(for_u, (n, *logits.shape), logits.dtype) + jnp.finfo(logits.dtype).eps / 2
+    for_u, for_f = split(key)
+    u = _symmetric(for_u, (n, *logits.shape), logits.dtype)
     p = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     b, opposite = (1 - u < p).astype(int), (u < p).astype(int)
     return logits, u, b, opposite, lambda x: evaluate(f, with_keys(q, x, for_f), n, caller)
+
+
+def _symmetric(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Uniforms that are symmetric about 1/2: 1 - u is exact, and has the same distribution."""
+    if is_ours(key, math.prod(shape), dtype):
+        return uniform(key, shape, dtype)
+    return jax.random.uniform(key, shape, dtype) + jnp.finfo(dtype).eps / 2
 
 
 def _column(values: Array, like: Array) -> Array:

@@ -25,6 +25,7 @@ from rgrad.distributions.copies import Copies
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.keyed import base_of, rewrapped
 from rgrad.distributions.log_density import log_prob
+from rgrad.distributions.relaxations import OneHotCategorical
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import JaxRandom, elementary, name_of, unwrapped
 from rgrad.errors import NoDerivative, NoRule, Unsuitable
@@ -188,6 +189,7 @@ FREE = (
     dist.CategoricalLogits, dist.Cauchy, dist.Dirichlet, dist.Exponential, dist.Gamma, dist.GammaPoisson,
     dist.GeometricLogits, dist.GeometricProbs, dist.Gumbel, dist.InverseGamma, dist.Laplace, dist.LogNormal, dist.Logistic,
     dist.MultinomialLogits, dist.MultivariateNormal, dist.Normal, dist.Poisson, dist.StudentT, dist.VonMises, dist.Weibull,
+    OneHotCategorical,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.draws import check_draw, evaluate
@@ -71,22 +72,22 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
 
     if base is q:
         return jnp.broadcast_to(total(x), (n,))
-    return jax.vmap(lambda k: total(with_keys(q, x, k)))(jax.random.split(key, n))
+    return jax.vmap(lambda k: total(with_keys(q, x, k)))(split(key, n))
 
 
-def support_of(q: Any, limit: int = 2**16) -> np.ndarray:
+def support_of(q: Any, limit: int = 2**16, caller: str = "enumerated") -> np.ndarray:
     """Every value of `q`, shape `(K, *event_shape)`: the product of the supports of its independent coordinates."""
     inner = q
     while isinstance(inner, dist.Independent | JaxRandom | DependentDraws):
         inner = inner.base_dist
     batch = getattr(inner, "batch_shape", ())
-    values = _values(inner, math.prod(batch))
+    values = _values(inner, math.prod(batch), caller)
     if not values:  # an empty vector has one value
         return np.zeros((1, *batch, *inner.event_shape))
     sizes = [len(v) for v in values]
     if math.prod(sizes) > limit:
         raise Unsuitable(
-            f"enumerated: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
+            f"{caller}: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
             "score_function with leave_one_out, enumerate only some of the variables (nest expectations with "
             "keyed=True), or raise the limit"
         )
@@ -100,19 +101,19 @@ def _product(sizes: list[int]) -> str:
     return f"{sizes[0]}^{len(sizes)} = {math.prod(sizes):,}" if same else f"{math.prod(sizes):,}"
 
 
-def _values(q: Any, coordinates: int) -> list[np.ndarray]:
+def _values(q: Any, coordinates: int, caller: str) -> list[np.ndarray]:
     """The values of each coordinate of a batch. Integers come from the bounds, which may differ between coordinates."""
     support: Any = getattr(q, "support", None)
     if getattr(support, "is_discrete", False) and hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         bounds = (support.lower_bound, support.upper_bound)
         if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
             raise Unsuitable(
-                f"enumerated: the number of values of {name_of(q)} is traced (its total_count is an argument of jit, "
+                f"{caller}: the number of values of {name_of(q)} is traced (its total_count is an argument of jit, "
                 "vmap or grad); make it a Python int"
             )
         low, high = (np.broadcast_to(bound, q.batch_shape).ravel() for bound in bounds)
         return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
-    none = NoRule(f"enumerated needs a finite support that it can list, and {name_of(q)} has none")
+    none = NoRule(f"{caller} needs a finite support that it can list, and {name_of(q)} has none")
     if not hasattr(q, "enumerate_support"):
         raise none
     # NumPyro cannot list an expanded distribution of vectors. All its coordinates have the same values.

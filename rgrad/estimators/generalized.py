@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.autodiff import attach
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import as_it_is, draw, draw_pathwise, evaluate
 from rgrad.distributions.keyed import base_of
 from rgrad.distributions.log_density import log_prob
@@ -98,12 +99,12 @@ def through_noise(
         centred: whether the map centres the noise at 0. If not, c = 0.
     """
     if keyed:
-        key, for_f = jax.random.split(key)
+        key, for_f = split(key)
     z = as_it_is(draw(how.source, key, n, caller))
     eps = lax.stop_gradient(how.inverse(z))
     live, log_det = how.linearised(how.forward, eps)
     log_pi = jax.vmap(partial(log_prob, how.source))(live) + log_det
-    with_key = lambda x: (as_it_is(x), jax.random.split(for_f, len(x))) if keyed else as_it_is(x)
+    with_key = lambda x: (as_it_is(x), split(for_f, len(x))) if keyed else as_it_is(x)
     if not centred:
         return attach(evaluate(f, with_key(how.finish(live)), n, caller), log_pi)
     x = how.finish(jnp.concatenate([live, lax.stop_gradient(how.forward(jnp.zeros_like(eps[:1])))]))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from rgrad.autodiff import attach_gradient
+from rgrad.backend.noise import split
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.draws import draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
@@ -56,7 +57,7 @@ def measure_valued(f: Objective, q: Distribution, key: Array, n: int, *, coupled
     one = elementary(base)
     rules = weak_derivatives(one)
     event = base.event_shape
-    for_x, for_f, *for_rules = jax.random.split(key, 2 + len(rules))
+    for_x, for_f, *for_rules = split(key, 2 + len(rules))
     x = draw(base, for_x, n, "measure_valued")
     f = of_counts(f, q, "measure_valued")
     values_at = lambda points: evaluate(f, with_keys(q, points, for_f), n, "measure_valued")

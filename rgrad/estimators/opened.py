@@ -10,12 +10,14 @@ from jax import Array
 
 from rgrad.distributions.log_density import Wrapper
 from rgrad.distributions.wrappers import SeenAs
+from rgrad.estimators.gumbel_rao import gumbel_rao
 from rgrad.estimators.rebar import rebar
+from rgrad.estimators.reinmax import reinmax
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from rgrad.estimators.table import row_of
 from rgrad.protocols import Estimator, Objective, Sample
 
-RELAXED = (gumbel_softmax, straight_through, rebar)
+RELAXED = (gumbel_softmax, straight_through, reinmax, gumbel_rao, rebar)
 
 
 def opened(f: Objective, q: Any, estimator: Estimator) -> tuple[Objective, Any]:

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import attach
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.log_density import log_prob
@@ -110,8 +111,8 @@ def _controlled(f: Objective, c: Objective, q: Any, key: Array, n: int, caller: 
     base = base_of(q)
     check_draw(base, n, caller)
     how = relaxation(base, caller)
-    for_z, for_given, for_f = jax.random.split(key, 3)
-    keys = jax.random.split(for_f, n)
+    for_z, for_given, for_f = split(key, 3)
+    keys = split(for_f, n)
     z = how.sample(for_z, n)
     b = how.hard(z)
     values = evaluate(f, with_keys(q, b, for_f), n, caller)

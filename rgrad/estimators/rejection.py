@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from rgrad.backend.noise import split
 from rgrad.distributions.gammas import as_gammas
 from rgrad.distributions.keyed import base_of
 from rgrad.distributions.standardised import Standardised
@@ -52,7 +53,7 @@ def rejection(f: Objective, q: Distribution, key: Array, n: int, *, augmentation
     """
     if not isinstance(augmentation, int | float) or augmentation < 0 or augmentation % 1 != 0:
         raise ValueError(f"rejection: augmentation must be a whole number >= 0, got {augmentation!r}")
-    key, for_u = jax.random.split(key)
+    key, for_u = split(key)
     shape, rate, finish = as_gammas(base_of(q))
     source = dist.Gamma(shape + augmentation, rate).to_event(jnp.ndim(shape))
     minus_log_u = jax.random.exponential(for_u, (int(augmentation), n, *jnp.shape(shape)), shape.dtype)

@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.autodiff import first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import refuse_never_drawn
@@ -58,7 +59,7 @@ def gumbel_softmax(f: Objective, q: Distribution, key: Array, n: int, *, tempera
     check_temperature(temperature, "gumbel_softmax")
     how = relaxation(base, "gumbel_softmax")
     f = of_relaxed(f, q, "gumbel_softmax")
-    for_z, for_f = jax.random.split(key)
+    for_z, for_f = split(key)
     x = how.soft(how.sample(for_z, n) / temperature)
     terms = evaluate(f, with_keys(q, x, for_f), n, "gumbel_softmax")
     return refuse_never_drawn(terms, q, "gumbel_softmax")
@@ -105,7 +106,7 @@ def straight_through(
     check_temperature(temperature, "straight_through")
     how = relaxation(base, "straight_through")
     f = of_relaxed(f, q, "straight_through")
-    for_z, for_f = jax.random.split(key)
+    for_z, for_f = split(key)
     z = how.sample(for_z, n)
     soft = how.soft(jnp.broadcast_to(how.logits, z.shape) if temperature is None else z / temperature)
     x = first_order(how.hard(z).astype(soft.dtype), [soft], [jnp.ones_like(soft)], "straight_through")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpyro.distributions as dist
 
+from rgrad.distributions.cumulative import has_ratios
 from rgrad.distributions.dependent import antithetic, dependent_draws, quasi, stratified
 from rgrad.distributions.gammas import as_gammas
 from rgrad.distributions.implicit import has_rsample
@@ -30,12 +31,16 @@ from rgrad.estimators.baselines import leave_one_out
 from rgrad.estimators.control_variates import delta, optimal
 from rgrad.estimators.enumerated import enumerated, support_of
 from rgrad.estimators.generalized import generalized
+from rgrad.estimators.go import go
+from rgrad.estimators.gumbel_rao import gumbel_rao
 from rgrad.estimators.measure_valued import measure_valued
 from rgrad.estimators.rebar import rebar
+from rgrad.estimators.reinmax import reinmax
 from rgrad.estimators.rejection import rejection
 from rgrad.estimators.relaxed import gumbel_softmax, straight_through
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.score_function import score_function
+from rgrad.estimators.unordered import GROUP, unordered
 from rgrad.protocols import Distribution, Estimator
 
 Applies = Callable[[Any], bool]
@@ -90,6 +95,10 @@ def _is_finite(q: Any) -> bool:
     return dependent_draws(q) is None and bool(getattr(elementary(q), "has_enumerate_support", False))
 
 
+def _is_count(q: Any) -> bool:
+    return dependent_draws(q) is None and has_ratios(elementary(q))
+
+
 def _numbers(q: Any) -> int:
     """The number of coordinates of all parameters that have a weak derivative."""
     return len(weak_derivatives(elementary(q))) * math.prod(q.event_shape)
@@ -125,7 +134,10 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
             lambda q, n: n * (1 + 2 * _numbers(q)), order=1),
         EstimatorRow("measure_valued+independent", partial(measure_valued, coupled=False), "weak", _of_rules(weak_derivatives),
             lambda q, n: n * (1 + 2 * _numbers(q)), order=1, compared=False),
+        EstimatorRow("go", go, "go", _is_count, lambda q, n: n * (1 + math.prod(q.event_shape)), order=1),
         EstimatorRow("enumerated", enumerated, "exact", _is_finite, lambda q, n: len(support_of(q))),
+        EstimatorRow("unordered", unordered, "unordered", _is_finite,
+            lambda q, n: GROUP * n if len(support_of(q)) > GROUP else len(support_of(q))),
         EstimatorRow("arm", arm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
         EstimatorRow("disarm", disarm, "arm", _of_types(*BITS), lambda q, n: 2 * n, order=1),
         EstimatorRow("rebar", rebar, "score", _of_types(*BITS, OneHotCategorical), lambda q, n: 3 * n),
@@ -133,6 +145,10 @@ ESTIMATORS: Mapping[str, EstimatorRow] = MappingProxyType({
             compared=False),
         EstimatorRow("straight_through", straight_through, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1,
             biased=True, compared=False),
+        EstimatorRow("reinmax", reinmax, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1, biased=True,
+            compared=False),
+        EstimatorRow("gumbel_rao", gumbel_rao, "relaxed", _of_types(*BITS, OneHotCategorical), _each, order=1, biased=True,
+            compared=False),
     )
 })  # fmt: skip
 

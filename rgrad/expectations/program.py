@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.backend.keys import check_key
+from rgrad.backend.noise import fold_in, split
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.implicit import sample as sample_from
 from rgrad.distributions.wrappers import name_of
@@ -128,7 +129,7 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
     check_key(key, "expect_program")
     run = _Estimate(n, _default(estimator, n, "expect_program"))
     one = lambda key: _run(program, key, run, ())
-    return jax.vmap(one, axis_name=PARTICLES)(jax.random.split(key, n)).mean()
+    return jax.vmap(one, axis_name=PARTICLES)(split(key, n)).mean()
 
 
 def _check_n(n: int, caller: str) -> None:
@@ -157,7 +158,7 @@ def _run(program: Program, key: Array, run: _Estimate, given: tuple[Any, ...]) -
         rest = lambda x: _run(program, key, run, (*values, x))
         with naming_others(q):
             estimator = over_particles(reached.estimator, run.n, "draw")
-            (last,) = estimator(rest, q, jax.random.fold_in(key, len(values)), 1)
+            (last,) = estimator(rest, q, fold_in(key, len(values)), 1)
     total = cost_to_go(last, draw._events)
     if jnp.iscomplexobj(total):
         raise TypeError(f"expect_program: the costs must be real numbers, got {total.dtype}; return their real part")

@@ -11,12 +11,13 @@ import numpyro.distributions as dist
 from jax import Array, lax
 
 from rgrad.autodiff import attach, first_order
+from rgrad.backend.noise import split
 from rgrad.distributions.wrappers import elementary
 from rgrad.errors import Unsuitable, nearest
 from rgrad.estimators.reparameterized import reparameterized
 from rgrad.estimators.score_function import score_function
 from rgrad.estimators.table import name_of_estimator
-from rgrad.expectations.bounds import attach_vimco, bound_of
+from rgrad.expectations.bound_gradients import attach_vimco, bound_of
 from rgrad.expectations.in_place import is_score_function
 from rgrad.integrations.costs import log_density_of
 from rgrad.integrations.sites import NONE, Given, ModelAndGuide, Ran, run, summed_to
@@ -71,7 +72,7 @@ def bound(of: ModelAndGuide, gradient: str, k: int, centre: Any, key: Array) -> 
     Args:
         centre: the baseline of "score_function", a function of the bound.
     """
-    keys = jax.random.split(key, k)
+    keys = split(key, k)
     if gradient in THROUGH_SAMPLES:
         return _through_samples(of, gradient, keys)
 

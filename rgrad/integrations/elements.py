@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, lax
 
+from rgrad.backend.noise import split
 from rgrad.distributions.admission import changed, given, parts
 from rgrad.distributions.wrappers import elementary
 from rgrad.protocols import Estimator
@@ -46,7 +47,7 @@ class Elements(NamedTuple):
             (term,) = estimator(own, self.element(parameters), key, 1)
             return term
 
-        keys = jax.random.split(key, count)
+        keys = split(key, count)
         return jax.vmap(estimated, axis_name=ELEMENTS)(keys, self.parameters).reshape(batch)
 
     def element(self, parameters: dict[str, Array]) -> Any:

@@ -14,6 +14,7 @@ from numpyro.handlers import replay, seed, substitute, trace
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
+from rgrad.backend.noise import fold_in
 from rgrad.distributions.entropy import entropy
 from rgrad.distributions.implicit import has_rsample, implicitly, rsample, sample
 from rgrad.distributions.log_density import log_prob
@@ -97,7 +98,7 @@ class _AtSites(Messenger):  # type: ignore[misc]
         if msg["type"] != "sample" or msg["is_observed"] or msg["value"] is not None:
             return
         name, q = msg["name"], unmasked(msg["fn"])
-        key = jax.random.fold_in(self.key, 2 + len(self.sites))
+        key = fold_in(self.key, 2 + len(self.sites))
         estimator = self.of.chosen(name, q)
         site = LatentSite(name, q, estimator, tuple(msg["cond_indep_stack"]), key)
         if name in self.given:
@@ -135,9 +136,9 @@ def run(of: ModelAndGuide, key: Array, given: Given, deps: Dependence) -> Ran:
         SiteReached: at the first site that has no value, and an estimator that evaluates the rest.
     """
     sites = _AtSites(substitute(of.guide, data=of.params), of, key, given)
-    guide = trace(seed(sites, jax.random.fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
+    guide = trace(seed(sites, fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
     densities = _with_constant_parameters(of, key, guide, sites.sites) if of.entropy == "detached" else guide
-    replayed = substitute(replay(seed(of.model, jax.random.fold_in(key, 1)), guide), data=of.params)
+    replayed = substitute(replay(seed(of.model, fold_in(key, 1)), guide), data=of.params)
     model = trace(replayed).get_trace(*of.args, **of.kwargs)
     latent = {site.name: site for site in sites.sites}
     terms = [
@@ -162,7 +163,7 @@ def _with_constant_parameters(of: ModelAndGuide, key: Array, guide: Any, sites: 
     again = _AtSites(
         substitute(of.guide, data=constant), of._replace(chosen=lambda name, q: reparameterized), key, values
     )
-    return trace(seed(again, jax.random.fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
+    return trace(seed(again, fold_in(key, 0))).get_trace(*of.args, **of.kwargs)
 
 
 def _guide_term(site: Any, latent: LatentSite | None, of: ModelAndGuide, deps: Dependence) -> Term:

@@ -13,6 +13,7 @@ from numpyro.infer.elbo import ELBO
 from numpyro.util import _validate_model, check_model_guide_match
 
 from rgrad.autodiff import first_order
+from rgrad.backend.noise import split
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.errors import nearest
 from rgrad.estimators.baselines import leave_one_out
@@ -130,7 +131,7 @@ class SVILoss(ELBO):  # type: ignore[misc]
             # Which costs depend on which sites does not matter if all sites are reparameterized.
             of_paths = all(estimator is reparameterized for estimator in sites.values())
             one = partial(_particle, of, NONE if of_paths else dependence(of, shapes), self.num_particles)
-        keys = jax.random.split(rng_key, self.num_particles)
+        keys = split(rng_key, self.num_particles)
         if self.vectorize_particles is True:
             losses, mutable = jax.vmap(one, axis_name=PARTICLES)(keys)
         else:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rgrad.backend.noise import fold_in
 from rgrad.backend.programs import reference
 from rgrad.measurement.arithmetic import student_t, where
 from rgrad.measurement.moments import Moments, measure
@@ -198,7 +199,7 @@ class _Pair:
         """The number of elements of each array, known when the pair has been traced."""
 
     def __call__(self, key: Array) -> dict[str, tuple[Array, Array, Array]]:
-        first, second = (self.draw()(jax.random.fold_in(key, i)) for i in range(2))
+        first, second = (self.draw()(fold_in(key, i)) for i in range(2))
         found = {}
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
             name = jax.tree_util.keystr(path, simple=True, separator=".") or WHOLE

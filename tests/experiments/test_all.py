@@ -174,7 +174,10 @@ def test_all_estimators_in_one_table(run):
     status, out, _ = run("variance", "--estimators", "all", "--num-samples", 10, "--replicates", 2000, "--out", "a")
     assert status == 0
     rows = json.loads(Path("a/result.json").read_text())["rows"]
-    discrete = {"enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through"}
+    discrete = {
+        "enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through", "go", "unordered", "reinmax",
+        "gumbel_rao",
+    }  # fmt: skip
     assert {r["estimator"] for r in rows} == set(ESTIMATORS) - {"rejection"} - discrete
     assert "left out: rejection with n = 10: rejection has no sampler for Normal" in out
     assert all(abs(r["mean"] - 4) <= 6 * r["standard_error"] + 1e-5 for r in rows)

@@ -6,10 +6,10 @@ import pytest
 
 import rgrad
 from experiments.common.plotting import COLOURS, STYLES, figure_files, label_lines, panels, plain_log, style_of
-from experiments.discrete.study import TRAINED
+from experiments.discrete.study import OWN
 from experiments.fit.fitting import AVERAGE, EXACT
 
-OTHERS = (TRAINED, AVERAGE, EXACT, "sticking_the_landing", "doubly_reparameterized", "vimco")
+OTHERS = (*OWN, AVERAGE, EXACT, "sticking_the_landing", "doubly_reparameterized", "vimco")
 
 
 def test_every_estimator_has_its_own_style():

@@ -288,11 +288,42 @@ def test_a_subclass_and_other_families_draw_as_they_are():
         Mine(0.0, 1.0),
         Mine(0.0, 1.0).expand((2,)).to_event(1),
         dist.Gamma(2.0, 1.0),
-        dist.Bernoulli(0.3),
+        dist.Poisson(0.3),
         sticks,
     ):
         assert_array_equal(sample(q, KEY, (4,)), q.sample(KEY, (4,)))
     assert (sample(Mine(0.0, 1.0), KEY, (4,)) == 7.0).all()
+
+
+@pytest.mark.parametrize("q", [
+    dist.Bernoulli(0.3), dist.Bernoulli(logits=-3.0), dist.Categorical(jnp.array([0.2, 0.0, 0.8])),
+    dist.Categorical(logits=jnp.array([1.0, -30.0, 3.0])),
+], ids=["probs", "logits", "classes", "class logits"])  # fmt: skip
+def test_bits_and_categories(q):
+    """Frequencies in 2^18 draws, within 6 standard errors. False failures: 2e-9 for each value. Catches an error of .6 %
+    in a probability of 1/2."""
+    x = jax.jit(lambda key: sample(q, key, (2**18,)))(KEY)
+    assert x.dtype == q.sample(KEY).dtype
+    values = q.enumerate_support()
+    p = np.exp(np.asarray(jax.vmap(q.log_prob)(values), float))
+    found = np.asarray([(x == v).mean() for v in values])
+    assert (np.abs(found - p) <= 6 * np.sqrt(p * (1 - p) / x.size) + 1e-9 + 2.0**-24).all()
+    assert (found[p < 1e-6] == 0).all()
+
+
+def test_split_is_that_of_jax():
+    for key in (KEY, jax.random.PRNGKey(3)):
+        for num in (2, 5):
+            ours = jax.jit(lambda key, num=num: noise.split(key, num))(key)
+            assert ours.dtype == key.dtype
+            assert_array_equal(_data(ours), _data(jax.random.split(key, num)))
+            assert_array_equal(_data(noise.split(key, num)), _data(jax.random.split(key, num)))
+        several = jax.jit(jax.vmap(noise.split))(jax.random.split(key, 3))
+        assert_array_equal(_data(several), _data(jax.vmap(jax.random.split)(jax.random.split(key, 3))))
+
+
+def _data(keys):
+    return jax.random.key_data(keys) if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else keys
 
 
 def test_jax_random_stays_selectable():

@@ -208,7 +208,10 @@ RULES = {
     "measure_valued": (*SCALARS, *VECTORS, "Gamma's rate", "Exponential", "LogNormal", *DISCRETE),
     "measure_valued+independent": ("x^2, loc and scale", "(w.x)^2", "Gamma's rate", "Poisson"),
 }
-ELSEWHERE = {"enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through"}  # tested in test_discrete.py
+# Tested in test_discrete.py, test_go.py, test_unordered.py and test_biased.py.
+ELSEWHERE = {
+    "enumerated", "arm", "disarm", "rebar", "gumbel_softmax", "straight_through", "go", "unordered", "reinmax", "gumbel_rao",
+}  # fmt: skip
 
 
 def test_every_estimator_of_the_table_is_tested():

@@ -16,13 +16,13 @@ import rgrad
 from experiments.bounds import BoundsSettings
 from experiments.bounds import run as run_bounds
 from experiments.bounds.settings import Rule
-from rgrad.expectations.bounds import (
+from rgrad.expectations.bound_gradients import (
     _bounds_without_each,
     doubly_reparameterized,
-    iwae,
     sticking_the_landing,
     vimco,
 )
+from rgrad.expectations.bounds import iwae
 from rgrad.expectations.credit import credit
 from tests.calibration import assert_unbiased
 from tests.enumeration import Given, expectation
