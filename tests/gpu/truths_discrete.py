@@ -30,6 +30,7 @@ def bit_cases() -> dict[str, Case]:
         "rebar": rgrad.rebar,
         "relax": partial(rgrad.relax, control_variate=lambda z: 0.3 * jnp.sum(jnp.tanh(z))),
         "measure_valued": rgrad.measure_valued,
+        "unordered": rgrad.unordered,
     }
     return {f"bits: {name}": Case(of(f, bits, logits, e), want) for name, e in estimators.items()}
 
@@ -40,12 +41,17 @@ def category_cases() -> dict[str, Case]:
     q = np.exp(three) / np.exp(three).sum()
     want = q * (v**2 - (q * v**2).sum())
     f = lambda x: jnp.dot(jnp.asarray(v, float), x) ** 2
-    estimators = {"score_function": LOO, "rebar": rgrad.rebar, "enumerated": rgrad.enumerated}
+    estimators = {
+        "score_function": LOO,
+        "rebar": rgrad.rebar,
+        "enumerated": rgrad.enumerated,
+        "unordered": partial(rgrad.unordered, k=2),
+    }
     found = {f"one-hot: {name}": Case(of(f, hot, three, e), want) for name, e in estimators.items()}
     found["Categorical: score_function"] = Case(
         of(lambda i: jnp.asarray(v**2, float)[i], lambda a: dist.Categorical(logits=a), three, LOO), want
     )
-    for name, e in (("measure_valued", rgrad.measure_valued), ("score_function", LOO)):
+    for name, e in (("measure_valued", rgrad.measure_valued), ("score_function", LOO), ("go", rgrad.go)):
         found[f"Poisson: {name}"] = Case(of(square, dist.Poisson, 2.5, e), 6.0)
     return found
 
@@ -73,5 +79,10 @@ def biased_cases() -> dict[str, Case]:
             partial(rgrad.straight_through, temperature=t),
             float((slope((z > 0) * 1.0) * soft * (1 - soft) / t).mean()),
         ),
+        "gumbel_rao": (
+            partial(rgrad.gumbel_rao, temperature=t),
+            float((slope((z > 0) * 1.0) * soft * (1 - soft) / t).mean()),
+        ),
+        "reinmax": (rgrad.reinmax, (slope(0) + slope(1)) / 2 * p * (1 - p)),
     }
     return {f"bit: {name} (biased)": Case(of(f, bit, a, e), want) for name, (e, want) in estimators.items()}
