@@ -237,7 +237,7 @@ def test_order_and_limits():
     q = N(2, 1) and p = N(0, 1) it tends to minus the divergence, 2 alpha."""
     with jax.enable_x64(True):
         of = jax.jit(lambda p: [jax.vmap(lambda a, k=k: quadrature(p, k, a))(jnp.asarray(ALPHAS)) for k in (1, 2, 3)])
-        one, two, three = of({name: jnp.asarray(value) for name, value in AT.items()})
+        one, two, three = map(np.asarray, of({name: jnp.asarray(value) for name, value in AT.items()}))
     assert np.ptp(one) < 1e-12
     assert np.all(np.diff(two) < 0)
     for a, b in ((one, two), (two, three)):
