@@ -108,7 +108,7 @@ def renyi(
     unless K = 1 or alpha = 1.
 
     Args:
-        log_p, q, key, k, n, gradient: as in `iwae`.
+        log_p: as in `iwae`, like the arguments after it.
         alpha: a number, which may be traced and differentiated. If a weight is 0 and alpha >= 1, the bound is -inf.
 
     Returns:
