@@ -47,10 +47,6 @@ class BenchmarkSettings(ExperimentSettings):
         "fit",
         "sweep",
         "svi",
-        "steps",
-        "peers",
-        "compile",
-        "calls",
         "measuring",
         "cold",
         "precision",
@@ -70,9 +66,9 @@ class BenchmarkSettings(ExperimentSettings):
         10_000_000_000,
     )
     """Numbers of draws in the section growth, integers, at n = 1,000."""
-    dimensions: Annotated[tuple[Dimension, ...], Field(min_length=1), ONCE] = (1, 10, 100, 1_000, 10_000, 100_000)
+    dimensions: Annotated[tuple[Dimension, ...], Field(min_length=1), ONCE] = (1, 10, 100, 1_000)
     """D in the section dimension, integers."""
-    parameters: Annotated[tuple[Parameters, ...], Field(min_length=1), ONCE] = (1_000, 100_000, 1_000_000)
+    parameters: Annotated[tuple[Parameters, ...], Field(min_length=1), ONCE] = (1_000_000,)
     """Numbers of parameters of the network in the section measuring: 1000, 100000, 1000000 or 10000000."""
     steps: Annotated[int, Field(ge=200, le=2**24)] = 2_000
     """Steps of a fit, an integer."""

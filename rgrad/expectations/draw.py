@@ -11,7 +11,6 @@ from jax import Array, lax
 from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike
 
-from rgrad.backend.noise import fold_in
 from rgrad.distributions.dependent import dependent_draws
 from rgrad.distributions.draws import check_draw
 from rgrad.distributions.others import as_distribution
@@ -109,7 +108,7 @@ class Draw:
             )
         # The value that is kept is that of the estimator; a person reads that of the program.
         bare = q if self._run.names_sites else opened(lambda x: x, q, chosen)[1]
-        key = fold_in(self._key, position)
+        key = jax.random.fold_in(self._key, position)
         return seen(self._keep(*self._run.sample(self, bare, chosen, name, key)), q, chosen)
 
     def cost(self, value: ArrayLike) -> None:
@@ -169,11 +168,11 @@ class Draw:
         if length is None and not leaves:
             raise ValueError("draw.scan: the number of steps is unknown; pass xs, or length")
         length = jnp.shape(leaves[0])[0] if length is None else length
-        own = fold_in(self._key, position)
+        own = jax.random.fold_in(self._key, position)
         charges: list[Any] = []
 
         def run_step(t: Any, carry: Carry, x: Any) -> tuple[Carry, Any, list[Event]]:
-            draw = Draw(self._run, fold_in(own, t), in_scan=name)
+            draw = Draw(self._run, jax.random.fold_in(own, t), in_scan=name)
             returned = body(draw, carry, x)
             if not (isinstance(returned, tuple) and len(returned) == 2):
                 raise TypeError(f"draw.scan: body must return a pair (carry, y), got {type(returned).__name__}")
@@ -195,7 +194,7 @@ class Draw:
         """A PRNG key, another one at each call, and the same ones when the program is run again."""
         self._check_place("draw.key")
         self._keys += 1
-        return fold_in(self._key, 2**32 - self._keys)
+        return jax.random.fold_in(self._key, 2**32 - self._keys)
 
     def _keep(self, value: Any, events: list[Event]) -> Any:
         self._values.append(value)

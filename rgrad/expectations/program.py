@@ -18,7 +18,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rgrad.backend.keys import check_key
-from rgrad.backend.noise import fold_in, split
 from rgrad.backend.xla_flags import warn_if_wrong
 from rgrad.distributions.implicit import sample as sample_from
 from rgrad.distributions.wrappers import name_of
@@ -91,8 +90,8 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
 
     Args:
         program: `program(draw) -> scalar`. The parameters enter through the closure. See `Draw`.
-        key: one PRNG key. Draw or scan i of a particle uses `fold_in(key of the particle, i)`, and call i of
-            `draw.key()` uses `fold_in(key of the particle, 2^32 - i)`. Step t of a scan uses `fold_in(key of the scan, t)`
+        key: one PRNG key. Draw or scan i of a particle uses `jax.random.fold_in(key of the particle, i)`, and call i of
+            `draw.key()` uses `jax.random.fold_in(key of the particle, 2^32 - i)`. Step t of a scan uses `jax.random.fold_in(key of the scan, t)`
             in the same way.
         n: the number of particles: independent runs of the program. Baselines such as `leave_one_out` are computed over
             the particles.
@@ -129,7 +128,7 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
     check_key(key, "expect_program")
     run = _Estimate(n, _default(estimator, n, "expect_program"))
     one = lambda key: _run(program, key, run, ())
-    return jax.vmap(one, axis_name=PARTICLES)(split(key, n)).mean()
+    return jax.vmap(one, axis_name=PARTICLES)(jax.random.split(key, n)).mean()
 
 
 def _check_n(n: int, caller: str) -> None:
@@ -158,7 +157,7 @@ def _run(program: Program, key: Array, run: _Estimate, given: tuple[Any, ...]) -
         rest = lambda x: _run(program, key, run, (*values, x))
         with naming_others(q):
             estimator = over_particles(reached.estimator, run.n, "draw")
-            (last,) = estimator(rest, q, fold_in(key, len(values)), 1)
+            (last,) = estimator(rest, q, jax.random.fold_in(key, len(values)), 1)
     total = cost_to_go(last, draw._events)
     if jnp.iscomplexobj(total):
         raise TypeError(f"expect_program: the costs must be real numbers, got {total.dtype}; return their real part")
