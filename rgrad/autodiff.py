@@ -1,15 +1,16 @@
-"""Two ways to change a derivative without changing a value. Everything else in rgrad is plain `jax.grad`.
+"""Ways to change a derivative without changing a value. Everything else in rgrad is plain `jax.grad`.
 
 - `attach` is correct to every order. The score function and generalised reparameterization use it.
 - `attach_gradient` carries a gradient that was worked out by hand (measure-valued, rejection, ...). It is correct to
   first order only. It *raises* if a second derivative is taken, or if a parameter without a rule is differentiated.
+- `moving` is for samples whose derivative is a known function of them. It is correct to every order.
 
-Both are JAX primitives, because jax 0.10 drops a `custom_jvp` rule when reverse mode passes through `scan` or `map`.
+All are JAX primitives, because jax 0.10 drops a `custom_jvp` rule when reverse mode passes through `scan` or `map`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,15 @@ def first_order(values: Array, parameters: Sequence[Array], gradients: Sequence[
     return _attached.bind(*same_varying(values, *gradients, *parameters), message=message)
 
 
+def moving(x: Array, parameters: Sequence[Array], velocity: Callable[[Array, Sequence[Array], Sequence[Array]], Array]) -> Array:  # fmt: skip
+    """The constant `x`, with the derivative `velocity(x, parameters, their derivatives)`, to every order.
+
+    In the velocity, x moves too. This gives the next derivative. The velocity is linear in the derivatives of the
+    parameters, and is a function without a closure. A leading axis of all its arguments is one of its result.
+    """
+    return _moving.bind(*same_varying(x, *parameters), velocity=velocity)
+
+
 def forbid(values: Array, forbidden: ArrayLike, message: str) -> Array:
     """`values`. Differentiating them with respect to `forbidden` raises `NotImplementedError(message)`."""
     return _sealed.bind(*same_varying(values, forbidden), message=message)
@@ -157,9 +167,10 @@ batching.primitive_batchers[_ratio] = lambda args, axes: (_ratio.bind(*args), ax
 mlir.register_lowering(_ratio, mlir.lower_fun(jnp.ones_like, multiple_results=False))
 jet.jet_rules[_ratio] = _ratio_jet
 
-# The other three primitives return their first operand. Only their derivative rules use the other operands.
+# The other primitives return their first operand. Only their derivative rules use the other operands.
 _attached = Primitive("rgrad_attached")  # (values, gradients ..., parameters ...) -> values
 _sealed = Primitive("rgrad_sealed")  # (values, witnesses ...) -> values; raises if a witness is differentiated
+_moving = Primitive("rgrad_moving")  # (x, parameters ...) -> x; its derivative is a function of all operands
 _refused = Primitive("rgrad_refused")  # (values, bad, entries) -> values; nan if bad entries are differentiated
 
 
@@ -190,6 +201,14 @@ def _attached_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def
             part = (seal(gradient) * tangent).sum(trailing)
             total = part if type(total) is ad.Zero else total + part
     return _attached.bind(*primals, message=message), total
+
+
+def _moving_jvp(primals, tangents, *, velocity):  # type: ignore[no-untyped-def]
+    x, total = _moving.bind(*primals, velocity=velocity), tangents[0]
+    if any(type(tangent) is not ad.Zero for tangent in tangents[1:]):
+        part = velocity(x, primals[1:], [ad.instantiate_zeros(tangent) for tangent in tangents[1:]])
+        total = part if type(total) is ad.Zero else total + part
+    return x, total
 
 
 def _sealed_jvp(primals, tangents, *, message):  # type: ignore[no-untyped-def]
@@ -230,4 +249,5 @@ def _register(primitive, jvp):  # type: ignore[no-untyped-def]
 _register(_attached, _attached_jvp)
 _register(_sealed, _sealed_jvp)
 _register(_refused, _refused_jvp)
+_register(_moving, _moving_jvp)
 ad.primitive_transposes[_sealed] = _sealed_transpose

@@ -142,27 +142,29 @@ def with_pyro(job: str) -> Gradient:
     torch.set_num_threads(2)
     start = torch.tensor(THETA) if job == "normal" else torch.full((BITS,), LOGIT)
 
-    def guide(t: Any) -> None:
+    def guide() -> None:
+        t = pyro.param("t", start.clone())
         if job == "normal":
             pyro.sample("x", dist.Normal(t, 1.0).has_rsample_(False))
         else:
             pyro.sample("x", dist.Bernoulli(logits=t).to_event(1))
 
-    def model(t: Any) -> None:
+    def model() -> None:
         if job == "normal":
-            x = pyro.sample("x", dist.Normal(t.detach(), 1.0))
+            x = pyro.sample("x", dist.Normal(start, 1.0))
             pyro.factor("f", -(x**2))
         else:
-            b = pyro.sample("x", dist.Bernoulli(logits=t.detach()).to_event(1))
+            b = pyro.sample("x", dist.Bernoulli(logits=start).to_event(1))
             pyro.factor("f", -((b - TARGET) ** 2).sum(-1))
 
     elbo = pyro.infer.TraceGraph_ELBO(num_particles=SAMPLES[job], vectorize_particles=True, max_plate_nesting=0)
 
     def gradient(i: int) -> float:
-        t = start.clone().requires_grad_()
-        loss = elbo.differentiable_loss(model, guide, t)
-        (g,) = torch.autograd.grad(loss, t)
-        return float(g if job == "normal" else g[0])
+        elbo.loss_and_grads(model, guide)
+        t = pyro.param("t")
+        g = float(t.grad if job == "normal" else t.grad[0])
+        t.grad = None
+        return g
 
     return gradient
 
@@ -178,7 +180,7 @@ def with_storchastic(job: str) -> Gradient:
     def gradient(i: int) -> float:
         storch.reset()
         t = (torch.tensor(THETA) if job == "normal" else torch.full((BITS,), LOGIT)).requires_grad_()
-        x = method(Normal(t, 1.0) if job == "normal" else storch.Independent(Bernoulli(logits=t), 1))
+        x = method(Normal(t, 1.0) if job == "normal" else Bernoulli(logits=t))
         storch.add_cost(x**2 if job == "normal" else ((x - TARGET) ** 2).sum(-1), "cost")
         storch.backward()
         return float(t.grad if job == "normal" else t.grad[0])

@@ -12,7 +12,7 @@ from jax import Array
 from jax.extend.core import jaxpr_as_fun, jaxprs_in_params
 
 from rgrad.backend.compiling import right, size_of
-from rgrad.measurement.streaming import MOST_WORK, in_flight
+from rgrad.measurement.batches import MOST_WORK, in_flight
 from rgrad.tracing.traced import depend
 
 MOST_LANES = 2**12  # calls made at once: enough to make the cost of starting a program negligible

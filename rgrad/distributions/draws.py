@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from rgrad.distributions.adapted import Adapted
 from rgrad.distributions.admission import check_density, check_differentiable, nan_outside_support
-from rgrad.distributions.implicit import has_rsample, rsample, sample
+from rgrad.distributions.implicit import has_rsample, no_path, rsample, sample
 from rgrad.distributions.keyed import base_of, sample_of
 from rgrad.distributions.others import MEMBERS, as_distribution
 from rgrad.distributions.wrappers import JaxRandom, elementary, inside, name_of
@@ -35,7 +35,8 @@ def draw_pathwise(q: Any, key: Array, n: int, caller: str) -> Sample:
     """`n` samples of `q`, shape `(n, *event_shape)`, differentiable in the parameters of `q`."""
     check_draw(q, n, caller)
     if not has_rsample(q):
-        reason = f": {q.reason}" if isinstance(q, Adapted) else ""
+        reason = q.reason if isinstance(q, Adapted) else no_path(q)
+        reason = f": {reason}" if reason else ""
         raise NoDerivative(f"{caller} needs q.rsample, and {name_of(q)} has none{reason}")
     x = rsample(q, key, (n,))
     check_differentiable(sample_of(q, x), name_of(q), caller)

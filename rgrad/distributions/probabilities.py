@@ -151,7 +151,7 @@ def _deviance(x: Array, mean: Array) -> Array:
     return x * jnp.where(near, series, t - jnp.log1p(jnp.where(near, 0.0, t)))
 
 
-def _weights(mixing: Any) -> Array:
+def weights_of(mixing: Any) -> Array:
     """The normalised weights of a mixture, as in NumPyro. If they are given as `probs`, no logarithm is taken."""
     if isinstance(mixing, dist.CategoricalProbs):
         return mixing.probs / mixing.probs.sum(-1, keepdims=True)
@@ -166,7 +166,7 @@ def _components(q: Any, x: Array, of: Callable[[Any, Array], Array]) -> Array:
 
 
 def _of_mixture(q: Any, x: Array) -> Array:
-    return (_weights(q.mixing_distribution) * _components(q, x, _pmf)).sum(-1)
+    return (weights_of(q.mixing_distribution) * _components(q, x, _pmf)).sum(-1)
 
 
 def log_mixture(q: Any, x: Array) -> Array:
@@ -176,7 +176,7 @@ def log_mixture(q: Any, x: Array) -> Array:
         inside = True if isinstance(q, dist.MixtureSameFamily) or q._support is None else part.support(x)
         return jnp.where(inside, part.log_prob(x), -jnp.inf)
 
-    log_p, w = _components(q, x, of), _weights(q.mixing_distribution)
+    log_p, w = _components(q, x, of), weights_of(q.mixing_distribution)
     # Not logsumexp, which drops components with weight 0.
     largest = lax.stop_gradient(jnp.where(w > 0, log_p, -jnp.inf).max(-1, keepdims=True))
     ratio = jnp.exp(jnp.minimum(log_p - largest, 80.0))

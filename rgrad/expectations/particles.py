@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from rgrad.distributions.admission import parts
+from rgrad.distributions.cdfs import MIXTURES
 from rgrad.distributions.implicit import has_rsample
 from rgrad.errors import Unsuitable
 from rgrad.estimators.baselines import MovingAverage, baseline_values, leave_one_out, moving_average, plain
@@ -23,7 +25,8 @@ PARTICLES = "rgrad_particles"  # the axis of the particles
 
 def default_estimator(q: Any, centred: bool) -> Estimator:
     """The estimator of a draw that names none. `centred`: its baseline may use other particles."""
-    if has_rsample(q):
+    # The samples of a mixture move through the gaps between its components, where they are rarely drawn.
+    if has_rsample(q) and not any(isinstance(part, MIXTURES) for part in parts(q)):
         return reparameterized
     return ESTIMATORS["score_function+leave_one_out" if centred else "score_function"].estimator
 

@@ -96,8 +96,8 @@ def expect_program(program: Program, key: Array, n: int = 1, estimator: Estimato
             in the same way.
         n: the number of particles: independent runs of the program. Baselines such as `leave_one_out` are computed over
             the particles.
-        estimator: for draws that name none. None: `reparameterized` if `q` has it, otherwise `score_function`, with
-            `leave_one_out` if n >= 2.
+        estimator: for draws that name none. None: `reparameterized` if `q` has it and is not a mixture, otherwise
+            `score_function`, with `leave_one_out` if n >= 2.
 
     Returns:
         A scalar, per call: the mean over the particles.

@@ -16,7 +16,7 @@ from numpyro.primitives import Messenger
 
 from rgrad.backend.noise import fold_in
 from rgrad.distributions.entropy import entropy
-from rgrad.distributions.implicit import has_rsample, rsample, sample
+from rgrad.distributions.implicit import has_rsample, implicitly, rsample, sample
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.wrappers import elementary, name_of
 from rgrad.errors import NoDerivative
@@ -120,7 +120,7 @@ def unmasked(q: Any) -> Any:
 
 def pathwise(q: Any, key: Array, name: str) -> tuple[Sample, Any]:
     """A reparameterized sample, as NumPyro draws it, and what its density reuses."""
-    if q.has_rsample:
+    if q.has_rsample and implicitly(q) is q:
         value, intermediates = q(rng_key=key, sample_intermediates=True)
         return value, intermediates
     if not has_rsample(q):

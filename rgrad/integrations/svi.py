@@ -34,8 +34,8 @@ class SVILoss(ELBO):  # type: ignore[misc]
 
         svi = SVI(model, guide, optim, rgrad.SVILoss(num_particles=8, estimators={"z": "enumerated"}))
 
-    Sites that are not named are reparameterized if possible. Otherwise they use the score function, with a leave-one-out
-    baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS`, and any of your own, works at
+    Sites that are not named are reparameterized if possible. Otherwise, and for mixtures, they use the score function,
+    with a leave-one-out baseline over the particles if there are several. Any estimator of `rgrad.ESTIMATORS`, and any of your own, works at
     every site to which it applies.
 
     - A site is charged only with the costs that can depend on it, and within plates each element only with its own. As

@@ -195,7 +195,14 @@ def axes_of(source: Any) -> Sequence[Axis] | None:
 
 def place(q: Any, e: Array) -> Array:
     """The sample of `q` at the noise `e`, differentiable in its parameters if they have an `rsample`."""
+    if isinstance(q, dist.Independent | dist.ExpandedDistribution):
+        return place(q.base_dist, e)
+    if isinstance(q, dist.TransformedDistribution) and type(q).rsample is dist.TransformedDistribution.rsample:
+        x = place(q.base_dist, e)
+        for transform in q.transforms:
+            x = transform(x)
+        return x
     how = base_noise(q)
     noise = _noise(how.source)
     assert noise is not None
-    return how.push(noise.live(how.source, e))
+    return implicit(q, how.push(noise.live(how.source, e)))

@@ -16,6 +16,7 @@ from jax import Array
 from numpyro.distributions import constraints
 
 from rgrad.distributions.base_noise import base_noise
+from rgrad.distributions.implicit import implicit
 from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import SeenAs
@@ -156,7 +157,7 @@ def _of_noise(axes: Sequence[Axis], shape: tuple[int, ...], step: float, keep: f
 
 
 def _of_mixture(q: Any, step: float, keep: float) -> Rule | None:
-    """The nodes of all components. They have no derivative, because a mixture has no `rsample`."""
+    """The nodes of all components, which move as the samples of the mixture do."""
     parts, shares = q.component_distribution, np.asarray(q.mixing_distribution.probs)
     source = base_noise(parts).source
     axes = axes_of(source)
@@ -172,4 +173,4 @@ def _of_mixture(q: Any, step: float, keep: float) -> Rule | None:
     e = np.stack([x[np.arange(longest) % len(x)] for x, _ in each], 1)
     weights = np.stack([np.pad(w, (0, longest - len(w))) for _, w in each], 1) * shares / shares.sum()
     x = np.asarray(jax.vmap(partial(place, parts))(jnp.asarray(e)))
-    return Rule(x[weights > 0], weights[weights > 0], _itself)
+    return Rule(x[weights > 0], weights[weights > 0], implicit)

@@ -26,19 +26,14 @@ from rgrad.backend.compiling import IN_CACHE, SHORT_SUMS, size_of
 from rgrad.backend.noise import fold_in
 from rgrad.backend.programs import compiled
 from rgrad.backend.varying import varying_over
+from rgrad.measurement.batches import IN_FLIGHT_TRACED, IN_TURN, WIDE, batch_for, batch_of, in_flight, in_turn
 from rgrad.measurement.integers import difference, in_two_parts, is_wide
 from rgrad.tracing.traced import depend, only_0_or_1
 
 Words = tuple[Any, Any]  # an unsigned 64-bit number, high and low
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-IN_FLIGHT = 2**19  # the elements in the largest intermediate result of one batch: the fastest on CPU
-# On a GPU even the smallest loop step takes 25 microseconds. In that time an H200 makes 4e6 normals.
-IN_FLIGHT_ELSEWHERE = 2**26
-IN_FLIGHT_TRACED = 2**22  # smaller, because an outer `vmap` multiplies it
 MOST_LANES = 2**13  # the most replicates that one core makes at once
 LARGE = 2**19  # the elements beyond which the cores share one call, because a call on each would take too much memory
-MOST_WORK = 2**28  # the most elements that one batch may compute: this limits the waste of a batch larger than needed
-MOST_WORK_ELSEWHERE = 2**33
 
 
 class SUMS(NamedTuple):
@@ -91,10 +86,12 @@ def power_sums_by_core(
     if jax.default_backend() != "cpu":
         batch = batch or batch_for(draw, key, in_flight())
         return [(power_sums(draw, key, words(start), words(stop), batch), stop - start)]
-    work, largest = size_of(jax.jit(draw).trace(key).jaxpr.jaxpr)
+    traced_once = jax.jit(draw).trace(key)
+    work, largest = size_of(traced_once.jaxpr.jaxpr)
+    fewest = in_turn(traced_once.out_info, (stop - start) // CORES)
     if largest > LARGE:
-        return [(power_sums(draw, key, words(start), words(stop), batch or 1), stop - start)]
-    batch = batch or min(MOST_LANES, _batch(work, largest, IN_CACHE))
+        return [(power_sums(draw, key, words(start), words(stop), batch or fewest), stop - start)]
+    batch = batch or max(fewest, min(MOST_LANES, batch_of(work, largest, IN_CACHE)))
     program = program_of_one_core(draw, key, batch)
     batches = range(start - start % batch, stop, batch)
     firsts = [start, *batches[:: -(-len(batches) // CORES)][1:]]
@@ -112,7 +109,7 @@ def _under_transformations(draw: Callable[[Array], Any], key: Array, start: int,
     flight = min(in_flight(), IN_FLIGHT_TRACED)
     work, largest = size_of(closed.jaxpr)
     # No more lanes than replicates: under `vmap`, every setting has its own lanes.
-    batch = batch or min(_batch(work, largest, flight), 2 ** (stop - start - 1).bit_length())
+    batch = batch or min(batch_of(work, largest, flight), 2 ** (stop - start - 1).bit_length())
 
     def sums(key: Array, *traced: Any) -> Any:
         given = iter(traced)
@@ -176,7 +173,8 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         number = low + lane
         wanted = ~_before(high, number, start) & _before(high, number, end)
         prefix = fold_in(key, high)
-        x = jax.tree.leaves(_each_lane(lambda r: draw(fold_in(prefix, r)), number))
+        one_call = lambda r: draw(fold_in(prefix, r))
+        x = jax.tree.leaves(lax.map(one_call, number) if in_one else _each_lane(one_call, number))
         is_first = (high == first[0]) & (low == first[1])
         one = jnp.asarray(start[1]) & np.uint32(lanes - 1)  # the first lane that is wanted in the first batch
         origins = [
@@ -193,7 +191,8 @@ def _power_sums(draw: Callable[[Array], Any], key: Array, start: Words, end: Wor
         )
 
     sizes = [math.prod(leaf.shape) for leaf in leaves]
-    one, word = jnp.zeros(sum(sizes), dtype), jnp.zeros((sum(sizes), lanes), dtype)
+    in_one = sum(sizes) >= WIDE and lanes <= IN_TURN  # all lanes have the same sums
+    one, word = jnp.zeros(sum(sizes), dtype), jnp.zeros((sum(sizes), 1 if in_one else lanes), dtype)
     is_true = lambda marks: jnp.asarray(np.repeat(np.asarray(marks, bool), sizes))
     constant = is_true([not marked for marked in depend(traced.jaxpr, [True])])
     binary = is_true(only_0_or_1(traced.jaxpr, [False], traced.consts))
@@ -218,7 +217,11 @@ _program = compiled(_power_sums, ("draw", "lanes"))
 
 
 def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SUMS:
-    """`sums` with one more replicate in each wanted lane, e.g. the lane `one`. `x` has shape `(elements, lanes)`."""
+    """`sums` with one more replicate in each wanted lane, e.g. the lane `one`. `x` has shape `(elements, lanes)`.
+
+    The sums may have one column for all lanes.
+    """
+    together = (lambda x: x) if sums.nonfinite.shape == x.shape else (lambda x: x.sum(1, keepdims=True))
     use = wanted[None] & jnp.isfinite(x)
     count = jnp.maximum(use.sum(1, keepdims=True), 1).astype(x.dtype)
     mean = jnp.where(use, x / count, 0.0).sum(1)  # divided first: the sum may overflow
@@ -237,10 +240,10 @@ def _add(wanted: Array, is_first: Array, sums: SUMS, x: Array, one: Array) -> SU
     shrink = jnp.where(scale > 0, sums.scale / known, 1.0)[:, None]
     high, low = [], []
     for k in range(4):
-        total, lost = two_sum(sums.high[k] * shrink ** (k + 1), z ** (k + 1))
+        total, lost = two_sum(sums.high[k] * shrink ** (k + 1), together(z ** (k + 1)))
         high.append(total)
         low.append(sums.low[k] * shrink ** (k + 1) + lost)
-    nonfinite = sums.nonfinite + (wanted[None] & ~jnp.isfinite(x)).astype(jnp.uint32)
+    nonfinite = sums.nonfinite + together((wanted[None] & ~jnp.isfinite(x)).astype(jnp.uint32))
     return sums._replace(shift=shift, scale=scale, high=tuple(high), low=tuple(low), nonfinite=nonfinite)
 
 
@@ -271,27 +274,3 @@ def _across_lanes(sums: SUMS) -> SUMS:
 
 def _before(high: Array, low: Array, other: Words) -> Array:
     return (high < other[0]) | ((high == other[0]) & (low < other[1]))
-
-
-def in_flight(device: Any = None) -> int:
-    """How many elements the largest intermediate result of a batch should have on `device` (default: JAX's first).
-
-    It is a power of two, and the same for devices with about the same memory, because the batch affects the last bits
-    of the moments.
-    """
-    device = device or jax.devices()[0]
-    if device.platform == "cpu":
-        return IN_FLIGHT
-    memory = (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    # Each element in flight needs about 40 bytes of sums, and up to 150 bytes of other intermediate results.
-    return 2 ** math.floor(math.log2(min(IN_FLIGHT_ELSEWHERE, memory / 256)))
-
-
-def batch_for(draw: Callable[[Array], Any], key: Array, in_flight: int) -> int:
-    """How many replicates to make at once: a power of two, at most 65536 on CPU."""
-    return _batch(*size_of(jax.jit(draw).trace(key).jaxpr.jaxpr), in_flight)
-
-
-def _batch(work: int, largest: int, in_flight: int) -> int:
-    lanes, most_work = (2**16, MOST_WORK) if in_flight <= IN_FLIGHT else (2**24, MOST_WORK_ELSEWHERE)
-    return 2 ** max(0, round(math.log2(min(lanes, in_flight / largest, most_work / work))))

@@ -13,8 +13,9 @@ from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rgrad.backend.compiling import SHORT_SUMS, options, size_of
+from rgrad.measurement.batches import MOST_WORK, MOST_WORK_ELSEWHERE, in_flight
 from rgrad.measurement.moments import Moments, moments_of
-from rgrad.measurement.streaming import MOST_WORK, MOST_WORK_ELSEWHERE, in_flight, power_sums, words
+from rgrad.measurement.streaming import power_sums, words
 from rgrad.problems import gradient
 from rgrad.protocols import Estimator
 from rgrad.sweeps.grid import Grid, Shape

@@ -21,7 +21,8 @@ from experiments.common.problems import PROBLEMS
 from experiments.common.settings import read_toml
 from experiments.variance import VarianceSettings
 from rgrad.backend.compiling import IN_CACHE
-from rgrad.measurement.streaming import batch_for, program_of_one_core
+from rgrad.measurement.batches import batch_for
+from rgrad.measurement.streaming import program_of_one_core
 from rgrad.problems import point_of
 from tests.experiments.conftest import EXPERIMENTS, load
 

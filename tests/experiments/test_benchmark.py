@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.benchmark import BenchmarkSettings, run
+from experiments.benchmark import BenchmarkSettings, compilation, peers, run, steps
 from experiments.benchmark import c as benchmark_c
 from experiments.benchmark import processes as benchmark_processes
 from experiments.benchmark import rivals as benchmark_rivals
@@ -275,3 +277,56 @@ def test_a_file_that_is_not_a_record_of_a_gpu_is_refused(run_main, readme_copy, 
     assert err.startswith(f"error: --read raw.json: {message}")
     assert err.count("\n") == 1
     assert (readme_copy / "README.md").read_bytes() == before
+
+
+def test_a_step_is_that_of_the_loss_written_by_hand(monkeypatch):
+    """The mean losses of ten steps, within 8 standard errors, in the section's own check. One with a wrong factor fails."""
+    task = steps.bits("leave_one_out")._replace(steps=40)
+    programs = {name: steps.compiled_steps(task, loss) for name, loss in task.losses.items()}
+    losses = {name: run(task.params, jax.random.key(0)) for name, run in programs.items()}
+    steps.check(losses, task.name)
+    with pytest.raises(WrongResult, match="the loss of by hand ends at"):
+        steps.check({**losses, "by hand": 1.02 * losses["by hand"]}, task.name)
+
+
+def test_the_same_estimators_written_by_hand():
+    """The mean gradients of 400 calls, within 8 standard errors, in the section's own check. A wrong sign fails."""
+    name = "disarm"
+    losses = {"rgrad": lambda t, key: compilation.ours(name, t, key), name: compilation.TASKS[name].by_hand}
+    programs = {who: compilation.compiled_gradient(loss) for who, loss in losses.items()}
+    compilation.check(programs, name)
+    wrong = {**programs, name: lambda t, key: -programs[name](t, key)}
+    with pytest.raises(WrongResult, match=r"disarm: mean gradient -.* by hand"):
+        compilation.check(wrong, name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", compilation.TASKS)
+def test_every_estimator_written_by_hand(name):
+    losses = {"rgrad": lambda t, key: compilation.ours(name, t, key), name: compilation.TASKS[name].by_hand}
+    compilation.check({who: compilation.compiled_gradient(loss) for who, loss in losses.items()}, name)
+
+
+def test_peers_in_their_own_processes(tmp_path):
+    """Each library has the right mean and variance. One that is absent says so; a wrong one is refused."""
+    with peers.Peer("optax.perturbations", "normal", (sys.executable,)) as peer:
+        assert peer.rate(0) > 0
+    with pytest.raises(Missing, match="continuous noise only"):
+        peers.Peer("optax.perturbations", "bits", (sys.executable,))
+    with pytest.raises(WrongResult, match=r"mine, normal: mean 4.5 .*expected 4 and 0.087"):
+        peers.check("mine", "normal", 4.5, 0.087)
+    with pytest.raises(WrongResult, match=r"variance 0\.9 per call"):
+        peers.check("mine", "normal", 4.0, 0.9)
+    (tmp_path / "python").write_text("#!/bin/sh\necho no such thing >&2\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(Missing, match="no such thing"):
+        peers.Peer("rgrad", "normal", (str(tmp_path / "python"),))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("section", ["steps", "compile", "calls", "peers", "measuring"])
+def test_the_sections_of_real_work(run_main, section):
+    status, _, _ = run_main(BenchmarkSettings, run, "--sections", section, "--rounds", 1, "--out", "new")
+    assert status == 0
+    rows = json.loads(Path("new/result.json").read_text())["rows"]
+    assert all(r["section"] == section and r["times"] > 0 for r in rows)

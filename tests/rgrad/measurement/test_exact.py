@@ -257,7 +257,12 @@ def test_a_mixture():
     second = scipy.integrate.quad(lambda x: each(x).sum() * g(x) ** 2, -8, 10, epsabs=1e-12, epsrel=1e-12, limit=500)[0]
     assert exact.mean["t"] == pytest.approx(2 * s, rel=1e-9)
     assert exact.per_sample["t"] == pytest.approx(second - (2 * s) ** 2, rel=1e-8)
-    assert rgrad.exact_moments(of(mix, s), "reparameterized") is None  # it does not apply
+    # x moves as its distribution function says: the derivative of F is -sum_k w_k z_k p_k(x), with z_k = (x - m_k) / s.
+    path = rgrad.exact_moments(of(mix, s), "reparameterized")
+    moves = lambda x: (x - m) / s @ each(x) / each(x).sum()
+    second = scipy.integrate.quad(lambda x: each(x).sum() * (2 * x * moves(x)) ** 2, -8, 10, epsabs=1e-12, epsrel=1e-12, limit=500)[0]  # fmt: skip
+    assert path.mean["t"] == pytest.approx(2 * s, rel=1e-9)
+    assert path.per_sample["t"] == pytest.approx(second - (2 * s) ** 2, rel=1e-8)
 
 
 def test_two_rules_of_an_integral_that_does_not_exist_disagree():
@@ -268,6 +273,7 @@ def test_two_rules_of_an_integral_that_does_not_exist_disagree():
     assert rgrad.exact_moments(two, "reparameterized") is None  # df moves the samples by two numbers of noise
 
 
+TWO = np.array([-1.0, 1.0])
 MEASURED = {
     "Gamma": (lambda t: dist.Gamma(t, 1.3), lambda x: x**2),
     "InverseGamma": (lambda t: dist.InverseGamma(2.0 + t, t), lambda x: 1 / (1 + x)),
@@ -280,6 +286,14 @@ MEASURED = {
     "Cauchy": (lambda t: dist.Cauchy(t, 1.3), lambda x: 1 / (1 + x**2)),
     "Gumbel": (lambda t: dist.Gumbel(t, 1.3), jnp.sin),
     "LogNormal": (lambda t: dist.LogNormal(t, 0.5), lambda x: x**2),
+    "a mixture": (
+        lambda t: dist.MixtureSameFamily(dist.Categorical(logits=jnp.stack([t, 0 * t])), dist.Normal(TWO, jnp.exp(t))),
+        jnp.sin,
+    ),
+    "a scaled Beta": (
+        lambda t: dist.TransformedDistribution(dist.Beta(t, 2.0), dist.transforms.AffineTransform(0.0, 3.0)),
+        jnp.sin,
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 import rgrad
 from rgrad import measure
 from rgrad.measurement import streaming
-from rgrad.measurement.streaming import IN_FLIGHT, batch_for, in_flight
+from rgrad.measurement.batches import IN_FLIGHT, batch_for, in_flight
 
 KEY = jax.random.key(3)
 FIELDS = ("mean", "m2", "m3", "m4")
@@ -533,3 +533,29 @@ def test_in_a_shard_map():
     mesh, spec = jax.sharding.Mesh(jax.devices()[:1], ("devices",)), jax.sharding.PartitionSpec("devices")
     mapped = jax.jit(jax.shard_map(jax.vmap(of), mesh=mesh, in_specs=spec, out_specs=spec))
     np.testing.assert_allclose(mapped(jnp.array([1.0, 3.0])), [of(1.0), of(3.0)], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:measure")
+def test_wide_calls_are_added_in_turn():
+    """A call of 10,000 numbers: groups of 8 replicates and of 1 give the moments of 64 bits, also in pieces, with nan in one
+    element of one replicate, and for a last group that is not full."""
+
+    def draw(key):
+        x = jax.random.normal(key, (10_000,))
+        return {"x": 3.0 + x, "once": jnp.where(x[:1] > 2.0, jnp.nan, 1e-3 * x[:1])}
+
+    replicates = 100
+    calls = jax.jit(jax.vmap(lambda r: draw(jax.random.fold_in(jax.random.fold_in(KEY, 0), r))))(jnp.arange(replicates))
+    x = np.asarray(calls["x"], np.float64)
+    central = lambda k: ((x - x.mean(0)) ** k).mean(0)
+    for moments in (
+        measure(draw, KEY, replicates),
+        measure(draw, KEY, replicates, batch=1),
+        measure(draw, KEY, 37, batch=8).merge(measure(draw, KEY, replicates - 37, start=37)),
+    ):
+        np.testing.assert_allclose(moments.mean["x"], x.mean(0), rtol=1e-6)
+        for k, m in ((2, moments.m2), (3, moments.m3), (4, moments.m4)):
+            np.testing.assert_allclose(m["x"], central(k), rtol=1e-5, atol=1e-5)
+        assert moments.nonfinite["once"] == np.isnan(calls["once"]).sum() > 0
+        assert np.isnan(moments.mean["once"]).all()
+        assert not moments.nonfinite["x"].any()
