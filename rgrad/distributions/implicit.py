@@ -22,7 +22,7 @@ from rgrad.backend.varying import sample_of
 from rgrad.distributions.adapted import event_shape_of, wrong_samples
 from rgrad.distributions.admission import parts, rebuilt
 from rgrad.distributions.betas import logit_slopes
-from rgrad.distributions.cdfs import cdf, has_cdf
+from rgrad.distributions.cdfs import MIXTURES, cdf, has_cdf
 from rgrad.distributions.from_noise import sample as from_noise
 from rgrad.distributions.log_density import Wrapper, log_prob
 from rgrad.distributions.mixtures import moved, why_not
@@ -94,13 +94,22 @@ def implicit(q: Any, x: Sample) -> Sample:
 
 def no_path(q: Any) -> str:
     """Why the samples of a mixture, or of a function of one, cannot be differentiated. Empty for other `q`."""
-    return next((why_not(part) for part in parts(q) if RULES.get(type(part)) is moved and why_not(part)), "")
+    return next((why_not(part) for part in parts(q) if type(part) in MIXTURES and why_not(part)), "")
 
 
 def _rule(q: Any) -> Callable[[Any, Array], Array] | None:
-    if (found := RULES.get(type(q))) is not None:
-        return found if found is not moved or not why_not(q) else None
+    if type(q) in MIXTURES:
+        return None if why_not(q) else moved
+    if type(q) is dist.EulerMaruyama and q.init_dist.has_rsample:
+        return _as_drawn
+    if type(q) in RULES:
+        return RULES[type(q)]
     return None if q.has_rsample or not has_cdf(q) else _by_cdf
+
+
+def _as_drawn(q: Any, x: Array) -> Array:
+    """NumPyro's `sample` is a differentiable function of noise, though `has_rsample` is False."""
+    return x
 
 
 def _of_von_mises(q: dist.VonMises, x: Array) -> Array:
@@ -173,6 +182,6 @@ RULES: dict[type, Callable[[Any, Array], Array]] = {
     dist.VonMises: _of_von_mises,
     **dict.fromkeys((dist.Beta, dist.BetaProportion), _of_beta),
     dist.Dirichlet: _of_dirichlet,
-    **dict.fromkeys((dist.MixtureSameFamily, dist.MixtureGeneral), moved),
+    **dict.fromkeys((dist.WishartCholesky, dist.InverseWishartCholesky), _as_drawn),
 }
 """By the exact type, because a subclass may have another density."""

@@ -41,7 +41,7 @@ def no_quantile(q: Any) -> NoRule:
     return NoRule(
         f"antithetic, stratified and quasi draws need an inverse distribution function, and {name_of(q)} has none here "
         "(supported: Normal, MultivariateNormal, LogNormal, Laplace, Logistic, Cauchy, Gumbel, Exponential, Uniform, "
-        "TruncatedNormal, Bernoulli, Categorical, and vectors of them)",
+        "TruncatedNormal, Weibull, Kumaraswamy, Bernoulli, Categorical, and vectors of them)",
         "use independent draws",
     )
 
@@ -81,6 +81,17 @@ def _(q: dist.TransformedDistribution, u: Array) -> Array:
     for transform in q.transforms:
         x = transform(x)
     return x
+
+
+@quantile.register
+def _(q: dist.Weibull, u: Array) -> Array:
+    return q.scale * (-jnp.log1p(-u)) ** (1 / q.concentration)
+
+
+@quantile.register
+def _(q: dist.Kumaraswamy, u: Array) -> Array:
+    x = (-jnp.expm1(jnp.log1p(-u) / q.concentration0)) ** (1 / q.concentration1)
+    return jnp.clip(x, jnp.finfo(x.dtype).tiny, 1 - jnp.finfo(x.dtype).eps)  # where NumPyro's samples lie
 
 
 @quantile.register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import combinations_with_replacement
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ import numpyro.distributions as dist
 from jax import Array
 
 from rgrad.backend.noise import split
+from rgrad.distributions.cdfs import MIXTURES, components
 from rgrad.distributions.counts import of_counts
 from rgrad.distributions.dependent import DependentDraws
 from rgrad.distributions.draws import check_draw, evaluate
 from rgrad.distributions.keyed import base_of, with_keys
 from rgrad.distributions.probabilities import probability
-from rgrad.distributions.wrappers import JaxRandom, name_of
+from rgrad.distributions.wrappers import JaxRandom, elementary, name_of
 from rgrad.errors import NoRule, Unsuitable
 from rgrad.protocols import Distribution, Objective
 
@@ -28,7 +30,7 @@ def enumerated(f: Objective, q: Distribution, key: Array, n: int, *, limit: int 
 
         terms_i = sum_x q(x) f(x)
 
-    Needs a finite support: Bernoulli, Categorical, Binomial, DiscreteUniform, ..., or a vector of them (`to_event`).
+    Needs a finite support: Bernoulli, Categorical, Binomial, Multinomial, ..., or a vector of them (`to_event`).
     The support of a vector is the product of the supports: K^D points for D coordinates. Any other `q` needs
     `enumerate_support()`, which returns shape `(K, *event_shape)`. f may be any function.
 
@@ -81,16 +83,12 @@ def support_of(q: Any, limit: int = 2**16, caller: str = "enumerated") -> np.nda
     while isinstance(inner, dist.Independent | JaxRandom | DependentDraws):
         inner = inner.base_dist
     batch = getattr(inner, "batch_shape", ())
-    values = _values(inner, math.prod(batch), caller)
+    values = _values(inner, math.prod(batch), limit, caller)
     if not values:  # an empty vector has one value
         return np.zeros((1, *batch, *inner.event_shape))
     sizes = [len(v) for v in values]
     if math.prod(sizes) > limit:
-        raise Unsuitable(
-            f"{caller}: the support of {name_of(q)} has {_product(sizes)} points, more than limit={limit}; use "
-            "score_function with leave_one_out, enumerate only some of the variables (nest expectations with "
-            "keyed=True), or raise the limit"
-        )
+        raise _too_many(q, _product(sizes), limit, caller)
     places = np.indices(sizes).reshape(len(sizes), -1)
     points = np.stack([v[i] for v, i in zip(values, places, strict=True)], axis=1)
     return points.reshape(-1, *batch, *values[0].shape[1:])
@@ -101,19 +99,64 @@ def _product(sizes: list[int]) -> str:
     return f"{sizes[0]}^{len(sizes)} = {math.prod(sizes):,}" if same else f"{math.prod(sizes):,}"
 
 
-def _values(q: Any, coordinates: int, caller: str) -> list[np.ndarray]:
+COUNTS_OF_CLASSES = (dist.MultinomialProbs, dist.MultinomialLogits, dist.DirichletMultinomial)
+"""Their values are the ways to divide a count among classes, which NumPyro does not list."""
+
+
+def is_finite(q: Any) -> bool:
+    """Whether `support_of` has a rule for `q`, as far as its type tells."""
+    one = elementary(q)
+    if isinstance(one, MIXTURES):
+        return one.event_shape == () and all(map(is_finite, components(one)))
+    return bool(getattr(one, "has_enumerate_support", False)) or isinstance(one, COUNTS_OF_CLASSES)
+
+
+def _compositions(q: Any, limit: int, caller: str) -> list[np.ndarray]:
+    """For each element of the batch, every way to divide its count among the classes."""
+    count, (classes,) = elementary(q).total_count, q.event_shape
+    if isinstance(count, jax.core.Tracer):
+        raise _traced(q, caller)
+    counts = np.broadcast_to(np.asarray(count), q.batch_shape).ravel().tolist()
+    if (most := math.comb(max(counts, default=0) + classes - 1, classes - 1)) > limit:
+        raise _too_many(q, f"{most:,}", limit, caller)
+    ways = {n: [*combinations_with_replacement(range(classes), n)] for n in set(counts)}
+    return [np.array([np.bincount(np.array(way, int), minlength=classes) for way in ways[n]]) for n in counts]
+
+
+def _traced(q: Any, caller: str) -> Unsuitable:
+    return Unsuitable(
+        f"{caller}: the number of values of {name_of(q)} is traced (its total_count is an argument of jit, "
+        "vmap or grad); make it a Python int"
+    )
+
+
+def _too_many(q: Any, points: str, limit: int, caller: str) -> Unsuitable:
+    return Unsuitable(
+        f"{caller}: the support of {name_of(q)} has {points} points, more than limit={limit}; use "
+        "score_function with leave_one_out, enumerate only some of the variables (nest expectations with "
+        "keyed=True), or raise the limit"
+    )
+
+
+def _values(q: Any, coordinates: int, limit: int, caller: str) -> list[np.ndarray]:
     """The values of each coordinate of a batch. Integers come from the bounds, which may differ between coordinates."""
+    none = NoRule(f"{caller} needs a finite support that it can list, and {name_of(q)} has none")
+    if isinstance(elementary(q), MIXTURES) and is_finite(q):  # its own support is that of one component
+        of_parts = [
+            x for part in components(elementary(q)) for x in _values(part, math.prod(part.batch_shape), limit, caller)
+        ]
+        if any(not np.array_equal(x, of_parts[0]) for x in of_parts):
+            raise none  # a density outside the support of a component would be needed
+        return [of_parts[0]] * coordinates
     support: Any = getattr(q, "support", None)
     if getattr(support, "is_discrete", False) and hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         bounds = (support.lower_bound, support.upper_bound)
         if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
-            raise Unsuitable(
-                f"{caller}: the number of values of {name_of(q)} is traced (its total_count is an argument of jit, "
-                "vmap or grad); make it a Python int"
-            )
+            raise _traced(q, caller)
         low, high = (np.broadcast_to(bound, q.batch_shape).ravel() for bound in bounds)
         return [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
-    none = NoRule(f"{caller} needs a finite support that it can list, and {name_of(q)} has none")
+    if isinstance(elementary(q), COUNTS_OF_CLASSES):
+        return _compositions(q, limit, caller)
     if not hasattr(q, "enumerate_support"):
         raise none
     # NumPyro cannot list an expanded distribution of vectors. All its coordinates have the same values.

@@ -29,7 +29,7 @@ from rgrad.errors import NoDerivative, NoRule, NotApplicable, check_takes, neare
 from rgrad.estimators.arm import arm, disarm
 from rgrad.estimators.baselines import leave_one_out
 from rgrad.estimators.control_variates import delta, optimal
-from rgrad.estimators.enumerated import enumerated, support_of
+from rgrad.estimators.enumerated import enumerated, is_finite, support_of
 from rgrad.estimators.generalized import generalized
 from rgrad.estimators.go import go
 from rgrad.estimators.gumbel_rao import gumbel_rao
@@ -92,7 +92,7 @@ def _of_types(*types: type) -> Applies:
 
 
 def _is_finite(q: Any) -> bool:
-    return dependent_draws(q) is None and bool(getattr(elementary(q), "has_enumerate_support", False))
+    return dependent_draws(q) is None and is_finite(q)
 
 
 def _is_count(q: Any) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import combinations_with_replacement
-from math import comb
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +19,7 @@ from rgrad.distributions.log_density import log_prob
 from rgrad.distributions.triangular import lower
 from rgrad.distributions.wrappers import SeenAs
 from rgrad.errors import NotApplicable
-from rgrad.estimators.enumerated import support_of
+from rgrad.estimators.enumerated import is_finite, support_of
 from rgrad.measurement.noise_nodes import Axis, axes_of, place
 
 MOST = 1600  # nodes: the estimator is evaluated at every pair of them
@@ -66,9 +64,7 @@ def rules_for(q: Any) -> list[Rule]:
 def further_rules_for(q: Any) -> list[Rule]:
     """The same for all other distributions that have a rule."""
     q = q.base if isinstance(q, SeenAs) else q
-    if isinstance(q, dist.MultinomialProbs | dist.MultinomialLogits):
-        return _of_compositions(q)
-    if getattr(q, "has_enumerate_support", False):
+    if is_finite(q):
         return _of_values(q)
     if getattr(q, "event_shape", None) == () and getattr(type(q), "support", None) is constraints.nonnegative_integer:
         return _of_counts(q)
@@ -122,16 +118,6 @@ def _of_counts(q: Any) -> list[Rule]:
         return []
     p = np.exp(log_p - log_p.max())
     return [Rule(np.flatnonzero(some), p[some] / p[some].sum(), _itself) for some in kept]
-
-
-def _of_compositions(q: Any) -> list[Rule]:
-    """A Multinomial: every way to divide the count among the classes."""
-    count, (classes,) = int(np.asarray(q.total_count)), q.event_shape
-    if comb(count + classes - 1, count) > MOST_VALUES:
-        return []
-    ways = combinations_with_replacement(range(classes), count)
-    values = np.array([np.bincount(np.array(way, int), minlength=classes) for way in ways])
-    return [_sum_over(q, values)]
 
 
 def _sum_over(q: Any, values: np.ndarray) -> Rule:

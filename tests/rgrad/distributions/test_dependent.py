@@ -64,7 +64,7 @@ def test_uniforms_stay_inside(dtype, eps):
         lambda: dist.LogNormal(0.3, 0.5), lambda: dist.Exponential(2.0), lambda: dist.Normal(0.0, 1.0).expand([2]).to_event(1),
         lambda: dist.MultivariateNormal(jnp.ones(2), jnp.array([[1.0, 0.5], [0.5, 2.0]])),
         lambda: dist.LowRankMultivariateNormal(jnp.ones(2), jnp.ones((2, 1)), jnp.ones(2)),
-        lambda: dist.TruncatedNormal(0.5, 1.0, low=0.0),
+        lambda: dist.TruncatedNormal(0.5, 1.0, low=0.0), lambda: dist.Weibull(1.5, 2.0), lambda: dist.Kumaraswamy(2.0, 3.0),
     ],
 )  # fmt: skip
 def test_quantiles_give_the_mean_of_q(q):

@@ -550,6 +550,15 @@ def test_enumerated_supports(x64):
         "counts that differ": (dist.Binomial(np.array([2, 5]), 0.2).to_event(1), 1.4),
         "one-hot": (OneHotCategorical(a).to_event(1), 2.0),
         "a user's own": (Die(), 3.5),
+        "Multinomial": (dist.Multinomial(4, jnp.array([0.2, 0.3, 0.5])), 4.0),
+        "counts of classes that differ": (dist.Multinomial(np.array([1, 3]), jnp.ones(3) / 3).to_event(1), 4.0),
+        "DirichletMultinomial": (dist.DirichletMultinomial(jnp.array([1.0, 2.0]), 5).expand([2]).to_event(1), 10.0),
+        "a mixture": (
+            dist.MixtureGeneral(
+                dist.Categorical(jnp.array([0.3, 0.7])), [dist.Binomial(3, 0.2), dist.Binomial(3, 0.5)]
+            ),
+            1.23,
+        ),
     }
     for name, (q, mean) in cases.items():
         of = lambda f, q=q: rgrad.expect(f, q, KEY, 1, enumerated)
@@ -758,13 +767,17 @@ def test_enumerated_refuses():
     )
     refused(ValueError, "Categorical has 9 points, more than limit=7", dist.Categorical(logits=jnp.zeros(9)), small)
     countable = (dist.Poisson(1.0), dist.Geometric(0.3), dist.Poisson(jnp.ones(2)).to_event(1))
-    for q in (*countable, dist.Multinomial(3, jnp.ones(2) / 2)):
+    for q in countable:
         refused(
             NotImplementedError,
             r"enumerated needs a finite support .* has none; use score_function",
             q,
             enumerated,
         )
+    parts = [dist.Binomial(2, 0.3), dist.Binomial(3, 0.3)]
+    refused(NotImplementedError, "has none; use score_function", dist.MixtureGeneral(dist.Categorical(jnp.ones(2) / 2), parts), enumerated)  # fmt: skip
+    many = dist.Multinomial(100, jnp.ones(20) / 20)
+    refused(ValueError, r"Multinomial has [\d,]{20,} points, more than limit=65536", many, enumerated)
     for q in (dist.Normal(0.0, 1.0), dist.Uniform(), dist.Dirichlet(jnp.ones(3))):
         refused(NotImplementedError, r"has none; use reparameterized.* score_function", q, enumerated)
     with pytest.raises(ValueError, match=r"total_count is an argument of jit.*Python int"):
