@@ -89,16 +89,16 @@ def options(one_core: bool = False, short_sums: bool = False) -> dict[str, Any] 
 
 
 def compiler_options(*, small: bool = False) -> dict[str, Any]:
-    """Options for `jax.jit(f, compiler_options=...)` with which XLA is correct, and makes random numbers fast on CPU.
+    """Options for `jax.jit(f, compiler_options=...)` with which XLA is correct on CPU, and uses all of AVX-512.
 
     rgrad compiles its own programs with them (`measure`, `sweep`, `fit`, `compare`, ...). But JAX takes options only for
-    the outermost `jit`. So a `measure` inside your own `jax.jit` needs them there: without them it is up to three times
-    slower on CPU.
+    the outermost `jit`. So a `measure` inside your own `jax.jit` needs them there. On a CPU without AVX-512 they make no
+    difference to the speed.
 
     Args:
-        small: whether the program is a loop of small steps, as with `measure` or `lax.scan`: no array in it has more
-            than 131,072 elements. The steps then run on one thread, without waiting for others, and sums are
-            vectorised.
+        small: for a loop of small steps, in which no array has more than 131,072 elements. The program then runs on one
+            thread, and sums are vectorised. Steps do not wait for one another, but the other cores are free: use it if
+            a step takes microseconds, or for several programs at once, each in a thread of your own.
 
     Returns:
         A dict. It is empty on other platforms, and if this version of XLA does not know the options.
@@ -106,7 +106,7 @@ def compiler_options(*, small: bool = False) -> dict[str, Any]:
     Example:
         >>> draw = lambda key: jax.grad(lambda t: rgrad.expect(jnp.square, dist.Normal(t, 1.0), key, 100))(2.0)
         >>> moments = lambda key: rgrad.measure(draw, key, 1000)
-        >>> fast = jax.jit(moments, compiler_options=rgrad.compiler_options(small=True))
+        >>> fast = jax.jit(moments, compiler_options=rgrad.compiler_options())
         >>> print(f"{fast(key).mean:.1f}")
         4.0
     """

@@ -209,8 +209,8 @@ def measure(
 
     Under `jax.vmap`, many settings are measured in chunks, so the memory does not grow with their number.
 
-    Inside your own `jax.jit`, it is compiled with the options of that program, and is slower on CPU unless these are
-    `rgrad.compiler_options(small=True)`.
+    Inside your own `jax.jit`, it is compiled with the options of that program, and does not use one thread per core.
+    `rgrad.compiler_options()` are the best options there.
 
     It is pure: it can be jitted and vmapped, and `draw` may close over traced values. If nothing is traced, it finishes
     in 64 bits on the host. The streamed mean and variance are within 1e-6 of 64-bit ones, for 1e10 replicates and more.
