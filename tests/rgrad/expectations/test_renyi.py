@@ -205,7 +205,7 @@ def test_alpha_near_1():
 @pytest.mark.parametrize(
     "log_w",
     [LOG_W, [700.0, -900.0, 100.0], [-1e4, -1.2e4, 3.0, 3.0], [2.0], [5.0, 5.0, 5.0], [0.0] * 999 + [30.0]],
-    ids=str,
+    ids=lambda w: f"{len(w)} weights",
 )
 def test_the_formula_in_the_tails(log_w):
     """In 32 bits, whatever the sizes of the weights: to 1e-6. One sample, or equal weights, give the log weight."""
